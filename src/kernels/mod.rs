@@ -1,0 +1,17 @@
+//! Pure arithmetic on slices: no Python, no threads, no allocation.
+//!
+//! Every operation is a pair `op_forward` / `op_backward`, outputs first, gradients named `d_*` after
+//! the value they belong to. Images are channels-last. Shapes are checked once, in the first line.
+
+pub mod conv;
+pub mod conv_pool;
+pub mod dense;
+pub mod pool;
+#[cfg(test)]
+mod reference;
+pub mod rescale;
+pub mod shape;
+pub mod simd;
+pub mod softmax;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,67 @@
+//! NEON.
+
+use super::Simd;
+use std::arch::aarch64::*;
+
+/// 128-bit vectors; part of every 64-bit Arm processor.
+#[derive(Clone, Copy, Debug)]
+pub struct Neon(());
+
+impl Neon {
+    pub(super) fn detect() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+    }
+
+    /// Runs `f`: NEON is in every target's base features.
+    #[inline(always)]
+    pub fn call<R>(self, f: impl FnOnce(Self) -> R) -> R {
+        f(self)
+    }
+}
+
+/// `n` elements from `p`, then zeros.
+///
+/// # Safety
+/// `p` is good for `n` reads, and `n` is at most `N`.
+#[inline(always)]
+unsafe fn padded<T: Copy + Default, const N: usize>(p: *const T, n: usize) -> [T; N] {
+    let mut lanes = [T::default(); N];
+    // SAFETY: the caller's promise.
+    unsafe { std::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n) };
+    lanes
+}
+
+impl_simd! {
+    Neon, Neon, f32, 4, float32x4_t, uint32x4_t,
+    splat: vdupq_n_f32, load: vld1q_f32, store: vst1q_f32,
+    add: vaddq_f32, mul: vmulq_f32, mul_add: |a, b, c| vfmaq_f32(c, a, b),
+    load_part: |p, n| vld1q_f32(padded::<f32, 4>(p, n).as_ptr()),
+    store_part: |p, n, v| {
+        let mut lanes = [0.0; 4];
+        vst1q_f32(lanes.as_mut_ptr(), v);
+        std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+    },
+    greater_or_nan: |a, b| vorrq_u32(vcgtq_f32(a, b), vmvnq_u32(vceqq_f32(a, a))),
+    equal: |a, b| vceqq_f32(a, b),
+    select: |m, a, b| vbslq_f32(m, a, b),
+    sum: |v| vaddvq_f32(v),
+}
+
+impl_simd! {
+    Neon, Neon, f64, 2, float64x2_t, uint64x2_t,
+    splat: vdupq_n_f64, load: vld1q_f64, store: vst1q_f64,
+    add: vaddq_f64, mul: vmulq_f64, mul_add: |a, b, c| vfmaq_f64(c, a, b),
+    load_part: |p, n| vld1q_f64(padded::<f64, 2>(p, n).as_ptr()),
+    store_part: |p, n, v| {
+        let mut lanes = [0.0; 2];
+        vst1q_f64(lanes.as_mut_ptr(), v);
+        std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
+    },
+    greater_or_nan: |a, b| {
+        let number = vreinterpretq_u32_u64(vceqq_f64(a, a));
+        vorrq_u64(vcgtq_f64(a, b), vreinterpretq_u64_u32(vmvnq_u32(number)))
+    },
+    equal: |a, b| vceqq_f64(a, b),
+    select: |m, a, b| vbslq_f64(m, a, b),
+    sum: |v| vaddvq_f64(v),
+}

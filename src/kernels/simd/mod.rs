@@ -1,0 +1,361 @@
+//! Vectors of `f32` and `f64` on the instruction set that the machine has.
+//!
+//! A kernel is written once, generic over `S: Simd<T>`, and every function below it is
+//! `#[inline(always)]`. [`dispatch!`](crate::dispatch) calls it once for each instruction set, inside
+//! a function that has the set's target features, so that all of it is compiled for that set. This
+//! module holds the only `cfg(target_arch)`, `#[target_feature]` and intrinsics of the crate.
+//!
+//! Why not a crate: `rten-simd` has no `f64`, and `pulp` fuses `mul_add` on its scalar fallback, where
+//! that is a library call, and cannot use half-width vectors beside full ones.
+
+use num_traits::Float;
+use std::fmt::Debug;
+use std::sync::OnceLock;
+
+/// The element type of a kernel: `f32` or `f64`.
+pub trait Element: Float + Debug + Default + Send + Sync + 'static {
+    /// The nearest value of this type.
+    fn from_f64(x: f64) -> Self;
+    /// The same value as `f64`.
+    fn to_f64(self) -> f64;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn from_f64(x: f64) -> Self {
+        x as f32
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Element for f64 {
+    #[inline(always)]
+    fn from_f64(x: f64) -> Self {
+        x
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self
+    }
+}
+
+/// Operations on vectors of `LANES` elements. A value of the type is the proof that the machine has
+/// the instruction set.
+pub trait Simd<T: Element>: Copy {
+    /// One vector register.
+    type Vector: Copy;
+    /// One truth value per lane.
+    type Mask: Copy;
+    /// The same instruction set with vectors half as wide where it has them: eight `f32` waste half
+    /// of an AVX-512 register.
+    type Narrow: Simd<T>;
+    /// Elements in a vector.
+    const LANES: usize;
+
+    /// The proof for [`Simd::Narrow`].
+    fn narrow(self) -> Self::Narrow;
+    /// `x` in every lane.
+    fn splat(self, x: T) -> Self::Vector;
+    /// The first `LANES` elements. Panics if there are fewer.
+    fn load(self, x: &[T]) -> Self::Vector;
+    /// All of `x`, at most `LANES` elements, then zeros.
+    fn load_part(self, x: &[T]) -> Self::Vector;
+    /// Writes the first `LANES` elements. Panics if there are fewer.
+    fn store(self, v: Self::Vector, out: &mut [T]);
+    /// Writes the first `out.len()` lanes, at most `LANES`.
+    fn store_part(self, v: Self::Vector, out: &mut [T]);
+    /// `a + b`
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a * b`
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a * b + c`, rounded once where the instruction set can.
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// `a > b`, or `a` is NaN: the comparison under which a maximum keeps NaN.
+    fn greater_or_nan(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
+    /// `a == b`
+    fn equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
+    /// `a` where the mask is set, else `b`.
+    fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The sum of all lanes, in a fixed order.
+    fn sum(self, v: Self::Vector) -> T;
+
+    /// `0` in every lane.
+    #[inline(always)]
+    fn zero(self) -> Self::Vector {
+        self.splat(T::zero())
+    }
+
+    /// [`load`](Simd::load) for a full vector, else [`load_part`](Simd::load_part).
+    #[inline(always)]
+    fn load_up_to(self, x: &[T]) -> Self::Vector {
+        if x.len() >= Self::LANES { self.load(x) } else { self.load_part(x) }
+    }
+
+    /// [`store`](Simd::store) for a full vector, else [`store_part`](Simd::store_part).
+    #[inline(always)]
+    fn store_up_to(self, v: Self::Vector, out: &mut [T]) {
+        if out.len() >= Self::LANES { self.store(v, out) } else { self.store_part(v, out) }
+    }
+}
+
+/// Plain loops over four elements: every machine, and what the compiler makes of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Scalar;
+
+const SCALAR_LANES: usize = 4;
+
+impl<T: Element> Simd<T> for Scalar {
+    type Vector = [T; SCALAR_LANES];
+    type Mask = [bool; SCALAR_LANES];
+    type Narrow = Self;
+    const LANES: usize = SCALAR_LANES;
+
+    #[inline(always)]
+    fn narrow(self) -> Self {
+        self
+    }
+    #[inline(always)]
+    fn splat(self, x: T) -> Self::Vector {
+        [x; SCALAR_LANES]
+    }
+    #[inline(always)]
+    fn load(self, x: &[T]) -> Self::Vector {
+        std::array::from_fn(|i| x[i])
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[T]) -> Self::Vector {
+        std::array::from_fn(|i| x.get(i).copied().unwrap_or_default())
+    }
+    #[inline(always)]
+    fn store(self, v: Self::Vector, out: &mut [T]) {
+        out[..SCALAR_LANES].copy_from_slice(&v);
+    }
+    #[inline(always)]
+    fn store_part(self, v: Self::Vector, out: &mut [T]) {
+        out.copy_from_slice(&v[..out.len()]);
+    }
+    #[inline(always)]
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+    /// Rounded twice: without the instruction, a fused product is a slow library call.
+    #[inline(always)]
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn greater_or_nan(self, a: Self::Vector, b: Self::Vector) -> Self::Mask {
+        std::array::from_fn(|i| a[i] > b[i] || a[i].is_nan())
+    }
+    #[inline(always)]
+    fn equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask {
+        std::array::from_fn(|i| a[i] == b[i])
+    }
+    #[inline(always)]
+    fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| if mask[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn sum(self, v: Self::Vector) -> T {
+        (v[0] + v[1]) + (v[2] + v[3])
+    }
+}
+
+/// Implements [`Simd`] for one instruction set and element type from its intrinsics. `$part` is the
+/// pair of masked load and store, `$greater_or_nan` and `$equal` compare, `$select` blends.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! impl_simd {
+    (
+        $token:ident, $narrow:ident, $t:ty, $lanes:literal, $vector:ty, $mask:ty,
+        splat: $splat:path, load: $load:path, store: $store:path,
+        add: $add:path, mul: $mul:path, mul_add: |$fa:ident, $fb:ident, $fc:ident| $mul_add:expr,
+        load_part: |$lp:ident, $ln:ident| $load_part:expr,
+        store_part: |$sp:ident, $sn:ident, $sv:ident| $store_part:expr,
+        greater_or_nan: |$ga:ident, $gb:ident| $greater_or_nan:expr,
+        equal: |$ea:ident, $eb:ident| $equal:expr,
+        select: |$cm:ident, $ca:ident, $cb:ident| $select:expr,
+        sum: |$v:ident| $sum:expr $(,)?
+    ) => {
+        // SAFETY (of every block below): a `$token` exists only where `Level::available` found its
+        // features, and each access through a pointer is inside the slice whose length was checked
+        // on the line before.
+        #[allow(clippy::undocumented_unsafe_blocks)]
+        impl Simd<$t> for $token {
+            type Vector = $vector;
+            type Mask = $mask;
+            type Narrow = $narrow;
+            const LANES: usize = $lanes;
+
+            #[inline(always)]
+            fn narrow(self) -> $narrow {
+                $narrow(self.0)
+            }
+            #[inline(always)]
+            fn splat(self, x: $t) -> $vector {
+                unsafe { $splat(x) }
+            }
+            #[inline(always)]
+            fn load(self, x: &[$t]) -> $vector {
+                let x = &x[..$lanes];
+                unsafe { $load(x.as_ptr()) }
+            }
+            #[inline(always)]
+            fn load_part(self, x: &[$t]) -> $vector {
+                let ($lp, $ln) = (x.as_ptr(), x.len().min($lanes));
+                unsafe { $load_part }
+            }
+            #[inline(always)]
+            fn store(self, v: $vector, out: &mut [$t]) {
+                let out = &mut out[..$lanes];
+                unsafe { $store(out.as_mut_ptr(), v) }
+            }
+            #[inline(always)]
+            fn store_part(self, $sv: $vector, out: &mut [$t]) {
+                let ($sp, $sn) = (out.as_mut_ptr(), out.len().min($lanes));
+                unsafe { $store_part }
+            }
+            #[inline(always)]
+            fn add(self, a: $vector, b: $vector) -> $vector {
+                unsafe { $add(a, b) }
+            }
+            #[inline(always)]
+            fn mul(self, a: $vector, b: $vector) -> $vector {
+                unsafe { $mul(a, b) }
+            }
+            #[inline(always)]
+            fn mul_add(self, $fa: $vector, $fb: $vector, $fc: $vector) -> $vector {
+                unsafe { $mul_add }
+            }
+            #[inline(always)]
+            fn greater_or_nan(self, $ga: $vector, $gb: $vector) -> $mask {
+                unsafe { $greater_or_nan }
+            }
+            #[inline(always)]
+            fn equal(self, $ea: $vector, $eb: $vector) -> $mask {
+                unsafe { $equal }
+            }
+            #[inline(always)]
+            fn select(self, $cm: $mask, $ca: $vector, $cb: $vector) -> $vector {
+                unsafe { $select }
+            }
+            #[inline(always)]
+            fn sum(self, $v: $vector) -> $t {
+                unsafe { $sum }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+#[cfg(target_arch = "aarch64")]
+pub use arm::Neon;
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
+
+/// An instruction set that this machine has.
+#[derive(Clone, Copy, Debug)]
+pub enum Level {
+    /// Plain loops.
+    Scalar(Scalar),
+    /// 64-bit Arm.
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
+    /// AVX2 with FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    /// AVX-512 (F, VL, DQ, BW).
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+impl Level {
+    /// Every instruction set of this machine, slowest first.
+    pub fn available() -> Vec<Self> {
+        #[allow(unused_mut)]
+        let mut levels = vec![Self::Scalar(Scalar)];
+        #[cfg(target_arch = "aarch64")]
+        levels.extend(Neon::detect().map(Self::Neon));
+        #[cfg(target_arch = "x86_64")]
+        levels.extend(Avx2::detect().map(Self::Avx2));
+        #[cfg(target_arch = "x86_64")]
+        levels.extend(Avx512::detect().map(Self::Avx512));
+        levels
+    }
+
+    /// The name that `CNNRS_SIMD` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar(_) => "scalar",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => "neon",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => "avx512",
+        }
+    }
+}
+
+/// The process's choice; see [`level`] and [`select`].
+static LEVEL: OnceLock<Level> = OnceLock::new();
+
+/// The instruction set in use: the one [`select`] chose, else the fastest.
+#[inline]
+pub fn level() -> Level {
+    *LEVEL.get_or_init(|| Level::available().pop().unwrap_or(Level::Scalar(Scalar)))
+}
+
+/// Chooses the instruction set by name, once and before the first kernel runs.
+///
+/// # Errors
+/// A sentence that names the instruction sets of this machine, if `name` is none of them.
+pub fn select(name: &str) -> Result<(), String> {
+    let levels = Level::available();
+    match levels.iter().find(|level| level.name() == name) {
+        Some(&level) => {
+            LEVEL.get_or_init(|| level);
+            Ok(())
+        }
+        None => {
+            let names: Vec<_> = levels.iter().map(|level| level.name()).collect();
+            Err(format!("expected one of this machine's {}, got {name:?}", names.join(", ")))
+        }
+    }
+}
+
+/// `dispatch!(level, simd => expression)`: evaluates the expression compiled for the level's
+/// instruction set, with `simd` bound to its [`Simd`](crate::kernels::simd::Simd) token.
+#[macro_export]
+macro_rules! dispatch {
+    ($level:expr, $simd:ident => $body:expr) => {
+        match $level {
+            $crate::kernels::simd::Level::Scalar($simd) => $body,
+            #[cfg(target_arch = "aarch64")]
+            $crate::kernels::simd::Level::Neon(token) => token.call(
+                #[inline(always)]
+                |$simd| $body,
+            ),
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernels::simd::Level::Avx2(token) => token.call(
+                #[inline(always)]
+                |$simd| $body,
+            ),
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernels::simd::Level::Avx512(token) => token.call(
+                #[inline(always)]
+                |$simd| $body,
+            ),
+        }
+    };
+}
