@@ -2,3 +2,4 @@
 //! `kernels`.
 
 pub mod kernels;
+pub mod network;
