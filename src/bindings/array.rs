@@ -1,0 +1,131 @@
+//! Arguments that are arrays.
+
+use numpy::{
+    PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods,
+};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use crate::kernels::shape::ShapeError;
+
+impl From<ShapeError> for PyErr {
+    fn from(error: ShapeError) -> Self {
+        PyValueError::new_err(error.to_string())
+    }
+}
+
+/// The argument as a C-contiguous `float64` array: itself, or a converted copy where it is another
+/// kind of array, a nested sequence of numbers, or shares memory with what the call writes to.
+///
+/// # Errors
+/// `TypeError` if it does not hold real numbers.
+pub fn read<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArrayDyn<'py, f64>> {
+    if let Ok(array) = value.cast::<PyArrayDyn<f64>>()
+        && array.is_c_contiguous()
+        && array.is_aligned()
+        && let Ok(array) = array.try_readonly()
+    {
+        return Ok(array);
+    }
+    Ok(converted(name, value)?.try_readonly()?)
+}
+
+/// A fresh C-contiguous `float64` copy.
+fn converted<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
+    let py = value.py();
+    let numpy = py.import(intern!(py, "numpy"))?;
+    let array = numpy.call_method1(intern!(py, "asarray"), (value,))?;
+    let dtype = array.getattr(intern!(py, "dtype"))?;
+    let kind: char = dtype.getattr(intern!(py, "kind"))?.extract()?;
+    if !"biuf".contains(kind) {
+        return Err(PyTypeError::new_err(format!(
+            "{name}: expected an array of real numbers, got {} of dtype {dtype}",
+            value.get_type().name()?,
+        )));
+    }
+    let copy =
+        array.call_method1(intern!(py, "astype"), (intern!(py, "float64"), intern!(py, "C")))?;
+    Ok(copy.cast_into()?)
+}
+
+/// The order in which a parameter's elements lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Last index fastest.
+    C,
+    /// First index fastest.
+    Fortran,
+}
+
+/// A layer's parameter, to be updated in place.
+///
+/// # Errors
+/// `TypeError` or `ValueError` if it is not a writeable `float64` array in that order.
+pub fn write<'py>(
+    name: &str,
+    value: &Bound<'py, PyAny>,
+    order: Order,
+) -> PyResult<PyReadwriteArrayDyn<'py, f64>> {
+    let array = parameter(name, value, order)?;
+    array.try_readwrite().map_err(|error| PyValueError::new_err(format!("{name}: {error}")))
+}
+
+/// A layer's parameter, to be read.
+///
+/// # Errors
+/// `TypeError` or `ValueError` if it is not a `float64` array in that order.
+pub fn read_parameter<'py>(
+    name: &str,
+    value: &Bound<'py, PyAny>,
+    order: Order,
+) -> PyResult<PyReadonlyArrayDyn<'py, f64>> {
+    Ok(parameter(name, value, order)?.try_readonly()?)
+}
+
+fn parameter<'a, 'py>(
+    name: &str,
+    value: &'a Bound<'py, PyAny>,
+    order: Order,
+) -> PyResult<&'a Bound<'py, PyArrayDyn<f64>>> {
+    let array = value
+        .cast::<PyArrayDyn<f64>>()
+        .map_err(|_| PyTypeError::new_err(format!("{name}: expected a float64 array")))?;
+    let in_order = match order {
+        Order::C => array.is_c_contiguous(),
+        Order::Fortran => array.is_fortran_contiguous(),
+    };
+    if !in_order {
+        let why = format!("{name}: expected an array contiguous in {order:?} order");
+        return Err(PyValueError::new_err(why));
+    }
+    Ok(array)
+}
+
+/// A `ValueError` that names both shapes, unless they are equal.
+pub fn expect_shape(name: &str, got: &[usize], expected: &[usize]) -> PyResult<()> {
+    if got == expected {
+        return Ok(());
+    }
+    let (expected, got) = (tuple(expected), tuple(got));
+    Err(PyValueError::new_err(format!("{name}: expected shape {expected}, got {got}")))
+}
+
+/// The sizes of an array of `N` dimensions, `layout` being their names.
+pub fn sizes<const N: usize>(name: &str, layout: &str, got: &[usize]) -> PyResult<[usize; N]> {
+    got.try_into().map_err(|_| {
+        let got = tuple(got);
+        PyValueError::new_err(format!("{name}: expected an array of shape {layout}, got {got}"))
+    })
+}
+
+/// A shape as Python writes it.
+fn tuple(shape: &[usize]) -> String {
+    match shape {
+        [size] => format!("({size},)"),
+        _ => {
+            let sizes: Vec<_> = shape.iter().map(usize::to_string).collect();
+            format!("({})", sizes.join(", "))
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The tutorial's layers, one image at a time, in `float64`. Each call holds the interpreter's lock
+//! from its checks to its last write, so that concurrent calls on one layer happen in some order.
+
+use numpy::{IxDyn, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+
+use super::array::{Order, expect_shape, read, read_parameter, sizes, write};
+use crate::dispatch;
+use crate::kernels::conv::{conv_backward_kernel, conv_forward};
+use crate::kernels::dense::{dense_backward_sgd, dense_forward};
+use crate::kernels::pool::{max_pool_backward_ties, max_pool_forward};
+use crate::kernels::shape::{ConvShape, DenseShape, PoolShape};
+use crate::kernels::{simd, softmax};
+
+type Array = PyArrayDyn<f64>;
+
+/// A side of the tutorial's kernels, and how many taps that makes.
+const K: usize = 3;
+const TAPS: usize = K * K;
+
+fn conv_shape(image: &[usize], filters: &[usize]) -> PyResult<ConvShape> {
+    let [h, w] = sizes("image", "(h, w)", image)?;
+    let [n, _, _] = sizes("filters", "(num_filters, 3, 3)", filters)?;
+    expect_shape("filters", filters, &[n, K, K])?;
+    Ok(ConvShape::new((h, w, 1), (K, K), n)?)
+}
+
+/// image (h, w), filters (num_filters, 3, 3) -> (h - 2, w - 2, num_filters)
+#[pyfunction]
+pub fn conv3x3_forward<'py>(
+    py: Python<'py>,
+    image: &Bound<'py, PyAny>,
+    filters: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, Array>> {
+    let (image, filters) = (read("image", image)?, read_parameter("filters", filters, Order::C)?);
+    let shape = conv_shape(image.shape(), filters.shape())?;
+    let (image, filters) = (image.as_slice()?, filters.as_slice()?);
+
+    let n = shape.c_out();
+    let kernel: Vec<f64> =
+        (0..shape.kernel_len()).map(|at| filters[at % n * TAPS + at / n]).collect();
+    let (h, w, c) = shape.output();
+    new_array(py, &[h, w, c], |out| {
+        dispatch!(simd::level(), simd => conv_forward(simd, out, image, &kernel, &shape));
+    })
+}
+
+/// d_L_d_out (h - 2, w - 2, num_filters), image (h, w): filters -= learn_rate * gradient
+#[pyfunction]
+pub fn conv3x3_backprop(
+    d_out: &Bound<'_, PyAny>,
+    image: &Bound<'_, PyAny>,
+    filters: &Bound<'_, PyAny>,
+    learn_rate: f64,
+) -> PyResult<()> {
+    let mut filters = write("filters", filters, Order::C)?;
+    let (d_out, image) = (read("d_L_d_out", d_out)?, read("image", image)?);
+    let shape = conv_shape(image.shape(), filters.shape())?;
+    let (h, w, n) = shape.output();
+    expect_shape("d_L_d_out", d_out.shape(), &[h, w, n])?;
+    let (d_out, image) = (d_out.as_slice()?, image.as_slice()?);
+
+    let mut d_kernel = vec![0.0; shape.kernel_len()];
+    dispatch!(simd::level(), simd => {
+        conv_backward_kernel(simd, &mut d_kernel, d_out, image, &shape)
+    });
+    for (at, filter) in filters.as_slice_mut()?.iter_mut().enumerate() {
+        *filter -= learn_rate * d_kernel[at % TAPS * n + at / TAPS];
+    }
+    Ok(())
+}
+
+fn pool_shape(input: &[usize]) -> PyResult<PoolShape> {
+    let [h, w, c] = sizes("input", "(h, w, channels)", input)?;
+    Ok(PoolShape::new((h, w, c))?)
+}
+
+/// input (h, w, c) -> (h // 2, w // 2, c)
+#[pyfunction]
+pub fn max_pool2_forward<'py>(
+    py: Python<'py>,
+    input: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, Array>> {
+    let input = read("input", input)?;
+    let shape = pool_shape(input.shape())?;
+    let x = input.as_slice()?;
+    let (h, w, c) = shape.output();
+    new_array(py, &[h, w, c], |out| {
+        dispatch!(simd::level(), simd => max_pool_forward(simd, out, x, &shape));
+    })
+}
+
+/// d_L_d_out (h // 2, w // 2, c), input (h, w, c) -> (h, w, c)
+#[pyfunction]
+pub fn max_pool2_backprop<'py>(
+    py: Python<'py>,
+    d_out: &Bound<'py, PyAny>,
+    input: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, Array>> {
+    let (d_out, input) = (read("d_L_d_out", d_out)?, read("input", input)?);
+    let shape = pool_shape(input.shape())?;
+    let (h, w, c) = shape.output();
+    expect_shape("d_L_d_out", d_out.shape(), &[h, w, c])?;
+    let (d_out, x) = (d_out.as_slice()?, input.as_slice()?);
+    new_array(py, input.shape(), |d_x| {
+        dispatch!(simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape));
+    })
+}
+
+fn dense_shape(input_len: usize, weights: &[usize], biases: &[usize]) -> PyResult<DenseShape> {
+    let [inputs, nodes] = sizes("weights", "(input_len, nodes)", weights)?;
+    expect_shape("input, flattened", &[input_len], &[inputs])?;
+    expect_shape("biases", biases, &[nodes])?;
+    Ok(DenseShape::new(inputs, nodes)?)
+}
+
+/// input of any shape, weights (input_len, nodes) in Fortran order, biases (nodes,) ->
+/// probabilities (nodes,), totals (nodes,)
+#[pyfunction]
+pub fn softmax_forward<'py>(
+    py: Python<'py>,
+    input: &Bound<'py, PyAny>,
+    weights: &Bound<'py, PyAny>,
+    biases: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, Array>, Bound<'py, Array>)> {
+    let input = read("input", input)?;
+    let weights = read_parameter("weights", weights, Order::Fortran)?;
+    let biases = read_parameter("biases", biases, Order::C)?;
+    let shape = dense_shape(input.len(), weights.shape(), biases.shape())?;
+    let (x, weights, biases) = (input.as_slice()?, weights.as_slice()?, biases.as_slice()?);
+
+    let nodes = [shape.outputs()];
+    let totals = new_array(py, &nodes, |totals| {
+        dispatch!(simd::level(), simd => dense_forward(simd, totals, x, weights, biases, &shape));
+    })?;
+    let t = totals.try_readonly()?;
+    let t = t.as_slice()?;
+    let probabilities = new_array(py, &nodes, |p| softmax::softmax_forward(p, t))?;
+    Ok((probabilities, totals))
+}
+
+/// d_L_d_out (nodes,), input of any shape, totals (nodes,) -> the input's gradient in its shape;
+/// weights and biases -= learn_rate * gradient
+#[pyfunction]
+pub fn softmax_backprop<'py>(
+    py: Python<'py>,
+    d_out: &Bound<'py, PyAny>,
+    input: &Bound<'py, PyAny>,
+    totals: &Bound<'py, PyAny>,
+    weights: &Bound<'py, PyAny>,
+    biases: &Bound<'py, PyAny>,
+    learn_rate: f64,
+) -> PyResult<Bound<'py, Array>> {
+    let mut weights = write("weights", weights, Order::Fortran)?;
+    let mut biases = write("biases", biases, Order::C)?;
+    let (d_out, input) = (read("d_L_d_out", d_out)?, read("input", input)?);
+    let totals = read("totals", totals)?;
+    let shape = dense_shape(input.len(), weights.shape(), biases.shape())?;
+    expect_shape("d_L_d_out", d_out.shape(), &[shape.outputs()])?;
+    expect_shape("totals", totals.shape(), &[shape.outputs()])?;
+
+    let mut p = vec![0.0; shape.outputs()];
+    let mut d_totals = vec![0.0; shape.outputs()];
+    softmax::softmax_forward(&mut p, totals.as_slice()?);
+    softmax::softmax_backward(&mut d_totals, d_out.as_slice()?, &p);
+    let (x, weights, biases) = (input.as_slice()?, weights.as_slice_mut()?, biases.as_slice_mut()?);
+    new_array(py, input.shape(), |d_x| {
+        dispatch!(simd::level(), simd => {
+            dense_backward_sgd(simd, d_x, weights, biases, &d_totals, x, learn_rate, &shape)
+        });
+    })
+}
+
+/// A new array that `fill` writes whole.
+fn new_array<'py>(
+    py: Python<'py>,
+    shape: &[usize],
+    fill: impl FnOnce(&mut [f64]),
+) -> PyResult<Bound<'py, Array>> {
+    let array = PyArrayDyn::zeros(py, IxDyn(shape), false);
+    fill(array.try_readwrite()?.as_slice_mut()?);
+    Ok(array)
+}
