@@ -1,0 +1,53 @@
+"""Writing files so that no reader ever sees half of one."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to, which becomes `path` when the block succeeds.
+
+    The temporary file lies in the same folder, already exists (empty), and ends in the same suffix,
+    because some writers go by it. On success it is flushed to disk and renamed over `path`; on any
+    exception, Ctrl-C included, it is deleted and `path` is left as it was. Permissions are those
+    that `open(path, "wb")` would have left: the umask's for a new file, an old file's own.
+
+    Args:
+        path: the file to write; a symbolic link is followed.
+
+    Returns:
+        A context manager whose value is the temporary path.
+
+    Raises:
+        OSError: if `path` exists and is no regular file, or its folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     target = Path(folder, "note.txt")
+        ...     with atomic_path(target) as temporary:
+        ...         _ = temporary.write_text("done")
+        ...     target.read_text(), len(list(Path(folder).iterdir()))
+        ('done', 1)
+    """
+    target = Path(os.path.realpath(path))
+    replacing = target.exists()
+    if replacing and not target.is_file():
+        raise OSError(f"{target}: expected a regular file or a new name, found something else")
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(6)}{target.suffix}")
+    temporary.open("xb").close()
+    try:
+        if replacing:
+            shutil.copymode(target, temporary)
+        yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
