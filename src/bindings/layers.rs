@@ -171,13 +171,15 @@ pub fn softmax_backprop<'py>(
     })
 }
 
-/// A new array that `fill` writes whole.
+/// A new array; `fill` writes every element of it and reads none before.
 fn new_array<'py>(
     py: Python<'py>,
     shape: &[usize],
     fill: impl FnOnce(&mut [f64]),
 ) -> PyResult<Bound<'py, Array>> {
-    let array = PyArrayDyn::zeros(py, IxDyn(shape), false);
+    // SAFETY: the kernels, whose shape checks make them cover their outputs, write every element
+    // before Python or anyone else sees the array; zeroing it first would cost as much again.
+    let array = unsafe { PyArrayDyn::new(py, IxDyn(shape), false) };
     fill(array.try_readwrite()?.as_slice_mut()?);
     Ok(array)
 }

@@ -7,9 +7,12 @@ use super::simd::{Element, Simd};
 /// multiply-adds a cycle at a latency of four.
 const COLUMNS: usize = 8;
 
-/// Taps whose gradients are summed in registers in one walk over the output: a whole 3x3 kernel of
-/// one channel.
-const TAPS: usize = 9;
+/// Columns of the next smaller tile, for what is left of a row.
+const FEW_COLUMNS: usize = 2;
+
+/// The side of the block of taps whose gradients are summed in registers in one walk over the
+/// output: a whole 3x3 kernel of one channel.
+const BLOCK: usize = 3;
 
 /// `out[i, j, o] = sum over y, x, c of image[i + y, j + x, c] * kernel[y, x, c, o]`
 ///
@@ -22,10 +25,13 @@ pub fn conv_forward<T: Element, S: Simd<T>>(
     kernel: &[T],
     shape: &ConvShape,
 ) {
-    if shape.c_out() <= S::Narrow::LANES {
-        forward_rows(simd.narrow(), out, image, kernel, shape);
-    } else {
-        forward_rows(simd, out, image, kernel, shape);
+    check(out, image, kernel, shape);
+    let narrow = shape.c_out() <= S::Narrow::LANES;
+    match (narrow, shape.with_constant_window()) {
+        (true, Some(shape)) => forward_rows(simd.narrow(), out, image, kernel, &shape),
+        (true, None) => forward_rows(simd.narrow(), out, image, kernel, shape),
+        (false, Some(shape)) => forward_rows(simd, out, image, kernel, &shape),
+        (false, None) => forward_rows(simd, out, image, kernel, shape),
     }
 }
 
@@ -37,27 +43,48 @@ fn forward_rows<T: Element, S: Simd<T>>(
     kernel: &[T],
     shape: &ConvShape,
 ) {
-    check(out, image, kernel, shape);
     let (_, w, c_in) = shape.input();
     let (_, out_w, c_out) = shape.output();
     for (i, out_row) in out.chunks_exact_mut(out_w * c_out).enumerate() {
         let image = &image[i * w * c_in..];
-        for o in (0..c_out).step_by(S::LANES) {
-            let mut j = 0;
-            while j + COLUMNS <= out_w {
-                forward_tile::<T, S, COLUMNS>(simd, out_row, image, kernel, shape, j, o);
-                j += COLUMNS;
-            }
-            while j < out_w {
-                forward_tile::<T, S, 1>(simd, out_row, image, kernel, shape, j, o);
-                j += 1;
-            }
+        let mut o = 0;
+        while o + S::LANES <= c_out {
+            forward_row(simd, out_row, image, kernel, shape, o, S::LANES);
+            o += S::LANES;
+        }
+        if o < c_out {
+            forward_row(simd, out_row, image, kernel, shape, o, c_out - o);
         }
     }
 }
 
-/// `N` columns from `j` and one vector of channels from `o` of one output row; `image` starts at the
-/// row's first input row.
+/// One output row of the channels `o..o + lanes`; `image` starts at the row's first input row.
+#[inline(always)]
+fn forward_row<T: Element, S: Simd<T>>(
+    simd: S,
+    out_row: &mut [T],
+    image: &[T],
+    kernel: &[T],
+    shape: &ConvShape,
+    o: usize,
+    lanes: usize,
+) {
+    let (_, out_w, _) = shape.output();
+    let mut j = 0;
+    while j + COLUMNS <= out_w {
+        forward_tile::<T, S, COLUMNS>(simd, out_row, image, kernel, shape, j, o, lanes);
+        j += COLUMNS;
+    }
+    while j + FEW_COLUMNS <= out_w {
+        forward_tile::<T, S, FEW_COLUMNS>(simd, out_row, image, kernel, shape, j, o, lanes);
+        j += FEW_COLUMNS;
+    }
+    if j < out_w {
+        forward_tile::<T, S, 1>(simd, out_row, image, kernel, shape, j, o, lanes);
+    }
+}
+
+/// `N` columns from `j`.
 #[inline(always)]
 fn forward_tile<T: Element, S: Simd<T>, const N: usize>(
     simd: S,
@@ -67,19 +94,19 @@ fn forward_tile<T: Element, S: Simd<T>, const N: usize>(
     shape: &ConvShape,
     j: usize,
     o: usize,
+    lanes: usize,
 ) {
     let (_, w, c_in) = shape.input();
     let (kh, kw) = shape.window();
     let c_out = shape.c_out();
-    let lanes = S::LANES.min(c_out - o);
 
     let mut sums = [simd.zero(); N];
     for y in 0..kh {
         // One kernel row covers kw * c_in neighbouring elements of the image.
         let pixels = &image[(y * w + j) * c_in..][..(N - 1 + kw) * c_in];
-        let row = &kernel[y * kw * c_in * c_out..][..kw * c_in * c_out];
-        for (x, taps) in row.chunks_exact(c_out).enumerate() {
-            let tap = simd.load_up_to(&taps[o..o + lanes]);
+        for x in 0..kw * c_in {
+            let tap = (y * kw * c_in + x) * c_out + o;
+            let tap = simd.load_up_to(&kernel[tap..tap + lanes]);
             for n in 0..N {
                 sums[n] = simd.mul_add(simd.splat(pixels[n * c_in + x]), tap, sums[n]);
             }
@@ -102,72 +129,116 @@ pub fn conv_backward_kernel<T: Element, S: Simd<T>>(
     image: &[T],
     shape: &ConvShape,
 ) {
-    if shape.c_out() <= S::Narrow::LANES {
-        backward_kernel_taps(simd.narrow(), d_kernel, d_out, image, shape);
-    } else {
-        backward_kernel_taps(simd, d_kernel, d_out, image, shape);
+    check(d_out, image, d_kernel, shape);
+    let narrow = shape.c_out() <= S::Narrow::LANES;
+    match (narrow, shape.with_constant_window()) {
+        (true, Some(shape)) => backward_taps(simd.narrow(), d_kernel, d_out, image, &shape),
+        (true, None) => backward_taps(simd.narrow(), d_kernel, d_out, image, shape),
+        (false, Some(shape)) => backward_taps(simd, d_kernel, d_out, image, &shape),
+        (false, None) => backward_taps(simd, d_kernel, d_out, image, shape),
     }
 }
 
 #[inline(always)]
-fn backward_kernel_taps<T: Element, S: Simd<T>>(
+fn backward_taps<T: Element, S: Simd<T>>(
     simd: S,
     d_kernel: &mut [T],
     d_out: &[T],
     image: &[T],
     shape: &ConvShape,
 ) {
-    check(d_out, image, d_kernel, shape);
-    let c_out = shape.c_out();
-    for (group, d_taps) in d_kernel.chunks_mut(TAPS * c_out).enumerate() {
-        for o in (0..c_out).step_by(S::LANES) {
-            if d_taps.len() == TAPS * c_out {
-                backward_tile::<T, S, TAPS>(simd, d_taps, d_out, image, shape, group * TAPS, o);
-            } else {
-                for (tap, d_tap) in d_taps.chunks_exact_mut(c_out).enumerate() {
-                    let tap = group * TAPS + tap;
-                    backward_tile::<T, S, 1>(simd, d_tap, d_out, image, shape, tap, o);
-                }
-            }
-        }
+    let mut o = 0;
+    while o + S::LANES <= shape.c_out() {
+        backward_blocks(simd, d_kernel, d_out, image, shape, o, S::LANES);
+        o += S::LANES;
+    }
+    if o < shape.c_out() {
+        backward_blocks(simd, d_kernel, d_out, image, shape, o, shape.c_out() - o);
     }
 }
 
-/// The gradients of `N` taps from number `tap` and one vector of channels from `o`.
+/// The gradients of all taps for the channels `o..o + lanes`.
 #[inline(always)]
-fn backward_tile<T: Element, S: Simd<T>, const N: usize>(
+fn backward_blocks<T: Element, S: Simd<T>>(
     simd: S,
-    d_taps: &mut [T],
+    d_kernel: &mut [T],
     d_out: &[T],
     image: &[T],
     shape: &ConvShape,
-    tap: usize,
     o: usize,
+    lanes: usize,
+) {
+    let (_, _, c_in) = shape.input();
+    let (kh, kw) = shape.window();
+    let mut y = 0;
+    while y < kh {
+        let rows = if y + BLOCK <= kh { BLOCK } else { 1 };
+        let mut x = 0;
+        while x < kw * c_in {
+            let run = if x + BLOCK <= kw * c_in { BLOCK } else { 1 };
+            let at = Taps { y, x, o, lanes };
+            match (rows == BLOCK, run == BLOCK) {
+                (true, true) => {
+                    backward_tile::<T, S, BLOCK, BLOCK>(simd, d_kernel, d_out, image, shape, at)
+                }
+                (true, false) => {
+                    backward_tile::<T, S, BLOCK, 1>(simd, d_kernel, d_out, image, shape, at)
+                }
+                (false, true) => {
+                    backward_tile::<T, S, 1, BLOCK>(simd, d_kernel, d_out, image, shape, at)
+                }
+                (false, false) => {
+                    backward_tile::<T, S, 1, 1>(simd, d_kernel, d_out, image, shape, at)
+                }
+            }
+            x += run;
+        }
+        y += rows;
+    }
+}
+
+/// The first tap of a block, its first channel, and how many channels.
+struct Taps {
+    y: usize,
+    /// Counted along a kernel row of kw * c_in elements.
+    x: usize,
+    o: usize,
+    lanes: usize,
+}
+
+/// The gradients of `Y` kernel rows by `X` elements.
+#[inline(always)]
+fn backward_tile<T: Element, S: Simd<T>, const Y: usize, const X: usize>(
+    simd: S,
+    d_kernel: &mut [T],
+    d_out: &[T],
+    image: &[T],
+    shape: &ConvShape,
+    at: Taps,
 ) {
     let (_, w, c_in) = shape.input();
     let (_, kw) = shape.window();
     let (_, out_w, c_out) = shape.output();
-    let lanes = S::LANES.min(c_out - o);
 
-    // Where each tap's pixel lies, counted from the window's first.
-    let offsets: [usize; N] = std::array::from_fn(|n| {
-        let (y, rest) = ((tap + n) / (kw * c_in), (tap + n) % (kw * c_in));
-        y * w * c_in + rest
-    });
-    let reach = offsets[N - 1] + 1;
-
-    let mut sums = [simd.zero(); N];
+    let mut sums = [[simd.zero(); X]; Y];
     for (i, d_row) in d_out.chunks_exact(out_w * c_out).enumerate() {
+        let rows: [&[T]; Y] =
+            std::array::from_fn(|y| &image[(i + at.y + y) * w * c_in..][..w * c_in]);
         for (j, d_pixel) in d_row.chunks_exact(c_out).enumerate() {
-            let d = simd.load_up_to(&d_pixel[o..o + lanes]);
-            let pixels = &image[(i * w + j) * c_in..][..reach];
-            for n in 0..N {
-                sums[n] = simd.mul_add(simd.splat(pixels[offsets[n]]), d, sums[n]);
+            let d = simd.load_up_to(&d_pixel[at.o..at.o + at.lanes]);
+            for y in 0..Y {
+                let pixels = &rows[y][j * c_in + at.x..][..X];
+                for x in 0..X {
+                    sums[y][x] = simd.mul_add(simd.splat(pixels[x]), d, sums[y][x]);
+                }
             }
         }
     }
-    for n in 0..N {
-        simd.store_up_to(sums[n], &mut d_taps[n * c_out + o..][..lanes]);
+    for y in 0..Y {
+        for x in 0..X {
+            let tap = ((at.y + y) * kw * c_in + at.x + x) * c_out + at.o;
+            simd.store_up_to(sums[y][x], &mut d_kernel[tap..tap + at.lanes]);
+        }
     }
 }
 
@@ -212,7 +283,9 @@ mod tests {
         for_each_level(|level| {
             for c_out in [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33] {
                 for width in [3, 4, 9, 10, 11, 18, 19] {
-                    for (window, c_in) in [((3, 3), 1), ((1, 1), 2), ((2, 3), 3), ((3, 1), 5)] {
+                    for (window, c_in) in
+                        [((3, 3), 1), ((1, 1), 2), ((2, 3), 3), ((3, 1), 5), ((4, 2), 2)]
+                    {
                         let shape = ConvShape::new((4, width, c_in), window, c_out).unwrap();
                         case!(f32, level, shape);
                         case!(f64, level, shape);

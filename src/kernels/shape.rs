@@ -58,35 +58,51 @@ impl ConvShape {
         Ok(Self { h, w, c_in, kh, kw, c_out })
     }
 
+    /// The same shape with its window and input channels as compile-time constants, where they are
+    /// worth it: inlined code then unrolls the loops over the taps.
+    #[inline(always)]
+    pub fn with_constant_window(&self) -> Option<Self> {
+        let constant = Self { c_in: 1, kh: 3, kw: 3, ..*self };
+        (constant == *self).then_some(constant)
+    }
+
     /// (h, w, c_in)
+    #[inline(always)]
     pub fn input(&self) -> (usize, usize, usize) {
         (self.h, self.w, self.c_in)
     }
     /// (kh, kw)
+    #[inline(always)]
     pub fn window(&self) -> (usize, usize) {
         (self.kh, self.kw)
     }
     /// Filters, i.e. output channels.
+    #[inline(always)]
     pub fn c_out(&self) -> usize {
         self.c_out
     }
     /// (h - kh + 1, w - kw + 1, c_out)
+    #[inline(always)]
     pub fn output(&self) -> (usize, usize, usize) {
         (self.h - self.kh + 1, self.w - self.kw + 1, self.c_out)
     }
     /// Elements of the input.
+    #[inline(always)]
     pub fn input_len(&self) -> usize {
         self.h * self.w * self.c_in
     }
     /// Elements of the kernel.
+    #[inline(always)]
     pub fn kernel_len(&self) -> usize {
         self.taps() * self.c_out
     }
     /// Products summed for one output element: kh * kw * c_in.
+    #[inline(always)]
     pub fn taps(&self) -> usize {
         self.kh * self.kw * self.c_in
     }
     /// Elements of the output.
+    #[inline(always)]
     pub fn output_len(&self) -> usize {
         let (h, w, c) = self.output();
         h * w * c
@@ -113,18 +129,22 @@ impl PoolShape {
     }
 
     /// (h, w, c)
+    #[inline(always)]
     pub fn input(&self) -> (usize, usize, usize) {
         (self.h, self.w, self.c)
     }
     /// (h / 2, w / 2, c)
+    #[inline(always)]
     pub fn output(&self) -> (usize, usize, usize) {
         (self.h / POOL, self.w / POOL, self.c)
     }
     /// Elements of the input.
+    #[inline(always)]
     pub fn input_len(&self) -> usize {
         self.h * self.w * self.c
     }
     /// Elements of the output.
+    #[inline(always)]
     pub fn output_len(&self) -> usize {
         let (h, w, c) = self.output();
         h * w * c
@@ -151,14 +171,17 @@ impl DenseShape {
     }
 
     /// Elements of the input.
+    #[inline(always)]
     pub fn inputs(&self) -> usize {
         self.inputs
     }
     /// Elements of the output.
+    #[inline(always)]
     pub fn outputs(&self) -> usize {
         self.outputs
     }
     /// Elements of the weight matrix.
+    #[inline(always)]
     pub fn weights_len(&self) -> usize {
         self.inputs * self.outputs
     }
