@@ -90,17 +90,20 @@ class Softmax:
         self.last_input_shape = input.shape
         self.last_input = input.flatten()
         self.last_totals = self.last_input @ self.weights + self.biases
-        exponentials = np.exp(self.last_totals - np.max(self.last_totals))
-        return exponentials / np.sum(exponentials)
+        return self._softmax()
 
     def backprop(self, d_L_d_out: Array, learn_rate: float) -> Array:
         """Update weights and biases; return the gradient of the input, in its shape."""
-        exponentials = np.exp(self.last_totals - np.max(self.last_totals))
-        out = exponentials / np.sum(exponentials)
+        out = self._softmax()
         d_L_d_totals = out * (d_L_d_out - np.sum(d_L_d_out * out))
 
         d_L_d_weights = np.outer(self.last_input, d_L_d_totals)
-        d_L_d_input = self.weights @ d_L_d_totals
+        d_L_d_input: Array = self.weights @ d_L_d_totals
         self.weights -= learn_rate * d_L_d_weights
         self.biases -= learn_rate * d_L_d_totals
         return d_L_d_input.reshape(self.last_input_shape)
+
+    def _softmax(self) -> Array:
+        exponentials = np.exp(self.last_totals - np.max(self.last_totals))
+        out: Array = exponentials / np.sum(exponentials)
+        return out
