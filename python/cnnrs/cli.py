@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cnnrs import __version__
-from cnnrs.datasets import DatasetError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 """Exit statuses; 130 is a shell's own for a command that Ctrl-C ended."""
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read standard output has gone. Python would complain again when it flushes.
         sys.stdout = None
         return FAILED
-    except (DatasetError, OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError, ModuleNotFoundError) as error:
         print(f"cnnrs: {error}", file=sys.stderr)
         return FAILED
     return 0

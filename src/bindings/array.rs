@@ -1,7 +1,11 @@
 //! Arguments that are arrays.
 
+use std::ffi::c_int;
+
+use numpy::npyffi::{PY_ARRAY_API, npy_intp};
 use numpy::{
-    PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn, PyUntypedArrayMethods,
+    Element, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn,
+    PyReadwriteArrayDyn, PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
@@ -99,6 +103,34 @@ fn parameter<'a, 'py>(
         let why = format!("{name}: expected an array contiguous in {order:?} order");
         return Err(PyValueError::new_err(why));
     }
+    Ok(array)
+}
+
+/// A new array of that shape, every element of which `fill` writes and none of which it reads
+/// before, given all of them in the array's order.
+///
+/// # Errors
+/// `MemoryError` if there is not enough memory.
+pub fn filled<'py, T: Element>(
+    py: Python<'py>,
+    shape: &[usize],
+    order: Order,
+    fill: impl FnOnce(&mut [T]),
+) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
+    let mut sizes: Vec<npy_intp> = shape.iter().map(|&size| size as npy_intp).collect();
+    let fortran = c_int::from(order == Order::Fortran);
+    // SAFETY: `sizes` holds as many sizes as are announced, and NumPy takes over the reference to
+    // the element type that `into_dtype_ptr` gives up. It returns an array of T, or null with an
+    // exception set.
+    let array = unsafe {
+        let dtype = T::get_dtype(py).into_dtype_ptr();
+        let ndim = sizes.len() as c_int;
+        let array = PY_ARRAY_API.PyArray_Empty(py, ndim, sizes.as_mut_ptr(), dtype, fortran);
+        Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked::<PyArrayDyn<T>>()
+    };
+    // The elements start out as whatever was in the memory, which is some number: zeroing them
+    // would cost as much as some kernels do.
+    fill(array.try_readwrite()?.as_slice_mut()?);
     Ok(array)
 }
 

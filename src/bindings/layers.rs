@@ -1,10 +1,10 @@
 //! The tutorial's layers, one image at a time, in `float64`. Each call holds the interpreter's lock
 //! from its checks to its last write, so that concurrent calls on one layer happen in some order.
 
-use numpy::{IxDyn, PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
+use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
-use super::array::{Order, expect_shape, read, read_parameter, sizes, write};
+use super::array::{Order, expect_shape, filled, read, read_parameter, sizes, write};
 use crate::dispatch;
 use crate::kernels::conv::{conv_backward_kernel, conv_forward};
 use crate::kernels::dense::{dense_backward_sgd, dense_forward};
@@ -40,7 +40,7 @@ pub fn conv3x3_forward<'py>(
     let kernel: Vec<f64> =
         (0..shape.kernel_len()).map(|at| filters[at % n * TAPS + at / n]).collect();
     let (h, w, c) = shape.output();
-    new_array(py, &[h, w, c], |out| {
+    filled(py, &[h, w, c], Order::C, |out| {
         dispatch!(simd::level(), simd => conv_forward(simd, out, image, &kernel, &shape));
     })
 }
@@ -85,7 +85,7 @@ pub fn max_pool2_forward<'py>(
     let shape = pool_shape(input.shape())?;
     let x = input.as_slice()?;
     let (h, w, c) = shape.output();
-    new_array(py, &[h, w, c], |out| {
+    filled(py, &[h, w, c], Order::C, |out| {
         dispatch!(simd::level(), simd => max_pool_forward(simd, out, x, &shape));
     })
 }
@@ -102,7 +102,7 @@ pub fn max_pool2_backprop<'py>(
     let (h, w, c) = shape.output();
     expect_shape("d_L_d_out", d_out.shape(), &[h, w, c])?;
     let (d_out, x) = (d_out.as_slice()?, input.as_slice()?);
-    new_array(py, input.shape(), |d_x| {
+    filled(py, input.shape(), Order::C, |d_x| {
         dispatch!(simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape));
     })
 }
@@ -130,12 +130,12 @@ pub fn softmax_forward<'py>(
     let (x, weights, biases) = (input.as_slice()?, weights.as_slice()?, biases.as_slice()?);
 
     let nodes = [shape.outputs()];
-    let totals = new_array(py, &nodes, |totals| {
+    let totals = filled(py, &nodes, Order::C, |totals| {
         dispatch!(simd::level(), simd => dense_forward(simd, totals, x, weights, biases, &shape));
     })?;
     let t = totals.try_readonly()?;
     let t = t.as_slice()?;
-    let probabilities = new_array(py, &nodes, |p| softmax::softmax_forward(p, t))?;
+    let probabilities = filled(py, &nodes, Order::C, |p| softmax::softmax_forward(p, t))?;
     Ok((probabilities, totals))
 }
 
@@ -164,22 +164,9 @@ pub fn softmax_backprop<'py>(
     softmax::softmax_forward(&mut p, totals.as_slice()?);
     softmax::softmax_backward(&mut d_totals, d_out.as_slice()?, &p);
     let (x, weights, biases) = (input.as_slice()?, weights.as_slice_mut()?, biases.as_slice_mut()?);
-    new_array(py, input.shape(), |d_x| {
+    filled(py, input.shape(), Order::C, |d_x| {
         dispatch!(simd::level(), simd => {
             dense_backward_sgd(simd, d_x, weights, biases, &d_totals, x, learn_rate, &shape)
         });
     })
-}
-
-/// A new array; `fill` writes every element of it and reads none before.
-fn new_array<'py>(
-    py: Python<'py>,
-    shape: &[usize],
-    fill: impl FnOnce(&mut [f64]),
-) -> PyResult<Bound<'py, Array>> {
-    // SAFETY: the kernels, whose shape checks make them cover their outputs, write every element
-    // before Python or anyone else sees the array; zeroing it first would cost as much again.
-    let array = unsafe { PyArrayDyn::new(py, IxDyn(shape), false) };
-    fill(array.try_readwrite()?.as_slice_mut()?);
-    Ok(array)
 }

@@ -2,22 +2,29 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numpy::ndarray::{Array1, Array2, Array4};
 use numpy::{
-    PyArray1, PyArray2, PyArray4, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3,
-    PyReadonlyArray4, PyUntypedArrayMethods, ToPyArray,
+    PyArrayDyn, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArray4,
+    PyUntypedArrayMethods,
 };
-use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyMemoryError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 
-use super::array::expect_shape;
+use super::array::{Order, expect_shape, filled};
 use crate::dispatch;
 use crate::kernels::simd;
-use crate::network::{self, Example};
+use crate::network::{self, BuildError, Example};
 
-/// The arrays of `get_weights`.
-type Weights<'py> =
-    (Bound<'py, PyArray4<f32>>, Bound<'py, PyArray2<f32>>, Bound<'py, PyArray1<f32>>);
+type Array<'py> = Bound<'py, PyArrayDyn<f32>>;
+
+impl From<BuildError> for PyErr {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Shape(error) => error.into(),
+            BuildError::Memory { .. } => PyMemoryError::new_err(error.to_string()),
+        }
+    }
+}
 
 /// The tutorial's network in `float32`: convolution, pooling, softmax; one image a training step.
 #[pyclass(frozen, module = "cnnrs._core")]
@@ -36,23 +43,15 @@ impl TutorialNet {
 
     /// Copies of the kernel (3, 3, 1, num_filters), the weights (inputs, classes) and the biases
     /// (classes,).
-    fn get_weights<'py>(&self, py: Python<'py>) -> PyResult<Weights<'py>> {
-        let (kernel, weights, biases) = py.detach(|| {
-            let net = self.lock();
-            let [kernel, weights, biases] = net.parameters().map(<[f32]>::to_vec);
-            let (kh, kw) = net.conv_pool().conv().window();
-            let dense = net.dense();
-            (
-                Array4::from_shape_vec((kh, kw, 1, net.conv_pool().conv().c_out()), kernel),
-                Array2::from_shape_vec((dense.outputs(), dense.inputs()), weights),
-                Array1::from_vec(biases),
-            )
-        });
-        let shape_error = |error| PyValueError::new_err(format!("{error}"));
+    fn get_weights<'py>(&self, py: Python<'py>) -> PyResult<(Array<'py>, Array<'py>, Array<'py>)> {
+        let net = self.lock(py);
+        let [kernel, weights, biases] = net.parameters();
+        let [of_kernel, of_weights, of_biases] = keras_shapes(&net);
         Ok((
-            kernel.map_err(shape_error)?.to_pyarray(py),
-            weights.map_err(shape_error)?.t().to_pyarray(py),
-            biases.to_pyarray(py),
+            filled(py, &of_kernel, Order::C, |copy| copy.copy_from_slice(kernel))?,
+            // (classes, inputs) row by row is (inputs, classes) column by column.
+            filled(py, &of_weights, Order::Fortran, |copy| copy.copy_from_slice(weights))?,
+            filled(py, &of_biases, Order::C, |copy| copy.copy_from_slice(biases))?,
         ))
     }
 
@@ -64,22 +63,15 @@ impl TutorialNet {
         weights: PyReadonlyArray2<'_, f32>,
         biases: PyReadonlyArray1<'_, f32>,
     ) -> PyResult<()> {
-        let (conv, dense) = py.detach(|| {
-            let net = self.lock();
-            (*net.conv_pool().conv(), *net.dense())
-        });
-        let (kh, kw) = conv.window();
-        expect_shape("kernel", kernel.shape(), &[kh, kw, 1, conv.c_out()])?;
-        expect_shape("weights", weights.shape(), &[dense.inputs(), dense.outputs()])?;
-        expect_shape("biases", biases.shape(), &[dense.outputs()])?;
-        let (kernel, weights, biases) = (kernel.as_array(), weights.as_array(), biases.as_array());
-        py.detach(|| {
-            let mut net = self.lock();
-            let [k, w, b] = net.parameters_mut();
-            k.iter_mut().zip(&kernel).for_each(|(to, &from)| *to = from);
-            w.iter_mut().zip(weights.t()).for_each(|(to, &from)| *to = from);
-            b.iter_mut().zip(&biases).for_each(|(to, &from)| *to = from);
-        });
+        let mut net = self.lock(py);
+        let [of_kernel, of_weights, of_biases] = keras_shapes(&net);
+        expect_shape("kernel", kernel.shape(), &of_kernel)?;
+        expect_shape("weights", weights.shape(), &of_weights)?;
+        expect_shape("biases", biases.shape(), &of_biases)?;
+        let [k, w, b] = net.parameters_mut();
+        k.iter_mut().zip(kernel.as_array()).for_each(|(to, &from)| *to = from);
+        w.iter_mut().zip(weights.as_array().t()).for_each(|(to, &from)| *to = from);
+        b.iter_mut().zip(biases.as_array()).for_each(|(to, &from)| *to = from);
         Ok(())
     }
 
@@ -93,12 +85,12 @@ impl TutorialNet {
         order: PyReadonlyArray1<'_, i64>,
         learn_rate: f32,
     ) -> PyResult<(f64, usize)> {
-        let examples = self.examples(py, &images, &labels, &order)?;
-        let images = images.as_slice()?;
-        let score = py.detach(|| {
-            let mut net = self.lock();
-            dispatch!(simd::level(), simd => net.train(simd, images, &examples, learn_rate))
-        });
+        let mut net = self.lock(py);
+        let examples = examples(&net, &images, &labels, &order)?;
+        let (net, images) = (&mut *net, images.as_slice()?);
+        let score = py.detach(
+            || dispatch!(simd::level(), simd => net.train(simd, images, &examples, learn_rate)),
+        );
         Ok((score.loss, score.correct))
     }
 
@@ -110,51 +102,55 @@ impl TutorialNet {
         labels: PyReadonlyArray1<'_, u8>,
         order: PyReadonlyArray1<'_, i64>,
     ) -> PyResult<(f64, usize)> {
-        let examples = self.examples(py, &images, &labels, &order)?;
-        let images = images.as_slice()?;
-        let score = py.detach(|| {
-            let mut net = self.lock();
-            dispatch!(simd::level(), simd => net.evaluate(simd, images, &examples))
-        });
+        let mut net = self.lock(py);
+        let examples = examples(&net, &images, &labels, &order)?;
+        let (net, images) = (&mut *net, images.as_slice()?);
+        let score =
+            py.detach(|| dispatch!(simd::level(), simd => net.evaluate(simd, images, &examples)));
         Ok((score.loss, score.correct))
     }
 }
 
 impl TutorialNet {
-    /// A panic cannot leave the network half-built, only half-trained, so poison is ignored.
-    fn lock(&self) -> MutexGuard<'_, network::TutorialNet<f32>> {
-        self.net.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits without the interpreter's lock. A panic cannot leave the network half-built, only
+    /// half-trained, so poison is ignored.
+    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, network::TutorialNet<f32>> {
+        self.net.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Looks up every label of `order`, so that nothing can fail once the steps begin.
-    fn examples(
-        &self,
-        py: Python<'_>,
-        images: &PyReadonlyArray3<'_, u8>,
-        labels: &PyReadonlyArray1<'_, u8>,
-        order: &PyReadonlyArray1<'_, i64>,
-    ) -> PyResult<Vec<Example>> {
-        let (height, width, classes) = py.detach(|| {
-            let net = self.lock();
-            let (h, w, _) = net.conv_pool().conv().input();
-            (h, w, net.dense().outputs())
-        });
-        let n = labels.len();
-        expect_shape("images", images.shape(), &[n, height, width])?;
-        let labels = labels.as_array();
-        let example = |&index: &i64| {
-            let image =
-                usize::try_from(index).ok().filter(|&image| image < n).ok_or_else(|| {
-                    PyIndexError::new_err(format!("order: expected indices below {n}, got {index}"))
-                })?;
-            let label = usize::from(labels[image]);
-            if label >= classes {
-                return Err(PyValueError::new_err(format!(
-                    "labels: expected classes below {classes}, got {label} at index {image}"
-                )));
-            }
-            Ok(Example { image, label })
-        };
-        order.as_array().iter().map(example).collect()
-    }
+/// kernel (3, 3, 1, num_filters), weights (inputs, classes), biases (classes,)
+fn keras_shapes(net: &network::TutorialNet<f32>) -> [Vec<usize>; 3] {
+    let (conv, dense) = (net.conv_pool().conv(), net.dense());
+    let (kh, kw) = conv.window();
+    [vec![kh, kw, 1, conv.c_out()], vec![dense.inputs(), dense.outputs()], vec![dense.outputs()]]
+}
+
+/// Looks up every label of `order`, so that nothing can fail once the steps begin.
+fn examples(
+    net: &network::TutorialNet<f32>,
+    images: &PyReadonlyArray3<'_, u8>,
+    labels: &PyReadonlyArray1<'_, u8>,
+    order: &PyReadonlyArray1<'_, i64>,
+) -> PyResult<Vec<Example>> {
+    let (height, width, _) = net.conv_pool().conv().input();
+    let classes = net.dense().outputs();
+    let n = labels.len();
+    expect_shape("images", images.shape(), &[n, height, width])?;
+    let labels = labels.as_array();
+    let example = |&index: &i64| {
+        let image = usize::try_from(index).ok().filter(|&image| image < n).ok_or_else(|| {
+            PyIndexError::new_err(format!(
+                "order: expected indices from 0 to below {n}, got {index}"
+            ))
+        })?;
+        let label = usize::from(labels[image]);
+        if label >= classes {
+            return Err(PyValueError::new_err(format!(
+                "labels: expected classes below {classes}, got {label} at index {image}"
+            )));
+        }
+        Ok(Example { image, label })
+    };
+    order.as_array().iter().map(example).collect()
 }

@@ -4,9 +4,10 @@
 use crate::kernels::conv_pool::{ConvPoolShape, conv_pool_backward_kernel, conv_pool_forward};
 use crate::kernels::dense::{dense_backward_sgd, dense_forward};
 use crate::kernels::rescale::rescale;
-use crate::kernels::shape::{DenseShape, ShapeError};
+use crate::kernels::shape::DenseShape;
 use crate::kernels::simd::{Element, Simd};
 use crate::kernels::softmax::{argmax, softmax_cross_entropy};
+use crate::network::{BuildError, zeros};
 
 /// One image of a data set and its class.
 #[derive(Clone, Copy, Debug)]
@@ -57,24 +58,26 @@ struct Buffers<T> {
 
 impl<T: Element> TutorialNet<T> {
     /// A network of zeros for images of (h, w) pixels.
-    pub fn new(h: usize, w: usize, filters: usize, classes: usize) -> Result<Self, ShapeError> {
+    ///
+    /// # Errors
+    /// If the sizes do not fit together, or not into memory.
+    pub fn new(h: usize, w: usize, filters: usize, classes: usize) -> Result<Self, BuildError> {
         let conv_pool = ConvPoolShape::new(h, w, filters)?;
         let dense = DenseShape::new(conv_pool.pool().output_len(), classes)?;
-        let zeros = |len| vec![T::zero(); len];
         Ok(Self {
             conv_pool,
             dense,
-            kernel: zeros(conv_pool.conv().kernel_len()),
-            weights: zeros(dense.weights_len()),
-            biases: zeros(classes),
+            kernel: zeros(conv_pool.conv().kernel_len())?,
+            weights: zeros(dense.weights_len())?,
+            biases: zeros(classes)?,
             buffers: Buffers {
-                image: zeros(h * w),
-                d_kernel: zeros(conv_pool.conv().kernel_len()),
-                pooled: zeros(dense.inputs()),
-                argmax: zeros(dense.inputs()),
-                d_pooled: zeros(dense.inputs()),
-                totals: zeros(classes),
-                d_totals: zeros(classes),
+                image: zeros(h * w)?,
+                d_kernel: zeros(conv_pool.conv().kernel_len())?,
+                pooled: zeros(dense.inputs())?,
+                argmax: zeros(dense.inputs())?,
+                d_pooled: zeros(dense.inputs())?,
+                totals: zeros(classes)?,
+                d_totals: zeros(classes)?,
             },
         })
     }
@@ -235,5 +238,11 @@ mod tests {
     fn refuses_images_without_a_pooling_window() {
         assert!(TutorialNet::<f32>::new(3, 3, 8, 10).is_err());
         assert!(TutorialNet::<f32>::new(4, 4, 8, 10).is_ok());
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit_into_memory() {
+        let error = TutorialNet::<f32>::new(1 << 20, 1 << 20, 1 << 10, 10).unwrap_err();
+        assert!(matches!(error, BuildError::Memory { .. }), "{error}");
     }
 }
