@@ -34,11 +34,11 @@ def max_pool2_forward(input: npt.ArrayLike) -> _Array: ...
 def max_pool2_backprop(d_out: npt.ArrayLike, input: npt.ArrayLike) -> _Array: ...
 def softmax_forward(
     input: npt.ArrayLike, weights: _Array, biases: _Array
-) -> tuple[_Array, _Array]: ...
+) -> tuple[_Array, _Array, tuple[int, ...], _Array]: ...
 def softmax_backprop(
     d_out: npt.ArrayLike,
     input: npt.ArrayLike,
-    totals: _Array,
+    totals: npt.ArrayLike,
     weights: _Array,
     biases: _Array,
     learn_rate: float,

@@ -85,7 +85,11 @@ class Trainer:
                 f"expected at least one image to train and one to test on, "
                 f"got {len(data.x_train)} and {len(data.x_test)}"
             )
-        self.data = data
+        if data.x_train.ndim != 3:
+            raise ValueError(f"images: expected shape (n, height, width), got {data.x_train.shape}")
+        self.data = data._replace(
+            x_train=np.ascontiguousarray(data.x_train), x_test=np.ascontiguousarray(data.x_test)
+        )
         self.learn_rate = learn_rate
         self._rng = np.random.default_rng(seed)
         _, height, width = data.x_train.shape
@@ -118,7 +122,10 @@ class Trainer:
             own step.
         """
         order = self._rng.permutation(np.arange(len(self.data.x_train), dtype=np.int64))
-        report_every = report_every or len(order)
+        if report_every is None:
+            report_every = len(order)
+        if report_every < 1:
+            raise ValueError(f"report_every: expected at least 1, got {report_every}")
         for start in range(0, len(order), report_every):
             for part in self._chunks(order[start : start + report_every]):
                 sums = self._net.train(self.data.x_train, self.data.y_train, part, self.learn_rate)

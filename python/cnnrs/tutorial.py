@@ -5,6 +5,7 @@ with only its import lines changed. `cnnrs.numpy_reference` has the same three c
 loops.
 """
 
+import operator
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -27,6 +28,7 @@ class Conv3x3:
             `np.random.randn(num_filters, 3, 3) / 9`.
 
     Raises:
+        TypeError: if the number is no integer.
         ValueError: if there is not at least one filter.
 
     Example:
@@ -38,6 +40,7 @@ class Conv3x3:
     """
 
     def __init__(self, num_filters: int) -> None:
+        _check_size("num_filters", num_filters)
         self.filters = np.random.randn(num_filters, 3, 3) / 9
         self._last_input: npt.ArrayLike | None = None
 
@@ -208,6 +211,7 @@ class Softmax:
         nodes: classes, at least 1.
 
     Raises:
+        TypeError: if a number is no integer.
         ValueError: if there is not at least one input and one node.
 
     Example:
@@ -219,10 +223,13 @@ class Softmax:
     """
 
     def __init__(self, input_len: int, nodes: int) -> None:
+        _check_size("input_len", input_len)
+        _check_size("nodes", nodes)
         self.weights = np.random.randn(input_len, nodes) / input_len
         self.biases = np.zeros(nodes)
-        # Input and totals in one tuple: threads that share a layer never see half of a forward.
-        self._last: tuple[npt.ArrayLike, Array] | None = None
+        # The input, its shape, and the totals, assigned at once: threads that share a layer never
+        # see half of a forward.
+        self._last: tuple[Array, tuple[int, ...], Array] | None = None
 
     @property
     def weights(self) -> Array:
@@ -253,18 +260,18 @@ class Softmax:
 
     @property
     def last_input(self) -> Array | None:
-        """The input of the last `forward`, flattened, or None."""
-        return None if self._last is None else np.asarray(self._last[0], np.float64).flatten()
+        """The input of the last `forward`, flattened and copied to float64, or None."""
+        return None if self._last is None else self._last[0]
 
     @property
     def last_input_shape(self) -> tuple[int, ...] | None:
         """The shape of the last `forward`'s input, or None."""
-        return None if self._last is None else np.shape(self._last[0])
+        return None if self._last is None else self._last[1]
 
     @property
     def last_totals(self) -> Array | None:
         """What the last `forward` took the softmax of, float64 (nodes,), or None."""
-        return None if self._last is None else self._last[1]
+        return None if self._last is None else self._last[2]
 
     def forward(self, input: npt.ArrayLike) -> Array:
         """Compute the probability of each class.
@@ -285,8 +292,8 @@ class Softmax:
             >>> softmax.forward([1.0, 1.0]).tolist()
             [0.0, 1.0]
         """
-        out, totals = _core.softmax_forward(input, self._weights, self._biases)
-        self._last = (input, totals)
+        out, flat, shape, totals = _core.softmax_forward(input, self._weights, self._biases)
+        self._last = flat, shape, totals
         return out
 
     def backprop(self, d_L_d_out: npt.ArrayLike, learn_rate: float) -> Array:
@@ -321,10 +328,16 @@ class Softmax:
         """
         if self._last is None:
             raise RuntimeError(_NEEDS_FORWARD)
-        input, totals = self._last
-        return _core.softmax_backprop(
-            d_L_d_out, input, totals, self._weights, self._biases, learn_rate
+        flat, shape, totals = self._last
+        d_L_d_input = _core.softmax_backprop(
+            d_L_d_out, flat, totals, self._weights, self._biases, learn_rate
         )
+        return d_L_d_input.reshape(shape)
+
+
+def _check_size(name: str, value: int) -> None:
+    if operator.index(value) < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
 
 
 def _parameter(

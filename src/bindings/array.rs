@@ -1,6 +1,8 @@
 //! Arguments that are arrays.
 
+use std::borrow::Cow;
 use std::ffi::c_int;
+use std::ops::Range;
 
 use numpy::npyffi::{PY_ARRAY_API, npy_intp};
 use numpy::{
@@ -19,20 +21,43 @@ impl From<ShapeError> for PyErr {
     }
 }
 
-/// The argument as a C-contiguous `float64` array: itself, or a converted copy where it is another
-/// kind of array, a nested sequence of numbers, or shares memory with what the call writes to.
+/// An argument as a C-contiguous `float64` array: itself, or a converted copy where it is another
+/// kind of array or a nested sequence of numbers.
 ///
-/// # Errors
-/// `TypeError` if it does not hold real numbers.
-pub fn read<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<PyReadonlyArrayDyn<'py, f64>> {
-    if let Ok(array) = value.cast::<PyArrayDyn<f64>>()
-        && array.is_c_contiguous()
-        && array.is_aligned()
-        && let Ok(array) = array.try_readonly()
-    {
-        return Ok(array);
+/// Converting may run Python code, and with it other calls on the same layer. So a call converts its
+/// arguments first, and looks at elements only when all are converted.
+pub struct Input<'py>(Bound<'py, PyArrayDyn<f64>>);
+
+impl<'py> Input<'py> {
+    /// # Errors
+    /// `TypeError` if the argument does not hold real numbers.
+    pub fn new(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        match value.cast::<PyArrayDyn<f64>>() {
+            Ok(array) if array.is_c_contiguous() && array.is_aligned() => Ok(Self(array.clone())),
+            _ => Ok(Self(converted(name, value)?)),
+        }
     }
-    Ok(converted(name, value)?.try_readonly()?)
+
+    /// The array's shape.
+    pub fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+
+    /// The elements, for a call that writes to new arrays only.
+    pub fn elements(&self) -> PyResult<&[f64]> {
+        // SAFETY: the interpreter's lock is held, and no caller runs Python code or writes to an
+        // array that was there before while it holds these elements.
+        Ok(unsafe { self.0.as_slice() }?)
+    }
+
+    /// The elements, or a copy of them where they overlap memory that the call will write to.
+    pub fn elements_apart_from(&self, written: &[Range<*const f64>]) -> PyResult<Cow<'_, [f64]>> {
+        let elements = self.elements()?;
+        let own = elements.as_ptr_range();
+        let overlaps = |other: &Range<_>| own.start < other.end && other.start < own.end;
+        let copy = written.iter().any(overlaps);
+        Ok(if copy { Cow::Owned(elements.to_vec()) } else { Cow::Borrowed(elements) })
+    }
 }
 
 /// A fresh C-contiguous `float64` copy.
@@ -79,7 +104,7 @@ pub fn write<'py>(
 ///
 /// # Errors
 /// `TypeError` or `ValueError` if it is not a `float64` array in that order.
-pub fn read_parameter<'py>(
+pub fn read<'py>(
     name: &str,
     value: &Bound<'py, PyAny>,
     order: Order,
@@ -106,26 +131,24 @@ fn parameter<'a, 'py>(
     Ok(array)
 }
 
-/// A new array of that shape, every element of which `fill` writes and none of which it reads
-/// before, given all of them in the array's order.
+/// A new C-contiguous array of that shape, every element of which `fill` writes and none of which it
+/// reads before.
 ///
 /// # Errors
 /// `MemoryError` if there is not enough memory.
 pub fn filled<'py, T: Element>(
     py: Python<'py>,
     shape: &[usize],
-    order: Order,
     fill: impl FnOnce(&mut [T]),
 ) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
     let mut sizes: Vec<npy_intp> = shape.iter().map(|&size| size as npy_intp).collect();
-    let fortran = c_int::from(order == Order::Fortran);
     // SAFETY: `sizes` holds as many sizes as are announced, and NumPy takes over the reference to
     // the element type that `into_dtype_ptr` gives up. It returns an array of T, or null with an
     // exception set.
     let array = unsafe {
         let dtype = T::get_dtype(py).into_dtype_ptr();
         let ndim = sizes.len() as c_int;
-        let array = PY_ARRAY_API.PyArray_Empty(py, ndim, sizes.as_mut_ptr(), dtype, fortran);
+        let array = PY_ARRAY_API.PyArray_Empty(py, ndim, sizes.as_mut_ptr(), dtype, 0);
         Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked::<PyArrayDyn<T>>()
     };
     // The elements start out as whatever was in the memory, which is some number: zeroing them

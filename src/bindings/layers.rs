@@ -1,10 +1,11 @@
 //! The tutorial's layers, one image at a time, in `float64`. Each call holds the interpreter's lock
 //! from its checks to its last write, so that concurrent calls on one layer happen in some order.
 
-use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
+use numpy::{PyArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
-use super::array::{Order, expect_shape, filled, read, read_parameter, sizes, write};
+use super::array::{Input, Order, expect_shape, filled, read, sizes, write};
 use crate::dispatch;
 use crate::kernels::conv::{conv_backward_kernel, conv_forward};
 use crate::kernels::dense::{dense_backward_sgd, dense_forward};
@@ -32,15 +33,16 @@ pub fn conv3x3_forward<'py>(
     image: &Bound<'py, PyAny>,
     filters: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
-    let (image, filters) = (read("image", image)?, read_parameter("filters", filters, Order::C)?);
+    let image = Input::new("image", image)?;
+    let filters = read("filters", filters, Order::C)?;
     let shape = conv_shape(image.shape(), filters.shape())?;
-    let (image, filters) = (image.as_slice()?, filters.as_slice()?);
+    let (image, filters) = (image.elements()?, filters.as_slice()?);
 
     let n = shape.c_out();
     let kernel: Vec<f64> =
         (0..shape.kernel_len()).map(|at| filters[at % n * TAPS + at / n]).collect();
     let (h, w, c) = shape.output();
-    filled(py, &[h, w, c], Order::C, |out| {
+    filled(py, &[h, w, c], |out| {
         dispatch!(simd::level(), simd => conv_forward(simd, out, image, &kernel, &shape));
     })
 }
@@ -53,13 +55,13 @@ pub fn conv3x3_backprop(
     filters: &Bound<'_, PyAny>,
     learn_rate: f64,
 ) -> PyResult<()> {
+    let (d_out, image) = (Input::new("d_L_d_out", d_out)?, Input::new("image", image)?);
     let mut filters = write("filters", filters, Order::C)?;
-    let (d_out, image) = (read("d_L_d_out", d_out)?, read("image", image)?);
     let shape = conv_shape(image.shape(), filters.shape())?;
     let (h, w, n) = shape.output();
     expect_shape("d_L_d_out", d_out.shape(), &[h, w, n])?;
-    let (d_out, image) = (d_out.as_slice()?, image.as_slice()?);
-
+    // The filters are written only when all else has been read.
+    let (d_out, image) = (d_out.elements()?, image.elements()?);
     let mut d_kernel = vec![0.0; shape.kernel_len()];
     dispatch!(simd::level(), simd => {
         conv_backward_kernel(simd, &mut d_kernel, d_out, image, &shape)
@@ -81,11 +83,11 @@ pub fn max_pool2_forward<'py>(
     py: Python<'py>,
     input: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
-    let input = read("input", input)?;
+    let input = Input::new("input", input)?;
     let shape = pool_shape(input.shape())?;
-    let x = input.as_slice()?;
+    let x = input.elements()?;
     let (h, w, c) = shape.output();
-    filled(py, &[h, w, c], Order::C, |out| {
+    filled(py, &[h, w, c], |out| {
         dispatch!(simd::level(), simd => max_pool_forward(simd, out, x, &shape));
     })
 }
@@ -97,12 +99,12 @@ pub fn max_pool2_backprop<'py>(
     d_out: &Bound<'py, PyAny>,
     input: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
-    let (d_out, input) = (read("d_L_d_out", d_out)?, read("input", input)?);
+    let (d_out, input) = (Input::new("d_L_d_out", d_out)?, Input::new("input", input)?);
     let shape = pool_shape(input.shape())?;
     let (h, w, c) = shape.output();
     expect_shape("d_L_d_out", d_out.shape(), &[h, w, c])?;
-    let (d_out, x) = (d_out.as_slice()?, input.as_slice()?);
-    filled(py, input.shape(), Order::C, |d_x| {
+    let (d_out, x) = (d_out.elements()?, input.elements()?);
+    filled(py, input.shape(), |d_x| {
         dispatch!(simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape));
     })
 }
@@ -114,32 +116,38 @@ fn dense_shape(input_len: usize, weights: &[usize], biases: &[usize]) -> PyResul
     Ok(DenseShape::new(inputs, nodes)?)
 }
 
-/// input of any shape, weights (input_len, nodes) in Fortran order, biases (nodes,) ->
-/// probabilities (nodes,), totals (nodes,)
+/// What `softmax_forward` returns: out (nodes,), the input flattened (input_len,), the input's shape,
+/// totals (nodes,).
+type SoftmaxForward<'py> =
+    (Bound<'py, Array>, Bound<'py, Array>, Bound<'py, PyTuple>, Bound<'py, Array>);
+
+/// input of any shape, weights (input_len, nodes) in Fortran order, biases (nodes,)
 #[pyfunction]
 pub fn softmax_forward<'py>(
     py: Python<'py>,
     input: &Bound<'py, PyAny>,
     weights: &Bound<'py, PyAny>,
     biases: &Bound<'py, PyAny>,
-) -> PyResult<(Bound<'py, Array>, Bound<'py, Array>)> {
-    let input = read("input", input)?;
-    let weights = read_parameter("weights", weights, Order::Fortran)?;
-    let biases = read_parameter("biases", biases, Order::C)?;
-    let shape = dense_shape(input.len(), weights.shape(), biases.shape())?;
-    let (x, weights, biases) = (input.as_slice()?, weights.as_slice()?, biases.as_slice()?);
+) -> PyResult<SoftmaxForward<'py>> {
+    let input = Input::new("input", input)?;
+    let weights = read("weights", weights, Order::Fortran)?;
+    let biases = read("biases", biases, Order::C)?;
+    let x = input.elements()?;
+    let shape = dense_shape(x.len(), weights.shape(), biases.shape())?;
+    let (weights, biases) = (weights.as_slice()?, biases.as_slice()?);
 
     let nodes = [shape.outputs()];
-    let totals = filled(py, &nodes, Order::C, |totals| {
+    let mut p = vec![0.0; shape.outputs()];
+    let totals = filled(py, &nodes, |totals| {
         dispatch!(simd::level(), simd => dense_forward(simd, totals, x, weights, biases, &shape));
+        softmax::softmax_forward(&mut p, totals);
     })?;
-    let t = totals.try_readonly()?;
-    let t = t.as_slice()?;
-    let probabilities = filled(py, &nodes, Order::C, |p| softmax::softmax_forward(p, t))?;
-    Ok((probabilities, totals))
+    let out = filled(py, &nodes, |out| out.copy_from_slice(&p))?;
+    let flat = filled(py, &[x.len()], |flat| flat.copy_from_slice(x))?;
+    Ok((out, flat, PyTuple::new(py, input.shape())?, totals))
 }
 
-/// d_L_d_out (nodes,), input of any shape, totals (nodes,) -> the input's gradient in its shape;
+/// d_L_d_out (nodes,), input (input_len,), totals (nodes,) -> the input's gradient (input_len,);
 /// weights and biases -= learn_rate * gradient
 #[pyfunction]
 pub fn softmax_backprop<'py>(
@@ -151,22 +159,26 @@ pub fn softmax_backprop<'py>(
     biases: &Bound<'py, PyAny>,
     learn_rate: f64,
 ) -> PyResult<Bound<'py, Array>> {
+    let (d_out, input) = (Input::new("d_L_d_out", d_out)?, Input::new("input", input)?);
+    let totals = Input::new("totals", totals)?;
     let mut weights = write("weights", weights, Order::Fortran)?;
     let mut biases = write("biases", biases, Order::C)?;
-    let (d_out, input) = (read("d_L_d_out", d_out)?, read("input", input)?);
-    let totals = read("totals", totals)?;
-    let shape = dense_shape(input.len(), weights.shape(), biases.shape())?;
+    let x = input.elements_apart_from(&[
+        weights.as_slice()?.as_ptr_range(),
+        biases.as_slice()?.as_ptr_range(),
+    ])?;
+    let shape = dense_shape(x.len(), weights.shape(), biases.shape())?;
     expect_shape("d_L_d_out", d_out.shape(), &[shape.outputs()])?;
     expect_shape("totals", totals.shape(), &[shape.outputs()])?;
 
     let mut p = vec![0.0; shape.outputs()];
     let mut d_totals = vec![0.0; shape.outputs()];
-    softmax::softmax_forward(&mut p, totals.as_slice()?);
-    softmax::softmax_backward(&mut d_totals, d_out.as_slice()?, &p);
-    let (x, weights, biases) = (input.as_slice()?, weights.as_slice_mut()?, biases.as_slice_mut()?);
-    filled(py, input.shape(), Order::C, |d_x| {
+    softmax::softmax_forward(&mut p, totals.elements()?);
+    softmax::softmax_backward(&mut d_totals, d_out.elements()?, &p);
+    let (weights, biases) = (weights.as_slice_mut()?, biases.as_slice_mut()?);
+    filled(py, &[shape.inputs()], |d_x| {
         dispatch!(simd::level(), simd => {
-            dense_backward_sgd(simd, d_x, weights, biases, &d_totals, x, learn_rate, &shape)
+            dense_backward_sgd(simd, d_x, weights, biases, &d_totals, &x, learn_rate, &shape)
         });
     })
 }

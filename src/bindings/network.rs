@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyIndexError, PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
-use super::array::{Order, expect_shape, filled};
+use super::array::{expect_shape, filled};
 use crate::dispatch;
 use crate::kernels::simd;
 use crate::network::{self, BuildError, Example};
@@ -48,10 +48,14 @@ impl TutorialNet {
         let [kernel, weights, biases] = net.parameters();
         let [of_kernel, of_weights, of_biases] = keras_shapes(&net);
         Ok((
-            filled(py, &of_kernel, Order::C, |copy| copy.copy_from_slice(kernel))?,
-            // (classes, inputs) row by row is (inputs, classes) column by column.
-            filled(py, &of_weights, Order::Fortran, |copy| copy.copy_from_slice(weights))?,
-            filled(py, &of_biases, Order::C, |copy| copy.copy_from_slice(biases))?,
+            filled(py, &of_kernel, |copy| copy.copy_from_slice(kernel))?,
+            filled(py, &of_weights, |copy| {
+                let (inputs, classes) = (net.dense().inputs(), net.dense().outputs());
+                for (at, copy) in copy.iter_mut().enumerate() {
+                    *copy = weights[at % classes * inputs + at / classes];
+                }
+            })?,
+            filled(py, &of_biases, |copy| copy.copy_from_slice(biases))?,
         ))
     }
 
@@ -87,7 +91,7 @@ impl TutorialNet {
     ) -> PyResult<(f64, usize)> {
         let mut net = self.lock(py);
         let examples = examples(&net, &images, &labels, &order)?;
-        let (net, images) = (&mut *net, images.as_slice()?);
+        let (net, images) = (&mut *net, image_bytes(&images)?);
         let score = py.detach(
             || dispatch!(simd::level(), simd => net.train(simd, images, &examples, learn_rate)),
         );
@@ -104,7 +108,7 @@ impl TutorialNet {
     ) -> PyResult<(f64, usize)> {
         let mut net = self.lock(py);
         let examples = examples(&net, &images, &labels, &order)?;
-        let (net, images) = (&mut *net, images.as_slice()?);
+        let (net, images) = (&mut *net, image_bytes(&images)?);
         let score =
             py.detach(|| dispatch!(simd::level(), simd => net.evaluate(simd, images, &examples)));
         Ok((score.loss, score.correct))
@@ -124,6 +128,14 @@ fn keras_shapes(net: &network::TutorialNet<f32>) -> [Vec<usize>; 3] {
     let (conv, dense) = (net.conv_pool().conv(), net.dense());
     let (kh, kw) = conv.window();
     [vec![kh, kw, 1, conv.c_out()], vec![dense.inputs(), dense.outputs()], vec![dense.outputs()]]
+}
+
+/// The images' bytes in C order; `as_slice` alone would take Fortran order too.
+fn image_bytes<'a>(images: &'a PyReadonlyArray3<'_, u8>) -> PyResult<&'a [u8]> {
+    if !images.is_c_contiguous() {
+        return Err(PyValueError::new_err("images: expected a C-contiguous array, got another"));
+    }
+    Ok(images.as_slice()?)
 }
 
 /// Looks up every label of `order`, so that nothing can fail once the steps begin.

@@ -6,6 +6,13 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShapeError(String);
 
+impl ShapeError {
+    /// An error with that text.
+    pub fn new(why: String) -> Self {
+        Self(why)
+    }
+}
+
 impl fmt::Display for ShapeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
