@@ -35,14 +35,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         ...     target.read_text(), len(list(Path(folder).iterdir()))
         ('done', 1)
     """
-    target = Path(os.path.realpath(path))
-    replacing = target.exists()
-    if replacing and not target.is_file():
-        raise OSError(f"{target}: expected a regular file or a new name, found something else")
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(6)}{target.suffix}")
-    temporary.open("xb").close()
+    target, temporary = _begin(path)
     try:
-        if replacing:
+        if target.exists():
             shutil.copymode(target, temporary)
         yield temporary
         with temporary.open("r+b") as file:
@@ -51,3 +46,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise the `OSError` that `atomic_path` would start with, and leave everything as it is."""
+    _begin(path)[1].unlink()
+
+
+def _begin(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise OSError(f"{target}: expected a regular file or a new name, found something else")
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(6)}{target.suffix}")
+    temporary.open("xb").close()
+    return target, temporary

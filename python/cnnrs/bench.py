@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from cnnrs import __version__, _core, numpy_reference, numpy_vectorised, tutorial
-from cnnrs._files import atomic_path
+from cnnrs._files import atomic_path, check_writable
 from cnnrs.datasets import load, mnist
 from cnnrs.trainer import CLASSES, NUM_FILTERS, Trainer
 
@@ -54,8 +54,14 @@ def run(*, repeats: int = 9, json_file: Path | None = None, plot_file: Path | No
         ModuleNotFoundError: if a chart is asked for and matplotlib is not installed.
         ValueError: if matplotlib does not know the chart's suffix.
     """
+    # What is missing or cannot be written is better known before the measurement than after it.
+    for file in filter(None, (json_file, plot_file)):
+        check_writable(file)
     if plot_file is not None:
-        from cnnrs.plotting import time_bars  # Missing? Better to know before the measurement.
+        from cnnrs.plotting import time_bars
+
+        if not plot_file.suffix:
+            raise ValueError(f"{plot_file}: expected a name that ends in .png, .svg or .pdf")
     times = measure(repeats)
     loop = statistics.median(_train_loop_seconds() for _ in range(repeats))
     print(table(times))

@@ -1,6 +1,7 @@
 """The command `cnnrs`: results on standard output, progress and complaints on standard error."""
 
 import argparse
+import io
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -23,19 +24,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = options.run
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Into a pipe, too, each line at once; letters that its encoding lacks, as escapes.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         run(options)
+        return 0
     except KeyboardInterrupt:
         print("cnnrs: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read standard output has gone. Python would complain again when it flushes.
-        sys.stdout = None
-        return FAILED
+        return FAILED  # Whoever read standard output has gone.
     except (OSError, ValueError, MemoryError, ModuleNotFoundError) as error:
         print(f"cnnrs: {error}", file=sys.stderr)
         return FAILED
-    return 0
+    finally:
+        try:
+            print(end="", flush=True)
+        except OSError:
+            sys.stdout = None  # Or Python would flush, and complain, once more.
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,7 +57,6 @@ def _parser() -> argparse.ArgumentParser:
         help="train the tutorial's network",
         description="Train the tutorial's network, Conv3x3(8) - MaxPool2 - Softmax(10), with SGD, "
         "one image a step, and test it after every epoch.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     train.add_argument(
         "--data",
@@ -58,19 +64,31 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="mnist, mnist-sample, fashion_mnist, or a folder of IDX files. mnist is looked for "
         "in $CNNRS_DATA/mnist and the cache, then downloaded; without a network the sample that "
-        "comes with cnnrs takes its place",
+        "comes with cnnrs takes its place (default: %(default)s)",
     )
     train.add_argument(
         "--limit", type=_at_least(1), metavar="N", help="train on the first N images only"
     )
-    train.add_argument("--epochs", type=_at_least(1), default=3, metavar="N", help="epochs")
-    train.add_argument("--lr", type=_rate, default=0.005, metavar="RATE", help="learning rate")
+    train.add_argument(
+        "--epochs",
+        type=_at_least(1),
+        default=3,
+        metavar="N",
+        help="how many times to train on every image (default: %(default)s)",
+    )
+    train.add_argument(
+        "--lr",
+        type=_rate,
+        default=0.005,
+        metavar="RATE",
+        help="learning rate (default: %(default)s)",
+    )
     train.add_argument(
         "--seed",
         type=_at_least(0),
         default=0,
         metavar="N",
-        help="of the initial weights and the order of the images",
+        help="of the initial weights and the order of the images (default: %(default)s)",
     )
     train.add_argument(
         "--out",
@@ -86,10 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         help="time the tutorial's program against NumPy",
         description="Time the tutorial's layers and its whole training step: NumPy with the "
         "tutorial's loops, vectorised NumPy, and cnnrs, in turn in one process.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     bench.add_argument(
-        "--repeats", type=_at_least(1), default=9, metavar="N", help="the median of N is reported"
+        "--repeats",
+        type=_at_least(1),
+        default=9,
+        metavar="N",
+        help="rounds, of which the median is reported (default: %(default)s)",
     )
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
     bench.add_argument(

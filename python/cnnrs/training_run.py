@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from cnnrs import __version__
-from cnnrs._files import atomic_path
+from cnnrs._files import atomic_path, check_writable
 from cnnrs.datasets import load
 from cnnrs.trainer import Score, Trainer, Weights
+
+WEIGHTS, HISTORY, PICTURE = "weights.safetensors", "history.csv", "history.png"
 
 REPORTS = 10
 LEAST_REPORT = 100
@@ -62,8 +64,8 @@ def run(
         print(f"      of which the first {limit:,} training images")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        with atomic_path(out / "history.csv"):
-            pass  # It can be written: better to know now than after the training.
+        for name in (WEIGHTS, HISTORY, PICTURE):
+            check_writable(out / name)  # Better to know now than after the training.
     trainer = Trainer(dataset, learn_rate=learn_rate, seed=seed)
     print(f"SGD, one image a step, learning rate {learn_rate:g}, seed {seed}, float32")
 
@@ -117,20 +119,20 @@ def _columns(score: Score) -> str:
 def _write(out: Path, history: list[Epoch], weights: Weights, facts: dict[str, str]) -> None:
     from safetensors.numpy import save
 
-    with atomic_path(out / "weights.safetensors") as path:
+    with atomic_path(out / WEIGHTS) as path:
         path.write_bytes(save(weights, metadata={"cnnrs": __version__, **facts}))
-    with atomic_path(out / "history.csv") as path, path.open("w", newline="") as file:
+    with atomic_path(out / HISTORY) as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
         writer.writeheader()
         writer.writerows(asdict(epoch) for epoch in history)
-    written = "weights.safetensors and history.csv"
     try:
         from cnnrs.plotting import training_curves
     except ModuleNotFoundError as error:
-        written += f" (no history.png: {error.name} is not installed)"
+        (out / PICTURE).unlink(missing_ok=True)  # It would be another training's.
+        written = f"{WEIGHTS} and {HISTORY} (no {PICTURE}: {error.name} is not installed)"
     else:
         figure = training_curves([asdict(epoch) for epoch in history])
-        with atomic_path(out / "history.png") as path:
+        with atomic_path(out / PICTURE) as path:
             figure.savefig(path)
-        written = "weights.safetensors, history.csv and history.png"
+        written = f"{WEIGHTS}, {HISTORY} and {PICTURE}"
     print(f"\nWrote {written} to {out}")

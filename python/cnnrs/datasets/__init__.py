@@ -1,6 +1,7 @@
 """Data sets of small images: MNIST, Fashion-MNIST, and any folder of files in their format."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from . import fashion_mnist, mnist
@@ -43,7 +44,9 @@ def load(name_or_folder: str | os.PathLike[str]) -> Dataset:
         except Unavailable as error:
             sample = mnist.SOURCE.load("sample")
             return sample._replace(origin=f"{sample.origin} (no full MNIST here: {error.why})")
-    folder = Path(name_or_folder).expanduser()
+    folder = Path(name_or_folder)
+    with suppress(RuntimeError):  # no such user's home: then no such folder
+        folder = folder.expanduser()
     if not folder.is_dir():
         raise DatasetError(
             f"{os.fspath(name_or_folder)}: expected mnist, mnist-sample, fashion_mnist or a folder "

@@ -37,6 +37,11 @@ class Dataset(NamedTuple):
 
     `x_train` and `x_test` are uint8 arrays (n, height, width), `y_train` and `y_test` uint8 arrays
     (n,) with labels from 0 to 9.
+
+    Example:
+        >>> from cnnrs.datasets import load
+        >>> load("mnist-sample").x_test.shape
+        (1000, 28, 28)
     """
 
     x_train: Bytes
