@@ -1,6 +1,6 @@
 """Test accuracy and time of `cnnrs train` over several seeds, all of which are reported.
 
-    python benchmarks/accuracy.py [--seeds 5] [--epochs 3] [--data mnist]
+python benchmarks/accuracy.py [--seeds 5] [--epochs 3] [--data mnist]
 """
 
 import argparse
@@ -25,9 +25,7 @@ def main() -> None:
     for seed in range(options.seeds):
         trainer = Trainer(data, seed=seed)
         start = time.perf_counter()
-        steps = sum(
-            score.images for _ in range(options.epochs) for score in trainer.train_epoch()
-        )
+        steps = sum(score.images for _ in range(options.epochs) for score in trainer.train_epoch())
         step_times.append((time.perf_counter() - start) / steps)
         accuracies.append(trainer.test().accuracy)
         print(f"seed {seed}: {accuracies[-1]:.2%}, {step_times[-1] * 1e6:.2f} us a step")

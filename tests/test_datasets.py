@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import cnnrs.datasets
 from cnnrs._files import atomic_path
 from cnnrs.datasets import Dataset, DatasetError, fashion_mnist, load, mnist
 
@@ -192,7 +193,7 @@ def test_script_makes_the_bundled_sample(tmp_path: Path) -> None:
     script = ROOT / "scripts" / "make_sample.py"
     environment = os.environ | {"CNNRS_DATA": str(FULL)}
     subprocess.run([sys.executable, script, tmp_path], check=True, env=environment)
-    bundled = ROOT / "python" / "cnnrs" / "datasets" / "sample"
+    bundled = Path(cnnrs.datasets.__file__).with_name("sample")
     for name in NAMES:
         made, kept = ((folder / f"{name}.gz").read_bytes() for folder in (tmp_path, bundled))
         assert gzip.decompress(made) == gzip.decompress(kept)
