@@ -24,30 +24,41 @@ impl From<ShapeError> for PyErr {
 /// An argument as a C-contiguous `float64` array: itself, or a converted copy where it is another
 /// kind of array or a nested sequence of numbers.
 ///
-/// Converting may run Python code, and with it other calls on the same layer. So a call converts its
-/// arguments first, and looks at elements only when all are converted.
-pub struct Input<'py>(Bound<'py, PyArrayDyn<f64>>);
+/// Converting may run Python code, and with it other calls on the same layer or changes of an array
+/// that was fine before. So a call converts its arguments first, and then looks at what they are.
+pub struct Input<'py> {
+    name: &'static str,
+    array: Bound<'py, PyAny>,
+}
 
 impl<'py> Input<'py> {
     /// # Errors
     /// `TypeError` if the argument does not hold real numbers.
-    pub fn new(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
-        match value.cast::<PyArrayDyn<f64>>() {
-            Ok(array) if array.is_c_contiguous() && array.is_aligned() => Ok(Self(array.clone())),
-            _ => Ok(Self(converted(name, value)?)),
-        }
+    pub fn new(name: &'static str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let array = match as_float64(value) {
+            Some(_) => value.clone(),
+            None => converted(name, value)?,
+        };
+        Ok(Self { name, array })
+    }
+
+    fn array(&self) -> PyResult<&Bound<'py, PyArrayDyn<f64>>> {
+        as_float64(&self.array).ok_or_else(|| {
+            let name = self.name;
+            PyValueError::new_err(format!("{name}: the array was changed during the call"))
+        })
     }
 
     /// The array's shape.
-    pub fn shape(&self) -> &[usize] {
-        self.0.shape()
+    pub fn shape(&self) -> PyResult<&[usize]> {
+        Ok(self.array()?.shape())
     }
 
     /// The elements, for a call that writes to new arrays only.
     pub fn elements(&self) -> PyResult<&[f64]> {
         // SAFETY: the interpreter's lock is held, and no caller runs Python code or writes to an
         // array that was there before while it holds these elements.
-        Ok(unsafe { self.0.as_slice() }?)
+        Ok(unsafe { self.array()?.as_slice() }?)
     }
 
     /// The elements, or a copy of them where they overlap memory that the call will write to.
@@ -60,8 +71,14 @@ impl<'py> Input<'py> {
     }
 }
 
+/// The array that `value` is, if kernels can read it as it is.
+fn as_float64<'a, 'py>(value: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, PyArrayDyn<f64>>> {
+    let array = value.cast::<PyArrayDyn<f64>>().ok()?;
+    (array.is_c_contiguous() && array.is_aligned()).then_some(array)
+}
+
 /// A fresh C-contiguous `float64` copy.
-fn converted<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyArrayDyn<f64>>> {
+fn converted<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = value.py();
     let numpy = py.import(intern!(py, "numpy"))?;
     let array = numpy.call_method1(intern!(py, "asarray"), (value,))?;
@@ -73,9 +90,7 @@ fn converted<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, 
             value.get_type().name()?,
         )));
     }
-    let copy =
-        array.call_method1(intern!(py, "astype"), (intern!(py, "float64"), intern!(py, "C")))?;
-    Ok(copy.cast_into()?)
+    array.call_method1(intern!(py, "astype"), (intern!(py, "float64"), intern!(py, "C")))
 }
 
 /// The order in which a parameter's elements lie in memory.

@@ -35,14 +35,16 @@ pub fn conv3x3_forward<'py>(
 ) -> PyResult<Bound<'py, Array>> {
     let image = Input::new("image", image)?;
     let filters = read("filters", filters, Order::C)?;
-    let shape = conv_shape(image.shape(), filters.shape())?;
+    let shape = conv_shape(image.shape()?, filters.shape())?;
     let (image, filters) = (image.elements()?, filters.as_slice()?);
 
-    let n = shape.c_out();
-    let kernel: Vec<f64> =
-        (0..shape.kernel_len()).map(|at| filters[at % n * TAPS + at / n]).collect();
-    let (h, w, c) = shape.output();
-    filled(py, &[h, w, c], |out| {
+    // (num_filters, taps) to the kernels' (taps, num_filters)
+    let mut kernel = Vec::with_capacity(filters.len());
+    for tap in 0..TAPS {
+        kernel.extend(filters.chunks_exact(TAPS).map(|filter| filter[tap]));
+    }
+    let (h, w, n) = shape.output();
+    filled(py, &[h, w, n], |out| {
         dispatch!(simd::level(), simd => conv_forward(simd, out, image, &kernel, &shape));
     })
 }
@@ -57,17 +59,19 @@ pub fn conv3x3_backprop(
 ) -> PyResult<()> {
     let (d_out, image) = (Input::new("d_L_d_out", d_out)?, Input::new("image", image)?);
     let mut filters = write("filters", filters, Order::C)?;
-    let shape = conv_shape(image.shape(), filters.shape())?;
+    let shape = conv_shape(image.shape()?, filters.shape())?;
     let (h, w, n) = shape.output();
-    expect_shape("d_L_d_out", d_out.shape(), &[h, w, n])?;
+    expect_shape("d_L_d_out", d_out.shape()?, &[h, w, n])?;
     // The filters are written only when all else has been read.
     let (d_out, image) = (d_out.elements()?, image.elements()?);
     let mut d_kernel = vec![0.0; shape.kernel_len()];
     dispatch!(simd::level(), simd => {
         conv_backward_kernel(simd, &mut d_kernel, d_out, image, &shape)
     });
-    for (at, filter) in filters.as_slice_mut()?.iter_mut().enumerate() {
-        *filter -= learn_rate * d_kernel[at % TAPS * n + at / TAPS];
+    for (f, filter) in filters.as_slice_mut()?.chunks_exact_mut(TAPS).enumerate() {
+        for (tap, weight) in filter.iter_mut().enumerate() {
+            *weight -= learn_rate * d_kernel[tap * n + f];
+        }
     }
     Ok(())
 }
@@ -84,7 +88,7 @@ pub fn max_pool2_forward<'py>(
     input: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
     let input = Input::new("input", input)?;
-    let shape = pool_shape(input.shape())?;
+    let shape = pool_shape(input.shape()?)?;
     let x = input.elements()?;
     let (h, w, c) = shape.output();
     filled(py, &[h, w, c], |out| {
@@ -100,11 +104,11 @@ pub fn max_pool2_backprop<'py>(
     input: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
     let (d_out, input) = (Input::new("d_L_d_out", d_out)?, Input::new("input", input)?);
-    let shape = pool_shape(input.shape())?;
+    let shape = pool_shape(input.shape()?)?;
     let (h, w, c) = shape.output();
-    expect_shape("d_L_d_out", d_out.shape(), &[h, w, c])?;
+    expect_shape("d_L_d_out", d_out.shape()?, &[h, w, c])?;
     let (d_out, x) = (d_out.elements()?, input.elements()?);
-    filled(py, input.shape(), |d_x| {
+    filled(py, input.shape()?, |d_x| {
         dispatch!(simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape));
     })
 }
@@ -144,7 +148,7 @@ pub fn softmax_forward<'py>(
     })?;
     let out = filled(py, &nodes, |out| out.copy_from_slice(&p))?;
     let flat = filled(py, &[x.len()], |flat| flat.copy_from_slice(x))?;
-    Ok((out, flat, PyTuple::new(py, input.shape())?, totals))
+    Ok((out, flat, PyTuple::new(py, input.shape()?)?, totals))
 }
 
 /// d_L_d_out (nodes,), input (input_len,), totals (nodes,) -> the input's gradient (input_len,);
@@ -168,8 +172,8 @@ pub fn softmax_backprop<'py>(
         biases.as_slice()?.as_ptr_range(),
     ])?;
     let shape = dense_shape(x.len(), weights.shape(), biases.shape())?;
-    expect_shape("d_L_d_out", d_out.shape(), &[shape.outputs()])?;
-    expect_shape("totals", totals.shape(), &[shape.outputs()])?;
+    expect_shape("d_L_d_out", d_out.shape()?, &[shape.outputs()])?;
+    expect_shape("totals", totals.shape()?, &[shape.outputs()])?;
 
     let mut p = vec![0.0; shape.outputs()];
     let mut d_totals = vec![0.0; shape.outputs()];

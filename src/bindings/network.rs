@@ -50,9 +50,9 @@ impl TutorialNet {
         Ok((
             filled(py, &of_kernel, |copy| copy.copy_from_slice(kernel))?,
             filled(py, &of_weights, |copy| {
-                let (inputs, classes) = (net.dense().inputs(), net.dense().outputs());
-                for (at, copy) in copy.iter_mut().enumerate() {
-                    *copy = weights[at % classes * inputs + at / classes];
+                for (input, copy) in copy.chunks_exact_mut(net.dense().outputs()).enumerate() {
+                    let rows = weights.chunks_exact(net.dense().inputs());
+                    copy.iter_mut().zip(rows).for_each(|(to, row)| *to = row[input]);
                 }
             })?,
             filled(py, &of_biases, |copy| copy.copy_from_slice(biases))?,
