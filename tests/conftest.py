@@ -1,0 +1,12 @@
+"""Fixtures of several test files."""
+
+import numpy as np
+import pytest
+
+pytest.register_assert_rewrite("layers_under_test")  # so that its failures show values
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    np.random.seed(1)  # for the layers' own draws
+    return np.random.default_rng(1)
