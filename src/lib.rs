@@ -1,4 +1,4 @@
-//! Kernels and networks of `cnnrs`. Arrays go down only: Python -> `bindings` -> `network` ->
+//! Kernels and networks of `cnnrs`. Dependencies go down only: Python -> `bindings` -> `network` ->
 //! `kernels`.
 
 #[cfg(feature = "python")]
@@ -6,7 +6,8 @@ mod bindings;
 pub mod kernels;
 pub mod network;
 
-/// The Python module `cnnrs._core`.
+/// The Python module `cnnrs._core`. It relies on the interpreter's lock while it reads arrays that
+/// Python can reach.
 #[cfg(feature = "python")]
 #[pyo3::pymodule(gil_used = true)]
 mod _core {

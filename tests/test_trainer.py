@@ -216,30 +216,45 @@ def test_a_diverged_network_hides_no_nan() -> None:
 def refusals() -> dict[str, tuple[Dataset, type[Exception], str]]:
     data, small = noise(6, 7), noise(3, 3)
     x, y = data.x_train, data.y_train
-    one = r"expected at least one image to train and one to test on, got "
-    size = "at least [34]x[34] pixels.*got .*"
+    size = "at least 4x4 pixels, got "
     deep = data._replace(x_train=x[..., np.newaxis], x_test=data.x_test[..., np.newaxis])
     return {
-        "nothing to train on": (data._replace(x_train=x[:0], y_train=y[:0]), ValueError, one + "0"),
-        "nothing to test on": (noise(test=0), ValueError, one + "12 and 0"),
-        "no window of the kernel": (noise(2, 9), ValueError, size + "2(x|, )9"),
-        "no window of the pooling": (small, ValueError, size + "3(x|, )3"),
-        "nor sideways": (noise(9, 3), ValueError, size + "9(x|, )3"),
+        "nothing to train on": (
+            data._replace(x_train=x[:0], y_train=y[:0]),
+            ValueError,
+            "x_train: .* got none",
+        ),
+        "nothing to test on": (noise(test=0), ValueError, "x_test: .* got none"),
+        "no window of the kernel": (noise(2, 9), ValueError, size + "2x9"),
+        "no window of the pooling": (small, ValueError, size + "3x3"),
+        "nor sideways": (noise(9, 3), ValueError, size + "9x3"),
         "labels out of range": (data._replace(y_train=y + 10), ValueError, "classes below 10, got"),
         "test labels out of range": (
             data._replace(y_test=data.y_test + 10),
             ValueError,
             "classes below 10, got",
         ),
-        "fewer labels": (data._replace(y_train=y[:5]), ValueError, r"\(5, 6, 7\), got \(12, 6, 7"),
-        "more labels": (data._replace(x_train=x[:5]), ValueError, r"\(12, 6, 7\), got \(5, 6, 7\)"),
+        "fewer labels": (
+            data._replace(y_train=y[:5]),
+            ValueError,
+            r"y_train: .*\(12,\), got \(5,\)",
+        ),
+        "more labels": (
+            data._replace(x_train=x[:5]),
+            ValueError,
+            r"y_train: .*\(5,\), got \(12,\)",
+        ),
         "other test images": (
             data._replace(x_test=noise(7, 6).x_test),
             ValueError,
-            r"expected shape \(5, 6, 7\), got \(5, 7, 6\)",
+            r"x_test: expected shape \(n, 6, 7\), got \(5, 7, 6\)",
         ),
-        "float images": (data._replace(x_train=x / 255), TypeError, "float64.*uint8"),
-        "float labels": (data._replace(y_train=y.astype(np.float32)), TypeError, "float32.*uint8"),
+        "float images": (data._replace(x_train=x / 255), TypeError, "x_train: .* uint8 .* float64"),
+        "float labels": (
+            data._replace(y_train=y.astype(np.float32)),
+            TypeError,
+            "y_train: .* uint8 .* float32",
+        ),
         "one image": (data._replace(x_train=x[0]), ValueError, r"\(6, 7\)"),
         "a channel axis": (deep, ValueError, r"\(12, 6, 7, 1\)"),
     }
@@ -249,13 +264,8 @@ def refusals() -> dict[str, tuple[Dataset, type[Exception], str]]:
 def test_unfit_data_is_refused_by_name(kind: str) -> None:
     data, error, message = refusals()[kind]
 
-    def train_and_test() -> None:
-        trainer = Trainer(data)
-        list(trainer.train_epoch())
-        trainer.test()
-
-    with pytest.raises(error, match=f"(?s){message}"):
-        train_and_test()
+    with pytest.raises(error, match=message):
+        Trainer(data)
 
 
 def test_negative_report_interval_does_not_pass_for_training() -> None:
@@ -358,13 +368,13 @@ def test_a_network_larger_than_memory_is_an_exception_and_no_abort(sizes: str) -
         (lambda x, y, o: (x[:11], y, o), ValueError, r"\(12, 6, 7\), got \(11, 6, 7\)"),
         (lambda x, y, o: (x[:, :5], y, o), ValueError, r"\(12, 6, 7\), got \(12, 5, 7\)"),
         (lambda x, y, o: (x[:, :, :6], y, o), ValueError, r"\(12, 6, 7\), got \(12, 6, 6\)"),
-        (lambda x, y, o: (x[0], y, o), TypeError, "from=2, to=3"),
-        (lambda x, y, o: (x, y[:, np.newaxis], o), TypeError, "from=2, to=1"),
-        (lambda x, y, o: (x.astype(np.int8), y, o), TypeError, "from=int8, to=uint8"),
-        (lambda x, y, o: (x, y.astype(int), o), TypeError, "from=int64, to=uint8"),
-        (lambda x, y, o: (x, y, np.array(o, np.int32)), TypeError, "from=int32, to=int64"),
-        (lambda x, y, o: (x, y, np.array(o, ">i8")), TypeError, "from=>i8, to=int64"),
-        (lambda x, y, o: (x.tolist(), y, o), TypeError, "'list' object is not"),
+        (lambda x, y, o: (x[0], y, o), ValueError, r"images: .*\(12, 6, 7\), got \(6, 7\)"),
+        (lambda x, y, o: (x, y[:, np.newaxis], o), ValueError, r"labels: .*\(n,\), got \(12, 1\)"),
+        (lambda x, y, o: (x.astype(np.int8), y, o), TypeError, "images: .* uint8, got .* int8"),
+        (lambda x, y, o: (x, y.astype(int), o), TypeError, "labels: .* uint8, got .* int64"),
+        (lambda x, y, o: (x, y, np.array(o, np.int32)), TypeError, "order: .* int64, got .* int32"),
+        (lambda x, y, o: (x, y, np.array(o, ">i8")), TypeError, "order: .* int64, got .* >i8"),
+        (lambda x, y, o: (x.tolist(), y, o), TypeError, "images: .* uint8, got list"),
     ],
 )
 def test_unfit_arguments_are_refused_before_the_first_step(
@@ -387,6 +397,13 @@ def unaligned(array: np.ndarray) -> np.ndarray:
     return copy
 
 
+def packed(array: np.ndarray) -> np.ndarray:
+    """A stride that is no multiple of the element's size."""
+    records = np.zeros(array.shape, [("byte", "u1"), ("value", array.dtype)])
+    records["value"] = array
+    return records["value"]
+
+
 def read_only(array: np.ndarray) -> np.ndarray:
     copy = array.copy()
     copy.flags.writeable = False
@@ -400,24 +417,20 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "every other of the last axis": lambda array: np.repeat(array, 2, axis=-1)[..., ::2],
     "backwards": lambda array: array[::-1].copy()[::-1],
     "unaligned": unaligned,
+    "field of a packed record": packed,
     "read-only": read_only,
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_images_in_any_layout_give_the_same_or_are_refused(
+def test_images_in_any_layout_give_the_same(
     layout: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     data = noise(6, 7)
     arranged = layout(data.x_train)
     np.testing.assert_array_equal(arranged, data.x_train)
     expected = network()[0].train(data.x_train, data.y_train, np.arange(12), 0.1)
-    got: object
-    try:
-        got = network()[0].train(arranged, data.y_train, np.arange(12), 0.1)
-    except (TypeError, ValueError) as error:
-        got = str(error)
-    assert got == expected or "contiguous" in str(got)
+    assert network()[0].train(arranged, data.y_train, np.arange(12), 0.1) == expected
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
@@ -448,9 +461,9 @@ def test_weights_in_any_layout_come_back_as_they_were_set(
         (lambda k, w, b: (k[..., :7], w, b), ValueError, r"kernel: .*\(3, 3, 1, 8\), got \(3, 3, "),
         (lambda k, w, b: (k, w.T, b), ValueError, r"weights: .*\(32, 10\), got \(10, 32\)"),
         (lambda k, w, b: (k, w, b[:9]), ValueError, r"biases: .*\(10,\), got \(9,\)"),
-        (lambda k, w, b: (k[0], w, b), TypeError, "from=3, to=4"),
-        (lambda k, w, b: (k, w.astype(float), b), TypeError, "from=float64, to=float32"),
-        (lambda k, w, b: (k, w, b.tolist()), TypeError, "'list' object is not"),
+        (lambda k, w, b: (k[0], w, b), ValueError, r"kernel: .*\(3, 3, 1, 8\), got \(3, 1, 8\)"),
+        (lambda k, w, b: (k, w.astype(float), b), TypeError, "weights: .* float32, got .* float64"),
+        (lambda k, w, b: (k, w, b.tolist()), TypeError, "biases: .* float32, got list"),
     ],
 )
 def test_unfit_weights_are_refused_whole(

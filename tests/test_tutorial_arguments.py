@@ -272,9 +272,8 @@ NOT_REAL: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_not_real_numbers_is_refused(kind: str, value: Any, dtype: str) -> None:
     layer = after_forward(kind)
-    x = "image" if kind == "Conv3x3" else "input"
     match = f": expected .*real numbers, got .*{dtype}"
-    refuses(layer, TypeError, f"^{x}{match}", layer.forward, value)
+    refuses(layer, TypeError, f"^input{match}", layer.forward, value)
     refuses(layer, TypeError, f"^d_L_d_out{match}", layer.backprop, value, *RATE[kind])
     for name in parameters(layer):
         refuses(layer, TypeError, f"^{name}{match}", setattr, layer, name, value)
@@ -292,9 +291,9 @@ def test_ragged_lists_are_refused(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "shape", "message"),
     [
-        ("Conv3x3", (), "image: expected an array of shape (h, w), got ()"),
-        ("Conv3x3", (9,), "image: expected an array of shape (h, w), got (9,)"),
-        ("Conv3x3", (5, 6, 1), "image: expected an array of shape (h, w), got (5, 6, 1)"),
+        ("Conv3x3", (), "input: expected an array of shape (h, w), got ()"),
+        ("Conv3x3", (9,), "input: expected an array of shape (h, w), got (9,)"),
+        ("Conv3x3", (5, 6, 1), "input: expected an array of shape (h, w), got (5, 6, 1)"),
         ("Conv3x3", (2, 9), "at least 3x3 pixels for a 3x3 kernel, got 2x9"),
         ("Conv3x3", (9, 2), "at least 3x3 pixels for a 3x3 kernel, got 9x2"),
         ("Conv3x3", (0, 0), "at least 3x3 pixels for a 3x3 kernel, got 0x0"),

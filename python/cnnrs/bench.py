@@ -1,6 +1,7 @@
 """What `cnnrs bench` does: time the tutorial's layers and training step against NumPy.
 
-All implementations take turns in one process, so that the machine's moods meet them alike.
+All implementations take turns in one process, so that changes of the machine's speed
+meet them alike.
 """
 
 import itertools

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return FAILED  # Whoever read standard output has gone.
     except (OSError, ValueError, MemoryError, ModuleNotFoundError) as error:
-        print(f"cnnrs: {error}", file=sys.stderr)
+        print(f"cnnrs: {error or type(error).__name__}", file=sys.stderr)
         return FAILED
     finally:
         try:

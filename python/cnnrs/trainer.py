@@ -66,7 +66,8 @@ class Trainer:
             weights on the same type of machine.
 
     Raises:
-        ValueError: if there are no images or they are too small.
+        TypeError: if images or labels are not uint8 arrays.
+        ValueError: if there are no images, they are too small, or the arrays do not go together.
 
     Example:
         >>> from cnnrs.datasets import load
@@ -80,13 +81,7 @@ class Trainer:
     """
 
     def __init__(self, data: Dataset, *, learn_rate: float = 0.005, seed: int = 0) -> None:
-        if not len(data.x_train) or not len(data.x_test):
-            raise ValueError(
-                f"expected at least one image to train and one to test on, "
-                f"got {len(data.x_train)} and {len(data.x_test)}"
-            )
-        if data.x_train.ndim != 3:
-            raise ValueError(f"images: expected shape (n, height, width), got {data.x_train.shape}")
+        _check(data)
         self.data = data._replace(
             x_train=np.ascontiguousarray(data.x_train), x_test=np.ascontiguousarray(data.x_test)
         )
@@ -142,3 +137,22 @@ class Trainer:
         size = max(1, CHUNK_PIXELS // math.prod(self.data.x_train.shape[1:]))
         for start in range(0, len(order), size):
             yield order[start : start + size]
+
+
+def _check(data: Dataset) -> None:
+    for part in ("train", "test"):
+        x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
+        for name, array in ((f"x_{part}", x), (f"y_{part}", y)):
+            if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
+                got = getattr(array, "dtype", type(array).__name__)
+                raise TypeError(f"{name}: expected a uint8 array, got {got}")
+        if x.ndim != 3 or x.shape[1:] != data.x_train.shape[1:]:
+            sizes = data.x_train.shape[1:] if part == "test" else ("height", "width")
+            expected = ", ".join(map(str, ("n", *sizes)))
+            raise ValueError(f"x_{part}: expected shape ({expected}), got {x.shape}")
+        if not len(x):
+            raise ValueError(f"x_{part}: expected at least one image, got none")
+        if y.shape != (len(x),):
+            raise ValueError(f"y_{part}: expected shape ({len(x)},), got {y.shape}")
+        if y.max() >= CLASSES:
+            raise ValueError(f"y_{part}: expected classes below {CLASSES}, got {y.max()}")

@@ -6,14 +6,15 @@ use std::ops::Range;
 
 use numpy::npyffi::{PY_ARRAY_API, npy_intp};
 use numpy::{
-    Element, PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn,
-    PyReadwriteArrayDyn, PyUntypedArrayMethods,
+    PyArrayDescrMethods, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyReadwriteArrayDyn,
+    PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::kernels::shape::ShapeError;
+use crate::kernels::simd::Element;
 
 impl From<ShapeError> for PyErr {
     fn from(error: ShapeError) -> Self {
@@ -49,7 +50,7 @@ impl<'py> Input<'py> {
         })
     }
 
-    /// The array's shape.
+    /// The array's shape; like the elements, for as long as no Python code runs.
     pub fn shape(&self) -> PyResult<&[usize]> {
         Ok(self.array()?.shape())
     }
@@ -83,12 +84,12 @@ fn converted<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, 
     let numpy = py.import(intern!(py, "numpy"))?;
     let array = numpy.call_method1(intern!(py, "asarray"), (value,))?;
     let dtype = array.getattr(intern!(py, "dtype"))?;
-    let kind: char = dtype.getattr(intern!(py, "kind"))?.extract()?;
-    if !"biuf".contains(kind) {
-        return Err(PyTypeError::new_err(format!(
-            "{name}: expected an array of real numbers, got {} of dtype {dtype}",
-            value.get_type().name()?,
-        )));
+    let code: char = dtype.getattr(intern!(py, "kind"))?.extract()?;
+    if !"biuf".contains(code) {
+        let of = if value.is(&array) { String::new() } else { format!(" of dtype {dtype}") };
+        let got = kind(value);
+        let why = format!("{name}: expected an array of real numbers, got {got}{of}");
+        return Err(PyTypeError::new_err(why));
     }
     array.call_method1(intern!(py, "astype"), (intern!(py, "float64"), intern!(py, "C")))
 }
@@ -124,7 +125,8 @@ pub fn read<'py>(
     value: &Bound<'py, PyAny>,
     order: Order,
 ) -> PyResult<PyReadonlyArrayDyn<'py, f64>> {
-    Ok(parameter(name, value, order)?.try_readonly()?)
+    let array = parameter(name, value, order)?;
+    array.try_readonly().map_err(|error| PyValueError::new_err(format!("{name}: {error}")))
 }
 
 fn parameter<'a, 'py>(
@@ -132,26 +134,31 @@ fn parameter<'a, 'py>(
     value: &'a Bound<'py, PyAny>,
     order: Order,
 ) -> PyResult<&'a Bound<'py, PyArrayDyn<f64>>> {
-    let array = value
-        .cast::<PyArrayDyn<f64>>()
-        .map_err(|_| PyTypeError::new_err(format!("{name}: expected a float64 array")))?;
+    let array = value.cast::<PyArrayDyn<f64>>().map_err(|_| {
+        PyTypeError::new_err(format!("{name}: expected a float64 array, got {}", kind(value)))
+    })?;
     let in_order = match order {
         Order::C => array.is_c_contiguous(),
         Order::Fortran => array.is_fortran_contiguous(),
     };
     if !in_order {
-        let why = format!("{name}: expected an array contiguous in {order:?} order");
-        return Err(PyValueError::new_err(why));
+        return Err(PyValueError::new_err(format!(
+            "{name}: expected an array contiguous in {order:?} order, got strides {:?}",
+            array.strides(),
+        )));
     }
     Ok(array)
 }
 
-/// A new C-contiguous array of that shape, every element of which `fill` writes and none of which it
-/// reads before.
+/// A new C-contiguous array of that shape.
 ///
 /// # Errors
 /// `MemoryError` if there is not enough memory.
-pub fn filled<'py, T: Element>(
+///
+/// # Safety
+/// `fill` writes every element, and reads none before it has written it: zeroing them first would
+/// cost as much as some kernels do.
+pub unsafe fn filled<'py, T: Element + numpy::Element>(
     py: Python<'py>,
     shape: &[usize],
     fill: impl FnOnce(&mut [T]),
@@ -159,17 +166,50 @@ pub fn filled<'py, T: Element>(
     let mut sizes: Vec<npy_intp> = shape.iter().map(|&size| size as npy_intp).collect();
     // SAFETY: `sizes` holds as many sizes as are announced, and NumPy takes over the reference to
     // the element type that `into_dtype_ptr` gives up. It returns an array of T, or null with an
-    // exception set.
+    // exception set. Such an array is no object of the garbage collector's, so no Python code runs.
     let array = unsafe {
         let dtype = T::get_dtype(py).into_dtype_ptr();
         let ndim = sizes.len() as c_int;
         let array = PY_ARRAY_API.PyArray_Empty(py, ndim, sizes.as_mut_ptr(), dtype, 0);
         Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked::<PyArrayDyn<T>>()
     };
-    // The elements start out as whatever was in the memory, which is some number: zeroing them
-    // would cost as much as some kernels do.
-    fill(array.try_readwrite()?.as_slice_mut()?);
+    // SAFETY: nobody else has seen the array; by the caller's promise its elements are floats by the
+    // time they are read.
+    fill(unsafe { array.as_slice_mut() }?);
     Ok(array)
+}
+
+/// The argument as a C-contiguous array of exactly that element type, copied if it lies otherwise.
+///
+/// # Errors
+/// `TypeError` if it is no array of that type.
+pub fn contiguous<'py, T: numpy::Element>(
+    name: &str,
+    value: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
+    let py = value.py();
+    let array = value.cast::<PyArrayDyn<T>>().map_err(|_| {
+        let expected = T::get_dtype(py);
+        PyTypeError::new_err(format!(
+            "{name}: expected an array of {expected}, got {}",
+            kind(value)
+        ))
+    })?;
+    if array.is_c_contiguous() && array.is_aligned() {
+        return Ok(array.clone());
+    }
+    Ok(array.call_method1(intern!(py, "copy"), (intern!(py, "C"),))?.cast_into()?)
+}
+
+/// What a value is, for an error's text.
+fn kind(value: &Bound<'_, PyAny>) -> String {
+    let name = value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    match value.cast::<PyUntypedArray>() {
+        Ok(array) => {
+            format!("{name} of dtype {} and shape {}", array.dtype(), tuple(array.shape()))
+        }
+        Err(_) => name,
+    }
 }
 
 /// A `ValueError` that names both shapes, unless they are equal.

@@ -20,7 +20,7 @@ const K: usize = 3;
 const TAPS: usize = K * K;
 
 fn conv_shape(image: &[usize], filters: &[usize]) -> PyResult<ConvShape> {
-    let [h, w] = sizes("image", "(h, w)", image)?;
+    let [h, w] = sizes("input", "(h, w)", image)?;
     let [n, _, _] = sizes("filters", "(num_filters, 3, 3)", filters)?;
     expect_shape("filters", filters, &[n, K, K])?;
     Ok(ConvShape::new((h, w, 1), (K, K), n)?)
@@ -33,7 +33,7 @@ pub fn conv3x3_forward<'py>(
     image: &Bound<'py, PyAny>,
     filters: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
-    let image = Input::new("image", image)?;
+    let image = Input::new("input", image)?;
     let filters = read("filters", filters, Order::C)?;
     let shape = conv_shape(image.shape()?, filters.shape())?;
     let (image, filters) = (image.elements()?, filters.as_slice()?);
@@ -44,9 +44,11 @@ pub fn conv3x3_forward<'py>(
         kernel.extend(filters.chunks_exact(TAPS).map(|filter| filter[tap]));
     }
     let (h, w, n) = shape.output();
-    filled(py, &[h, w, n], |out| {
+    let fill = |out: &mut [f64]| {
         dispatch!(simd::level(), simd => conv_forward(simd, out, image, &kernel, &shape));
-    })
+    };
+    // SAFETY: the kernel checks the lengths and writes its whole output.
+    unsafe { filled(py, &[h, w, n], fill) }
 }
 
 /// d_L_d_out (h - 2, w - 2, num_filters), image (h, w): filters -= learn_rate * gradient
@@ -57,7 +59,7 @@ pub fn conv3x3_backprop(
     filters: &Bound<'_, PyAny>,
     learn_rate: f64,
 ) -> PyResult<()> {
-    let (d_out, image) = (Input::new("d_L_d_out", d_out)?, Input::new("image", image)?);
+    let (d_out, image) = (Input::new("d_L_d_out", d_out)?, Input::new("input", image)?);
     let mut filters = write("filters", filters, Order::C)?;
     let shape = conv_shape(image.shape()?, filters.shape())?;
     let (h, w, n) = shape.output();
@@ -91,9 +93,11 @@ pub fn max_pool2_forward<'py>(
     let shape = pool_shape(input.shape()?)?;
     let x = input.elements()?;
     let (h, w, c) = shape.output();
-    filled(py, &[h, w, c], |out| {
+    let fill = |out: &mut [f64]| {
         dispatch!(simd::level(), simd => max_pool_forward(simd, out, x, &shape));
-    })
+    };
+    // SAFETY: the kernel checks the lengths and writes its whole output.
+    unsafe { filled(py, &[h, w, c], fill) }
 }
 
 /// d_L_d_out (h // 2, w // 2, c), input (h, w, c) -> (h, w, c)
@@ -108,9 +112,11 @@ pub fn max_pool2_backprop<'py>(
     let (h, w, c) = shape.output();
     expect_shape("d_L_d_out", d_out.shape()?, &[h, w, c])?;
     let (d_out, x) = (d_out.elements()?, input.elements()?);
-    filled(py, input.shape()?, |d_x| {
+    let fill = |d_x: &mut [f64]| {
         dispatch!(simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape));
-    })
+    };
+    // SAFETY: the kernel checks the lengths and writes its whole output.
+    unsafe { filled(py, input.shape()?, fill) }
 }
 
 fn dense_shape(input_len: usize, weights: &[usize], biases: &[usize]) -> PyResult<DenseShape> {
@@ -140,15 +146,20 @@ pub fn softmax_forward<'py>(
     let shape = dense_shape(x.len(), weights.shape(), biases.shape())?;
     let (weights, biases) = (weights.as_slice()?, biases.as_slice()?);
 
+    let input_shape = input.shape()?.to_vec();
     let nodes = [shape.outputs()];
-    let mut p = vec![0.0; shape.outputs()];
-    let totals = filled(py, &nodes, |totals| {
+    let fill = |totals: &mut [f64]| {
         dispatch!(simd::level(), simd => dense_forward(simd, totals, x, weights, biases, &shape));
-        softmax::softmax_forward(&mut p, totals);
-    })?;
-    let out = filled(py, &nodes, |out| out.copy_from_slice(&p))?;
-    let flat = filled(py, &[x.len()], |flat| flat.copy_from_slice(x))?;
-    Ok((out, flat, PyTuple::new(py, input.shape()?)?, totals))
+    };
+    // SAFETY: the kernel checks the lengths and writes its whole output.
+    let totals = unsafe { filled(py, &nodes, fill) }?;
+    let t = read("totals", &totals, Order::C)?;
+    let t = t.as_slice()?;
+    // SAFETY: as above.
+    let out = unsafe { filled(py, &nodes, |out| softmax::softmax_forward(out, t)) }?;
+    // SAFETY: copying writes it all.
+    let flat = unsafe { filled(py, &[x.len()], |flat| flat.copy_from_slice(x)) }?;
+    Ok((out, flat, PyTuple::new(py, input_shape)?, totals.clone()))
 }
 
 /// d_L_d_out (nodes,), input (input_len,), totals (nodes,) -> the input's gradient (input_len,);
@@ -180,9 +191,11 @@ pub fn softmax_backprop<'py>(
     softmax::softmax_forward(&mut p, totals.elements()?);
     softmax::softmax_backward(&mut d_totals, d_out.elements()?, &p);
     let (weights, biases) = (weights.as_slice_mut()?, biases.as_slice_mut()?);
-    filled(py, &[shape.inputs()], |d_x| {
+    let fill = |d_x: &mut [f64]| {
         dispatch!(simd::level(), simd => {
             dense_backward_sgd(simd, d_x, weights, biases, &d_totals, &x, learn_rate, &shape)
         });
-    })
+    };
+    // SAFETY: the kernel checks the lengths and writes its whole output.
+    unsafe { filled(py, &[shape.inputs()], fill) }
 }

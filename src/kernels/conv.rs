@@ -1,7 +1,7 @@
 //! Convolution (cross-correlation, as everywhere in deep learning), stride 1, no padding.
 
 use super::shape::ConvShape;
-use super::simd::{Element, Simd};
+use super::simd::{Element, Simd, for_channels};
 
 /// Output columns that share each kernel vector: with it, eight accumulators cover two fused
 /// multiply-adds a cycle at a latency of four.
@@ -26,13 +26,10 @@ pub fn conv_forward<T: Element, S: Simd<T>>(
     shape: &ConvShape,
 ) {
     check(out, image, kernel, shape);
-    let narrow = shape.c_out() <= S::Narrow::LANES;
-    match (narrow, shape.with_constant_window()) {
-        (true, Some(shape)) => forward_rows(simd.narrow(), out, image, kernel, &shape),
-        (true, None) => forward_rows(simd.narrow(), out, image, kernel, shape),
-        (false, Some(shape)) => forward_rows(simd, out, image, kernel, &shape),
-        (false, None) => forward_rows(simd, out, image, kernel, shape),
-    }
+    for_channels!(simd, T, S, shape.c_out() => match shape.with_constant_window() {
+        Some(shape) => forward_rows(simd, out, image, kernel, &shape),
+        None => forward_rows(simd, out, image, kernel, shape),
+    });
 }
 
 #[inline(always)]
@@ -130,13 +127,10 @@ pub fn conv_backward_kernel<T: Element, S: Simd<T>>(
     shape: &ConvShape,
 ) {
     check(d_out, image, d_kernel, shape);
-    let narrow = shape.c_out() <= S::Narrow::LANES;
-    match (narrow, shape.with_constant_window()) {
-        (true, Some(shape)) => backward_taps(simd.narrow(), d_kernel, d_out, image, &shape),
-        (true, None) => backward_taps(simd.narrow(), d_kernel, d_out, image, shape),
-        (false, Some(shape)) => backward_taps(simd, d_kernel, d_out, image, &shape),
-        (false, None) => backward_taps(simd, d_kernel, d_out, image, shape),
-    }
+    for_channels!(simd, T, S, shape.c_out() => match shape.with_constant_window() {
+        Some(shape) => backward_taps(simd, d_kernel, d_out, image, &shape),
+        None => backward_taps(simd, d_kernel, d_out, image, shape),
+    });
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 //! position that held the maximum has a gradient.
 
 use super::shape::{ConvShape, POOL, PoolShape, ShapeError};
-use super::simd::{Element, Simd};
+use super::simd::{Element, Simd, for_channels};
 
 /// The side of the kernel.
 const K: usize = 3;
@@ -63,11 +63,9 @@ pub fn conv_pool_forward<T: Element, S: Simd<T>>(
     kernel: &[T],
     shape: &ConvPoolShape,
 ) {
-    if shape.conv.c_out() <= S::Narrow::LANES {
-        forward_channels(simd.narrow(), out, argmax, image, kernel, shape);
-    } else {
-        forward_channels(simd, out, argmax, image, kernel, shape);
-    }
+    for_channels!(simd, T, S, shape.conv.c_out() => {
+        forward_channels(simd, out, argmax, image, kernel, shape)
+    });
 }
 
 #[inline(always)]
@@ -151,11 +149,9 @@ pub fn conv_pool_backward_kernel<T: Element, S: Simd<T>>(
     image: &[T],
     shape: &ConvPoolShape,
 ) {
-    if shape.conv.c_out() <= S::Narrow::LANES {
-        backward_channels(simd.narrow(), d_kernel, d_out, argmax, image, shape);
-    } else {
-        backward_channels(simd, d_kernel, d_out, argmax, image, shape);
-    }
+    for_channels!(simd, T, S, shape.conv.c_out() => {
+        backward_channels(simd, d_kernel, d_out, argmax, image, shape)
+    });
 }
 
 #[inline(always)]

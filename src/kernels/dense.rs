@@ -11,7 +11,7 @@ const OUTPUTS: usize = 10;
 /// The next smaller walk, for what is left of [`OUTPUTS`].
 const FEW_OUTPUTS: usize = 4;
 
-/// Calls `$tile::<.., N>` on blocks of outputs, the largest `N` first.
+/// Evaluates `$body` for blocks of `$n` outputs from `$first`, the largest constant `$n` first.
 macro_rules! for_output_blocks {
     ($outputs:expr, |$first:ident, $n:ident| $body:expr) => {{
         let outputs: usize = $outputs;

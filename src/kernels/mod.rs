@@ -1,7 +1,7 @@
 //! Pure arithmetic on slices: no Python, no threads, no allocation.
 //!
-//! Every operation is a pair `op_forward` / `op_backward`, outputs first, gradients named `d_*` after
-//! the value they belong to. Images are channels-last. Shapes are checked once, in the first line.
+//! Operations come as `op_forward` and the `op_backward_*` that are needed, outputs first, gradients
+//! named `d_*` after the value they belong to. Images are channels-last. Shapes are checked once, in the first line.
 
 pub mod conv;
 pub mod conv_pool;

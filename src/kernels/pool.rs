@@ -29,7 +29,8 @@ pub fn max_pool_forward<T: Element, S: Simd<T>>(
     for (out_row, rows) in out.chunks_exact_mut(out_w * c).zip(x.chunks_exact(POOL * w * c)) {
         let (upper, lower) = rows.split_at(w * c);
         for (j, out) in out_row.chunks_exact_mut(c).enumerate() {
-            let (upper, lower) = (&upper[POOL * j * c..][..2 * c], &lower[POOL * j * c..][..2 * c]);
+            let (upper, lower) =
+                (&upper[POOL * j * c..][..POOL * c], &lower[POOL * j * c..][..POOL * c]);
             for k in (0..c).step_by(S::LANES) {
                 let window = Window::load(simd, upper, lower, k, c);
                 let end = c.min(k + S::LANES);

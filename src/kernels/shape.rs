@@ -61,7 +61,7 @@ impl ConvShape {
         }
         checked_len("an image", &[h, w, c_in])?;
         checked_len("a convolution's kernel", &[kh, kw, c_in, c_out])?;
-        checked_len("a convolution's output", &[h, w, c_out])?;
+        checked_len("a convolution's output", &[h - kh + 1, w - kw + 1, c_out])?;
         Ok(Self { h, w, c_in, kh, kw, c_out })
     }
 

@@ -18,7 +18,7 @@ pub struct Example {
     pub label: usize,
 }
 
-/// What a network scored on some examples, each seen before its own training step.
+/// What a network scored on some examples; in training, on each before its own step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Score {
     /// The sum of the cross-entropy losses.

@@ -5,8 +5,7 @@
 //! a function that has the set's target features, so that all of it is compiled for that set. This
 //! module holds the only `cfg(target_arch)`, `#[target_feature]` and intrinsics of the crate.
 //!
-//! Why not a crate: `rten-simd` has no `f64`, and `pulp` fuses `mul_add` on its scalar fallback, where
-//! that is a library call, and cannot use half-width vectors beside full ones.
+//! Why not a crate: `rten-simd` has no `f64`, and `pulp` no half-width vectors beside the full ones.
 
 use num_traits::Float;
 use std::fmt::Debug;
@@ -168,8 +167,7 @@ impl<T: Element> Simd<T> for Scalar {
     }
 }
 
-/// Implements [`Simd`] for one instruction set and element type from its intrinsics. `$part` is the
-/// pair of masked load and store, `$greater_or_nan` and `$equal` compare, `$select` blends.
+/// Implements [`Simd`] for one instruction set and element type from its intrinsics.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! impl_simd {
     (
@@ -183,8 +181,8 @@ macro_rules! impl_simd {
         select: |$cm:ident, $ca:ident, $cb:ident| $select:expr,
         sum: |$v:ident| $sum:expr $(,)?
     ) => {
-        // SAFETY (of every block below): a `$token` exists only where `Level::available` found its
-        // features, and each access through a pointer is inside the slice whose length was checked
+        // SAFETY (of every block below): a `$token` comes from its `detect` alone, or as `narrow` from
+        // one that does, so the machine has the features; and each access through a pointer is inside the slice whose length was checked
         // on the line before.
         #[allow(clippy::undocumented_unsafe_blocks)]
         impl Simd<$t> for $token {
@@ -322,17 +320,32 @@ pub fn level() -> Level {
 /// A sentence that names the instruction sets of this machine, if `name` is none of them.
 pub fn select(name: &str) -> Result<(), String> {
     let levels = Level::available();
-    match levels.iter().find(|level| level.name() == name) {
-        Some(&level) => {
-            LEVEL.get_or_init(|| level);
-            Ok(())
-        }
-        None => {
-            let names: Vec<_> = levels.iter().map(|level| level.name()).collect();
-            Err(format!("expected one of this machine's {}, got {name:?}", names.join(", ")))
-        }
+    let Some(&level) = levels.iter().find(|level| level.name() == name) else {
+        let names: Vec<_> = levels.iter().map(|level| level.name()).collect();
+        return Err(format!("expected one of this machine's {}, got {name:?}", names.join(", ")));
+    };
+    match LEVEL.get_or_init(|| level).name() {
+        chosen if chosen == name => Ok(()),
+        chosen => Err(format!("expected no other choice after {chosen}, got {name:?}")),
     }
 }
+
+/// `for_channels!(simd, T, S, channels => expression)`: evaluates the expression with `simd` as it is
+/// or, where one narrow vector holds all the channels, narrow.
+macro_rules! for_channels {
+    ($simd:ident, $t:ty, $s:ty, $channels:expr => $body:expr) => {{
+        const fn narrow<T: Element, S: Simd<T>>() -> usize {
+            if S::Narrow::LANES < S::LANES { S::Narrow::LANES } else { 0 }
+        }
+        if $channels <= narrow::<$t, $s>() {
+            let $simd = $simd.narrow();
+            $body
+        } else {
+            $body
+        }
+    }};
+}
+pub(crate) use for_channels;
 
 /// `dispatch!(level, simd => expression)`: evaluates the expression compiled for the level's
 /// instruction set, with `simd` bound to its [`Simd`](crate::kernels::simd::Simd) token.
