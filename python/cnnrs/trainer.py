@@ -89,13 +89,12 @@ class Trainer:
         self._rng = np.random.default_rng(seed)
         _, height, width = data.x_train.shape
         self._net = _core.TutorialNet(height, width, NUM_FILTERS, CLASSES)
-        kernel, weights, biases = self._net.get_weights()
-        # As in the tutorial: normal numbers over the 9 taps, and over the number of inputs.
-        self._net.set_weights(
-            self._rng.standard_normal(kernel.shape, np.float32) / np.float32(9),
-            self._rng.standard_normal(weights.shape, np.float32) / np.float32(len(weights)),
-            biases,
-        )
+        _, dense, biases = self._net.get_weights()
+        # As the tutorial draws them, and in its shapes: filters (num_filters, 3, 3).
+        filters = self._rng.standard_normal((NUM_FILTERS, 3, 3)) / 9
+        weights = self._rng.standard_normal(dense.shape) / len(dense)
+        kernel = filters.transpose(1, 2, 0)[:, :, np.newaxis]
+        self._net.set_weights(kernel.astype(np.float32), weights.astype(np.float32), biases)
 
     @property
     def weights(self) -> Weights:
