@@ -31,18 +31,22 @@ def parameters(layer: object) -> dict[str, Array]:
     return {name: getattr(layer, name) for name in PARAMETERS if hasattr(layer, name)}
 
 
-def assert_close(got: Any, expected: Any, what: str = "") -> None:
-    """Equal up to the order of summation; NaN and infinity only where expected."""
+def assert_close(got: Any, expected: Any, what: str = "", terms: float = 1.0) -> None:
+    """Equal up to the order of summation; NaN and infinity only where expected.
+
+    `terms` is how large the numbers are whose differences make the result, where that is larger
+    than the result itself: their rounding stays when they cancel.
+    """
     assert isinstance(got, np.ndarray), what
     assert got.dtype == np.float64, what
     assert got.shape == np.shape(expected), what
-    scale = np.max(np.abs(expected), initial=1, where=np.isfinite(expected))
+    scale = np.max(np.abs(expected), initial=terms, where=np.isfinite(expected))
     np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-12 * scale, err_msg=what)
 
 
-def assert_same_parameters(mine: object, reference: object) -> None:
+def assert_same_parameters(mine: object, reference: object, terms: float = 1.0) -> None:
     for name, expected in parameters(reference).items():
-        assert_close(getattr(mine, name), expected, name)
+        assert_close(getattr(mine, name), expected, name, terms)
 
 
 SIZES: dict[str, tuple[tuple[int, ...], ...]] = {

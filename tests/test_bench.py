@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnnrs import numpy_reference, numpy_vectorised
@@ -145,7 +145,7 @@ def ties(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.choice([-0.5, -0.0, 0.0, 0.1 + 0.2, 0.3], shape)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(arrays("h", "w", least=3, values=noise), st.integers(1, 9))
 def test_convolution_is_the_loops(
     drawn: tuple[np.random.Generator, np.ndarray], num_filters: int
@@ -162,7 +162,7 @@ def test_convolution_is_the_loops(
     np.testing.assert_allclose(fast.filters, loops.filters, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.one_of(
         arrays("h", "w", "channels", least=1, values=noise),
