@@ -113,8 +113,7 @@ fn patch<T: Element>(rows: &[&[T]; PATCH], j: usize) -> [[T; PATCH]; PATCH] {
     })
 }
 
-/// The convolution at the four positions of a window. Each pixel is broadcast once and serves every
-/// position that it touches.
+/// The convolution at the four positions of a window.
 #[inline(always)]
 fn window_sums<T: Element, S: Simd<T>>(
     simd: S,
@@ -122,18 +121,34 @@ fn window_sums<T: Element, S: Simd<T>>(
     taps: &[[S::Vector; K]; K],
 ) -> [S::Vector; POSITIONS] {
     let mut sums = [simd.zero(); POSITIONS];
+    for_each_product(
+        simd,
+        patch,
+        #[inline(always)]
+        |pixel, n, y, x| sums[n] = simd.mul_add(pixel, taps[y][x], sums[n]),
+    );
+    sums
+}
+
+/// Calls `visit(pixel, n, y, x)` for every pixel that the tap (y, x) meets at position `n` of the
+/// window. Each pixel is broadcast once, for all the positions that it touches.
+#[inline(always)]
+fn for_each_product<T: Element, S: Simd<T>>(
+    simd: S,
+    patch: &[[T; PATCH]; PATCH],
+    mut visit: impl FnMut(S::Vector, usize, usize, usize),
+) {
     for y in 0..PATCH {
         for x in 0..PATCH {
             let pixel = simd.splat(patch[y][x]);
             for n in 0..POSITIONS {
                 let (dy, dx) = (n / POOL, n % POOL);
                 if (dy..dy + K).contains(&y) && (dx..dx + K).contains(&x) {
-                    sums[n] = simd.mul_add(pixel, taps[y - dy][x - dx], sums[n]);
+                    visit(pixel, n, y - dy, x - dx);
                 }
             }
         }
     }
-    sums
 }
 
 /// `d_kernel[y, x, 0, o] = sum over windows of image[p + (y, x)] * d_out[i, j, o]`, where `p` is the
@@ -178,34 +193,17 @@ fn backward_channels<T: Element, S: Simd<T>>(
                     let here = simd.equal(at, simd.splat(T::from_f64(n as f64)));
                     simd.select(here, d, simd.zero())
                 });
-                add_window(simd, &mut sums, &patch(&rows, j), &d);
+                for_each_product(
+                    simd,
+                    &patch(&rows, j),
+                    #[inline(always)]
+                    |pixel, n, y, x| sums[y][x] = simd.mul_add(pixel, d[n], sums[y][x]),
+                );
             }
         }
         for y in 0..K {
             for x in 0..K {
                 simd.store_up_to(sums[y][x], &mut d_kernel[(y * K + x) * c_out..][o..end]);
-            }
-        }
-    }
-}
-
-/// Adds one window's share, `d` at its four positions, to the sums of all taps.
-#[inline(always)]
-fn add_window<T: Element, S: Simd<T>>(
-    simd: S,
-    sums: &mut [[S::Vector; K]; K],
-    patch: &[[T; PATCH]; PATCH],
-    d: &[S::Vector; POSITIONS],
-) {
-    for y in 0..PATCH {
-        for x in 0..PATCH {
-            let pixel = simd.splat(patch[y][x]);
-            for n in 0..POSITIONS {
-                let (dy, dx) = (n / POOL, n % POOL);
-                if (dy..dy + K).contains(&y) && (dx..dx + K).contains(&x) {
-                    let sum = &mut sums[y - dy][x - dx];
-                    *sum = simd.mul_add(pixel, d[n], *sum);
-                }
             }
         }
     }
