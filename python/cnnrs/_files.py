@@ -58,5 +58,8 @@ def _begin(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     if target.exists() and not target.is_file():
         raise OSError(f"{target}: expected a regular file or a new name, found something else")
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(6)}{target.suffix}")
-    temporary.open("xb").close()
+    try:
+        temporary.open("xb").close()
+    except OSError as error:  # which names a file that nobody asked for
+        raise OSError(error.errno, error.strerror, str(target)) from error
     return target, temporary

@@ -1,0 +1,80 @@
+"""Atomic writing: a reader finds the old file or the new one."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cnnrs._files import atomic_path
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX file modes and links")
+
+
+def test_atomic_write_replaces_the_file_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "model.bin"
+    target.write_text("old")
+    with atomic_path(str(target)) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".bin"
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_failed_atomic_write_leaves_the_old_file(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    target = tmp_path / "model.bin"
+    target.write_text("old")
+
+    def write_half() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@posix_only
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_atomic_write_has_the_mode_of_an_ordinary_one(tmp_path: Path, umask: int) -> None:
+    previous = os.umask(umask)
+    try:
+        (tmp_path / "ordinary").open("wb").close()
+        for target in (tmp_path / "atomic", tmp_path / "shared"):
+            with atomic_path(target) as temporary:
+                temporary.write_bytes(b"")
+            assert target.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+        target.chmod(0o664)
+        with atomic_path(target) as temporary:
+            temporary.write_bytes(b"again")
+        assert target.stat().st_mode & 0o777 == 0o664
+    finally:
+        os.umask(previous)
+
+
+@posix_only
+def test_atomic_write_follows_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    target, link = tmp_path / "real" / "model", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    with atomic_path(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_atomic_write_refuses_a_folder_and_a_missing_one(tmp_path: Path) -> None:
+    refused = pytest.raises(OSError, match="expected a regular file or a new name")
+    with refused, atomic_path(tmp_path):
+        pytest.fail("not reached")
+    missing = tmp_path / "missing" / "model"
+    with pytest.raises(FileNotFoundError) as error, atomic_path(missing):
+        pytest.fail("not reached")
+    assert error.value.filename == str(missing)
