@@ -23,7 +23,7 @@ fn conv_shape(image: &[usize], filters: &[usize]) -> PyResult<ConvShape> {
     let [h, w] = sizes("input", "(h, w)", image)?;
     let [n, _, _] = sizes("filters", "(num_filters, 3, 3)", filters)?;
     expect_shape("filters", filters, &[n, K, K])?;
-    Ok(ConvShape::new((h, w, 1), (K, K), n)?)
+    Ok(ConvShape::valid((h, w, 1), (K, K), n)?)
 }
 
 /// image (h, w), filters (num_filters, 3, 3) -> (h - 2, w - 2, num_filters)
@@ -45,7 +45,7 @@ pub fn conv3x3_forward<'py>(
     }
     let (h, w, n) = shape.output();
     let fill = |out: &mut [f64]| {
-        dispatch!(simd::level(), simd => conv_forward(simd, out, image, &kernel, &shape));
+        dispatch!(f64, simd::level(), simd => conv_forward(simd, out, image, &kernel, &shape));
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, &[h, w, n], fill) }
@@ -67,7 +67,7 @@ pub fn conv3x3_backprop(
     // The filters are written only when all else has been read.
     let (d_out, image) = (d_out.elements()?, image.elements()?);
     let mut d_kernel = vec![0.0; shape.kernel_len()];
-    dispatch!(simd::level(), simd => {
+    dispatch!(f64, simd::level(), simd => {
         conv_backward_kernel(simd, &mut d_kernel, d_out, image, &shape)
     });
     for (f, filter) in filters.as_slice_mut()?.chunks_exact_mut(TAPS).enumerate() {
@@ -80,7 +80,7 @@ pub fn conv3x3_backprop(
 
 fn pool_shape(input: &[usize]) -> PyResult<PoolShape> {
     let [h, w, c] = sizes("input", "(h, w, channels)", input)?;
-    Ok(PoolShape::new((h, w, c))?)
+    Ok(PoolShape::halving((h, w, c))?)
 }
 
 /// input (h, w, c) -> (h // 2, w // 2, c)
@@ -94,7 +94,7 @@ pub fn max_pool2_forward<'py>(
     let x = input.elements()?;
     let (h, w, c) = shape.output();
     let fill = |out: &mut [f64]| {
-        dispatch!(simd::level(), simd => max_pool_forward(simd, out, x, &shape));
+        dispatch!(f64, simd::level(), simd => max_pool_forward(simd, out, x, &shape));
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, &[h, w, c], fill) }
@@ -113,7 +113,7 @@ pub fn max_pool2_backprop<'py>(
     expect_shape("d_L_d_out", d_out.shape()?, &[h, w, c])?;
     let (d_out, x) = (d_out.elements()?, input.elements()?);
     let fill = |d_x: &mut [f64]| {
-        dispatch!(simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape));
+        dispatch!(f64, simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape));
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, input.shape()?, fill) }
@@ -149,7 +149,7 @@ pub fn softmax_forward<'py>(
     let input_shape = input.shape()?.to_vec();
     let nodes = [shape.outputs()];
     let fill = |totals: &mut [f64]| {
-        dispatch!(simd::level(), simd => dense_forward(simd, totals, x, weights, biases, &shape));
+        dispatch!(f64, simd::level(), simd => dense_forward(simd, totals, x, weights, biases, &shape));
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     let totals = unsafe { filled(py, &nodes, fill) }?;
@@ -192,7 +192,7 @@ pub fn softmax_backprop<'py>(
     softmax::softmax_backward(&mut d_totals, d_out.elements()?, &p);
     let (weights, biases) = (weights.as_slice_mut()?, biases.as_slice_mut()?);
     let fill = |d_x: &mut [f64]| {
-        dispatch!(simd::level(), simd => {
+        dispatch!(f64, simd::level(), simd => {
             dense_backward_sgd(simd, d_x, weights, biases, &d_totals, &x, learn_rate, &shape)
         });
     };

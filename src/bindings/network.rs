@@ -103,7 +103,7 @@ impl TutorialNet {
             return Err(PyValueError::new_err(why));
         }
         self.run(py, images, labels, order, |net, images, examples| {
-            dispatch!(simd::level(), simd => net.train(simd, images, examples, learn_rate))
+            dispatch!(f32, simd::level(), simd => net.train(simd, images, examples, learn_rate))
         })
     }
 
@@ -116,7 +116,7 @@ impl TutorialNet {
         order: &Bound<'_, PyAny>,
     ) -> PyResult<(f64, usize)> {
         self.run(py, images, labels, order, |net, images, examples| {
-            dispatch!(simd::level(), simd => net.evaluate(simd, images, examples))
+            dispatch!(f32, simd::level(), simd => net.evaluate(simd, images, examples))
         })
     }
 }

@@ -258,13 +258,13 @@ mod tests {
 
             let mut out = vec![<$t>::NAN; shape.output_len()];
             let mut expected = out.clone();
-            dispatch!($level, simd => conv_forward(simd, &mut out, &image, &kernel, &shape));
+            dispatch!($t, $level, simd => conv_forward(simd, &mut out, &image, &kernel, &shape));
             reference::conv_forward(&mut expected, &image, &kernel, &shape);
             assert_close(&out, &expected, shape.taps());
 
             let mut d_kernel = vec![<$t>::NAN; shape.kernel_len()];
             let mut expected = d_kernel.clone();
-            dispatch!($level, simd => {
+            dispatch!($t, $level, simd => {
                 conv_backward_kernel(simd, &mut d_kernel, &d_out, &image, &shape)
             });
             reference::conv_backward_kernel(&mut expected, &d_out, &image, &shape);
@@ -280,7 +280,7 @@ mod tests {
                     for (window, c_in) in
                         [((3, 3), 1), ((1, 1), 2), ((2, 3), 3), ((3, 1), 5), ((4, 2), 2)]
                     {
-                        let shape = ConvShape::new((4, width, c_in), window, c_out).unwrap();
+                        let shape = ConvShape::valid((4, width, c_in), window, c_out).unwrap();
                         case!(f32, level, shape);
                         case!(f64, level, shape);
                     }

@@ -2,7 +2,7 @@
 //! a window stay in registers, and the full-size output is never written. On the way back only the
 //! position that held the maximum has a gradient.
 
-use super::shape::{ConvShape, POOL, PoolShape, ShapeError};
+use super::shape::{ConvPoolShape, POOL};
 use super::simd::{Element, Simd, for_channels};
 
 /// The side of the kernel.
@@ -14,40 +14,11 @@ const PATCH: usize = POOL + K - 1;
 /// Positions in a pooling window.
 const POSITIONS: usize = POOL * POOL;
 
-/// A convolution with a 3x3 kernel over one channel, and the pooling of its output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConvPoolShape {
-    conv: ConvShape,
-    pool: PoolShape,
-}
-
-impl ConvPoolShape {
-    /// (h, w) -> ((h - 2) / 2, (w - 2) / 2, filters), with at least one pooling window.
-    pub fn new(h: usize, w: usize, filters: usize) -> Result<Self, ShapeError> {
-        if h < PATCH || w < PATCH {
-            return Err(ShapeError::new(format!(
-                "expected images of at least {PATCH}x{PATCH} pixels, got {h}x{w}"
-            )));
-        }
-        let conv = ConvShape::new((h, w, 1), (K, K), filters)?;
-        Ok(Self { conv, pool: PoolShape::new(conv.output())? })
-    }
-
-    /// The convolution.
-    pub fn conv(&self) -> &ConvShape {
-        &self.conv
-    }
-    /// The pooling.
-    pub fn pool(&self) -> &PoolShape {
-        &self.pool
-    }
-
-    /// The image rows (of `w` pixels) below the pooled row `i`.
-    #[inline(always)]
-    fn rows<'a, T>(&self, image: &'a [T], i: usize) -> [&'a [T]; PATCH] {
-        let (_, w, _) = self.conv.input();
-        std::array::from_fn(|y| &image[(POOL * i + y) * w..][..w])
-    }
+/// The image rows (of `w` pixels) below the pooled row `i`.
+#[inline(always)]
+fn rows<'a, T>(shape: &ConvPoolShape, image: &'a [T], i: usize) -> [&'a [T]; PATCH] {
+    let (_, w, _) = shape.conv().input();
+    std::array::from_fn(|y| &image[(POOL * i + y) * w..][..w])
 }
 
 /// `out[i, j, o] = max over the window of (i, j) of conv(image, kernel)[.., .., o]`, and in `argmax`
@@ -63,7 +34,7 @@ pub fn conv_pool_forward<T: Element, S: Simd<T>>(
     kernel: &[T],
     shape: &ConvPoolShape,
 ) {
-    for_channels!(simd, T, S, shape.conv.c_out() => {
+    for_channels!(simd, T, S, shape.conv().c_out() => {
         forward_channels(simd, out, argmax, image, kernel, shape)
     });
 }
@@ -78,7 +49,7 @@ fn forward_channels<T: Element, S: Simd<T>>(
     shape: &ConvPoolShape,
 ) {
     check(out, argmax, image, kernel, shape);
-    let (out_h, out_w, c_out) = shape.pool.output();
+    let (out_h, out_w, c_out) = shape.pool().output();
     for o in (0..c_out).step_by(S::LANES) {
         let end = c_out.min(o + S::LANES);
         let taps: [[S::Vector; K]; K] = std::array::from_fn(|y| {
@@ -87,7 +58,7 @@ fn forward_channels<T: Element, S: Simd<T>>(
         let positions: [S::Vector; POSITIONS] =
             std::array::from_fn(|n| simd.splat(T::from_f64(n as f64)));
         for i in 0..out_h {
-            let rows = shape.rows(image, i);
+            let rows = rows(shape, image, i);
             for j in 0..out_w {
                 let sums = window_sums(simd, &patch(&rows, j), &taps);
                 let (mut max, mut at) = (sums[0], positions[0]);
@@ -164,7 +135,7 @@ pub fn conv_pool_backward_kernel<T: Element, S: Simd<T>>(
     image: &[T],
     shape: &ConvPoolShape,
 ) {
-    for_channels!(simd, T, S, shape.conv.c_out() => {
+    for_channels!(simd, T, S, shape.conv().c_out() => {
         backward_channels(simd, d_kernel, d_out, argmax, image, shape)
     });
 }
@@ -179,12 +150,12 @@ fn backward_channels<T: Element, S: Simd<T>>(
     shape: &ConvPoolShape,
 ) {
     check(d_out, argmax, image, d_kernel, shape);
-    let (out_h, out_w, c_out) = shape.pool.output();
+    let (out_h, out_w, c_out) = shape.pool().output();
     for o in (0..c_out).step_by(S::LANES) {
         let end = c_out.min(o + S::LANES);
         let mut sums = [[simd.zero(); K]; K];
         for i in 0..out_h {
-            let rows = shape.rows(image, i);
+            let rows = rows(shape, image, i);
             for j in 0..out_w {
                 let channels = (i * out_w + j) * c_out + o..(i * out_w + j) * c_out + end;
                 let d = simd.load_up_to(&d_out[channels.clone()]);
@@ -210,10 +181,12 @@ fn backward_channels<T: Element, S: Simd<T>>(
 }
 
 fn check<T>(out: &[T], argmax: &[T], image: &[T], kernel: &[T], shape: &ConvPoolShape) {
-    assert_eq!(out.len(), shape.pool.output_len(), "output length");
-    assert_eq!(argmax.len(), shape.pool.output_len(), "argmax length");
-    assert_eq!(image.len(), shape.conv.input_len(), "image length");
-    assert_eq!(kernel.len(), shape.conv.kernel_len(), "kernel length");
+    assert_eq!(out.len(), shape.pool().output_len(), "output length");
+    assert_eq!(argmax.len(), shape.pool().output_len(), "argmax length");
+    assert_eq!(image.len(), shape.conv().input_len(), "image length");
+    assert_eq!(kernel.len(), shape.conv().kernel_len(), "kernel length");
+    assert_eq!((shape.conv().window(), shape.conv().input().2), ((K, K), 1), "window and channels");
+    assert_eq!((shape.conv().strides(), shape.conv().windows().is_padded()), ((1, 1), false));
 }
 
 #[cfg(test)]
@@ -221,38 +194,43 @@ mod tests {
     use super::*;
     use crate::dispatch;
     use crate::kernels::reference;
+    use crate::kernels::shape::ConvShape;
     use crate::kernels::testing::{assert_close, for_each_level, random};
+
+    fn net_shape(h: usize, w: usize, filters: usize) -> ConvPoolShape {
+        ConvPoolShape::new(ConvShape::valid((h, w, 1), (K, K), filters).unwrap()).unwrap()
+    }
 
     macro_rules! case {
         ($t:ty, $level:expr, $shape:expr, $image:expr) => {{
             let shape: ConvPoolShape = $shape;
             let image: Vec<$t> = $image;
-            let kernel: Vec<$t> = random(shape.conv.kernel_len(), 2);
-            let d_out: Vec<$t> = random(shape.pool.output_len(), 3);
+            let kernel: Vec<$t> = random(shape.conv().kernel_len(), 2);
+            let d_out: Vec<$t> = random(shape.pool().output_len(), 3);
 
-            let mut full = vec![<$t>::NAN; shape.conv.output_len()];
-            reference::conv_forward(&mut full, &image, &kernel, &shape.conv);
-            let mut expected = vec![<$t>::NAN; shape.pool.output_len()];
-            reference::max_pool_forward(&mut expected, &full, &shape.pool);
+            let mut full = vec![<$t>::NAN; shape.conv().output_len()];
+            reference::conv_forward(&mut full, &image, &kernel, shape.conv());
+            let mut expected = vec![<$t>::NAN; shape.pool().output_len()];
+            reference::max_pool_forward(&mut expected, &full, shape.pool());
             let (mut out, mut argmax) = (expected.clone(), expected.clone());
-            dispatch!($level, simd => {
+            dispatch!($t, $level, simd => {
                 conv_pool_forward(simd, &mut out, &mut argmax, &image, &kernel, &shape)
             });
             assert_close(&out, &expected, 9);
 
             // The two orders of rounding may disagree on near ties, so the gradient is checked
             // against the positions that the kernel itself chose, and those against the values.
-            let mut d_full = vec![0.0; shape.conv.output_len()];
-            let windows = reference::pool_windows(&shape.pool);
+            let mut d_full = vec![0.0; shape.conv().output_len()];
+            let windows = reference::pool_windows(shape.pool());
             for (n, window) in windows.iter().enumerate() {
                 let at = window[argmax[n] as usize];
                 assert_close(&[full[at]], &[expected[n]], 9);
                 d_full[at] = d_out[n];
             }
-            let mut d_kernel = vec![<$t>::NAN; shape.conv.kernel_len()];
+            let mut d_kernel = vec![<$t>::NAN; shape.conv().kernel_len()];
             let mut expected = d_kernel.clone();
-            reference::conv_backward_kernel(&mut expected, &d_full, &image, &shape.conv);
-            dispatch!($level, simd => {
+            reference::conv_backward_kernel(&mut expected, &d_full, &image, shape.conv());
+            dispatch!($t, $level, simd => {
                 conv_pool_backward_kernel(simd, &mut d_kernel, &d_out, &argmax, &image, &shape)
             });
             assert_close(&d_kernel, &expected, windows.len());
@@ -265,7 +243,7 @@ mod tests {
         for_each_level(|level| {
             for filters in [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33] {
                 for (h, w) in [(4, 4), (5, 5), (4, 6), (6, 9), (10, 7)] {
-                    let shape = ConvPoolShape::new(h, w, filters).unwrap();
+                    let shape = net_shape(h, w, filters);
                     case!(f32, level, shape, random(h * w, 1));
                     case!(f64, level, shape, random(h * w, 1));
                 }
@@ -276,7 +254,7 @@ mod tests {
     #[test]
     fn the_first_of_equal_maxima_is_chosen() {
         for_each_level(|level| {
-            let shape = ConvPoolShape::new(4, 4, 5).unwrap();
+            let shape = net_shape(4, 4, 5);
             let argmax = case!(f32, level, shape, vec![0.5; 16]);
             assert_eq!(argmax, [0.0; 5]);
         });
@@ -285,7 +263,7 @@ mod tests {
     #[test]
     fn a_nan_is_the_maximum() {
         for_each_level(|level| {
-            let shape = ConvPoolShape::new(4, 4, 1).unwrap();
+            let shape = net_shape(4, 4, 1);
             let mut image = vec![1.0; 16];
             image[15] = f64::NAN; // seen by the window's last position only
             let argmax = case!(f64, level, shape, image);

@@ -158,7 +158,7 @@ mod tests {
 
             let mut out = vec![<$t>::NAN; shape.outputs()];
             let mut expected = out.clone();
-            dispatch!($level, simd => {
+            dispatch!($t, $level, simd => {
                 dense_forward(simd, &mut out, &x, &weights, &biases, &shape)
             });
             reference::dense_forward(&mut expected, &x, &weights, &biases, &shape);
@@ -173,7 +173,7 @@ mod tests {
                 .collect();
             let stepped_biases: Vec<$t> =
                 biases.iter().zip(&d_out).map(|(b, d)| b - rate * d).collect();
-            dispatch!($level, simd => {
+            dispatch!($t, $level, simd => {
                 dense_backward_sgd(
                     simd, &mut d_x, &mut weights, &mut biases, &d_out, &x, rate, &shape,
                 )

@@ -22,7 +22,7 @@ impl fmt::Display for ShapeError {
 impl std::error::Error for ShapeError {}
 
 /// The product of `sizes`, if an array of so many elements can be addressed.
-fn checked_len(what: &str, sizes: &[usize]) -> Result<usize, ShapeError> {
+pub fn checked_len(what: &str, sizes: &[usize]) -> Result<usize, ShapeError> {
     sizes
         .iter()
         .try_fold(1usize, |len, &size| len.checked_mul(size))
@@ -30,83 +30,243 @@ fn checked_len(what: &str, sizes: &[usize]) -> Result<usize, ShapeError> {
         .ok_or_else(|| ShapeError(format!("{what} of shape {sizes:?} is too large to address")))
 }
 
-/// A convolution with stride 1 and no padding: (h, w, c_in) -> (h - kh + 1, w - kw + 1, c_out),
-/// with a kernel stored (kh, kw, c_in, c_out).
+/// What happens at the borders of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// Windows lie inside the image; what none of them reaches is ignored.
+    Valid,
+    /// There are ceil(size / stride) windows; the missing pixels, of which the odd one goes below or
+    /// right, are zeros to a convolution and absent to a pooling. TensorFlow's rule.
+    Same,
+}
+
+/// One axis of an image seen through windows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Axis {
+    size: usize,
+    window: usize,
+    stride: usize,
+    /// Missing pixels before and after.
+    before: usize,
+    after: usize,
+    windows: usize,
+}
+
+impl Axis {
+    fn new(size: usize, window: usize, stride: usize, padding: Padding) -> Self {
+        let windows = match padding {
+            Padding::Valid if size < window => 0,
+            Padding::Valid => (size - window) / stride + 1,
+            Padding::Same => size.div_ceil(stride),
+        };
+        let missing = match padding {
+            Padding::Valid => 0,
+            // No overflow: the last window begins inside the image.
+            Padding::Same => {
+                (windows.saturating_sub(1) * stride).saturating_add(window).saturating_sub(size)
+            }
+        };
+        let before = missing / 2;
+        Self { size, window, stride, before, after: missing - before, windows }
+    }
+}
+
+/// An image (h, w, c) seen through (kh, kw) windows, which walk in steps of (sh, sw).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowShape {
+    y: Axis,
+    x: Axis,
+    c: usize,
+}
+
+impl WindowShape {
+    /// Checks that windows and strides are at least 1 and that the padded image can be addressed.
+    /// There may be no window at all.
+    pub fn new(
+        (h, w, c): (usize, usize, usize),
+        (kh, kw): (usize, usize),
+        (sh, sw): (usize, usize),
+        padding: Padding,
+    ) -> Result<Self, ShapeError> {
+        if kh == 0 || kw == 0 || sh == 0 || sw == 0 {
+            return Err(ShapeError(format!(
+                "expected windows and strides of at least 1, got {kh}x{kw} windows in steps of \
+                 {sh}x{sw}"
+            )));
+        }
+        checked_len("an image", &[h, w, c])?;
+        let (y, x) = (Axis::new(h, kh, sh, padding), Axis::new(w, kw, sw, padding));
+        let padded = |axis: Axis| axis.size.saturating_add(axis.before).saturating_add(axis.after);
+        checked_len("a padded image", &[padded(y), padded(x), c])?;
+        Ok(Self { y, x, c })
+    }
+
+    /// (h, w, c)
+    #[inline(always)]
+    pub fn input(&self) -> (usize, usize, usize) {
+        (self.y.size, self.x.size, self.c)
+    }
+    /// (h, w, c) with the missing pixels.
+    #[inline(always)]
+    pub fn padded(&self) -> (usize, usize, usize) {
+        let padded = |axis: &Axis| axis.before + axis.size + axis.after;
+        (padded(&self.y), padded(&self.x), self.c)
+    }
+    /// How many missing rows there are above and how many missing columns to the left.
+    #[inline(always)]
+    pub fn before(&self) -> (usize, usize) {
+        (self.y.before, self.x.before)
+    }
+    /// Whether any pixel is missing.
+    #[inline(always)]
+    pub fn is_padded(&self) -> bool {
+        self.padded() != self.input()
+    }
+    /// (kh, kw)
+    #[inline(always)]
+    pub fn window(&self) -> (usize, usize) {
+        (self.y.window, self.x.window)
+    }
+    /// (sh, sw)
+    #[inline(always)]
+    pub fn strides(&self) -> (usize, usize) {
+        (self.y.stride, self.x.stride)
+    }
+    /// How many windows below and beside each other.
+    #[inline(always)]
+    pub fn windows(&self) -> (usize, usize) {
+        (self.y.windows, self.x.windows)
+    }
+    /// Elements of the input.
+    #[inline(always)]
+    pub fn input_len(&self) -> usize {
+        self.y.size * self.x.size * self.c
+    }
+    /// Elements of the input with the missing pixels.
+    #[inline(always)]
+    pub fn padded_len(&self) -> usize {
+        let (h, w, c) = self.padded();
+        h * w * c
+    }
+}
+
+/// A convolution (h, w, c_in) -> (out_h, out_w, c_out) with a kernel (kh, kw, c_in, c_out).
+///
+/// A padded image has contiguous runs of `kw * c_in` elements under each row of a window, which is
+/// all that most kernels need to know of `kw` and `c_in`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvShape {
-    h: usize,
-    w: usize,
-    c_in: usize,
-    kh: usize,
-    kw: usize,
+    windows: WindowShape,
     c_out: usize,
 }
 
 impl ConvShape {
-    /// Checks that the kernel fits into the image and that there are channels on both sides.
+    /// Checks that there is at least one window, and channels on both sides.
     pub fn new(
-        (h, w, c_in): (usize, usize, usize),
-        (kh, kw): (usize, usize),
+        input: (usize, usize, usize),
+        window: (usize, usize),
+        strides: (usize, usize),
+        padding: Padding,
         c_out: usize,
     ) -> Result<Self, ShapeError> {
-        if kh == 0 || kw == 0 || h < kh || w < kw {
-            return Err(ShapeError(format!(
-                "expected an image of at least {kh}x{kw} pixels for a {kh}x{kw} kernel, got {h}x{w}"
-            )));
-        }
+        let windows = WindowShape::new(input, window, strides, padding)?;
+        let ((h, w, c_in), (kh, kw)) = (input, window);
         if c_in == 0 || c_out == 0 {
             return Err(ShapeError(format!(
                 "expected at least one input channel and one filter, got {c_in} and {c_out}"
             )));
         }
-        checked_len("an image", &[h, w, c_in])?;
+        let (out_h, out_w) = windows.windows();
+        if out_h == 0 || out_w == 0 {
+            return Err(ShapeError(format!(
+                "expected an image of at least {kh}x{kw} pixels for a {kh}x{kw} kernel, got {h}x{w}"
+            )));
+        }
         checked_len("a convolution's kernel", &[kh, kw, c_in, c_out])?;
-        checked_len("a convolution's output", &[h - kh + 1, w - kw + 1, c_out])?;
-        Ok(Self { h, w, c_in, kh, kw, c_out })
+        checked_len("a convolution's output", &[out_h, out_w, c_out])?;
+        Ok(Self { windows, c_out })
+    }
+
+    /// A convolution with stride 1 and no padding.
+    pub fn valid(
+        input: (usize, usize, usize),
+        window: (usize, usize),
+        c_out: usize,
+    ) -> Result<Self, ShapeError> {
+        Self::new(input, window, (1, 1), Padding::Valid, c_out)
+    }
+
+    /// A dense layer, as a convolution of one pixel.
+    pub fn dense(inputs: usize, outputs: usize) -> Result<Self, ShapeError> {
+        Self::valid((1, 1, inputs), (1, 1), outputs)
     }
 
     /// The same shape with its window and input channels as compile-time constants, where they are
     /// worth it: inlined code then unrolls the loops over the taps.
     #[inline(always)]
     pub fn with_constant_window(&self) -> Option<Self> {
-        let constant = Self { c_in: 1, kh: 3, kw: 3, ..*self };
+        let WindowShape { y, x, .. } = self.windows;
+        let constant = |axis: Axis| Axis { window: 3, stride: 1, before: 0, after: 0, ..axis };
+        let windows = WindowShape { y: constant(y), x: constant(x), c: 1 };
+        let constant = Self { windows, ..*self };
         (constant == *self).then_some(constant)
     }
 
+    /// The image and its windows.
+    #[inline(always)]
+    pub fn windows(&self) -> &WindowShape {
+        &self.windows
+    }
     /// (h, w, c_in)
     #[inline(always)]
     pub fn input(&self) -> (usize, usize, usize) {
-        (self.h, self.w, self.c_in)
+        self.windows.input()
     }
     /// (kh, kw)
     #[inline(always)]
     pub fn window(&self) -> (usize, usize) {
-        (self.kh, self.kw)
+        self.windows.window()
+    }
+    /// (sh, sw)
+    #[inline(always)]
+    pub fn strides(&self) -> (usize, usize) {
+        self.windows.strides()
     }
     /// Filters, i.e. output channels.
     #[inline(always)]
     pub fn c_out(&self) -> usize {
         self.c_out
     }
-    /// (h - kh + 1, w - kw + 1, c_out)
+    /// (out_h, out_w, c_out)
     #[inline(always)]
     pub fn output(&self) -> (usize, usize, usize) {
-        (self.h - self.kh + 1, self.w - self.kw + 1, self.c_out)
+        let (h, w) = self.windows.windows();
+        (h, w, self.c_out)
     }
     /// Elements of the input.
     #[inline(always)]
     pub fn input_len(&self) -> usize {
-        self.h * self.w * self.c_in
+        self.windows.input_len()
+    }
+    /// Elements of the input with its padding.
+    #[inline(always)]
+    pub fn padded_len(&self) -> usize {
+        self.windows.padded_len()
     }
     /// Elements of the kernel.
     #[inline(always)]
     pub fn kernel_len(&self) -> usize {
         self.taps() * self.c_out
     }
+    /// Neighbouring elements of a padded image under one row of a window: kw * c_in.
+    #[inline(always)]
+    pub fn run(&self) -> usize {
+        self.window().1 * self.windows.c
+    }
     /// Products summed for one output element: kh * kw * c_in.
     #[inline(always)]
     pub fn taps(&self) -> usize {
-        self.kh * self.kw * self.c_in
+        self.window().0 * self.run()
     }
     /// Elements of the output.
     #[inline(always)]
@@ -116,45 +276,87 @@ impl ConvShape {
     }
 }
 
-/// The side of a pooling window, which is also its stride.
+/// The side of the pooling window that networks use most, which is also its stride.
 pub const POOL: usize = 2;
 
-/// Pooling over 2x2 windows with stride 2: (h, w, c) -> (h / 2, w / 2, c). An odd last row or
-/// column belongs to no window.
+/// Pooling: (h, w, c) -> (windows below each other, windows beside each other, c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolShape {
-    h: usize,
-    w: usize,
-    c: usize,
+    windows: WindowShape,
 }
 
 impl PoolShape {
     /// Checks that the input can be addressed. Without a whole window, the output is empty.
-    pub fn new((h, w, c): (usize, usize, usize)) -> Result<Self, ShapeError> {
-        checked_len("a pooling input", &[h, w, c])?;
-        Ok(Self { h, w, c })
+    pub fn new(
+        input: (usize, usize, usize),
+        window: (usize, usize),
+        strides: (usize, usize),
+        padding: Padding,
+    ) -> Result<Self, ShapeError> {
+        Ok(Self { windows: WindowShape::new(input, window, strides, padding)? })
     }
 
+    /// Pooling over 2x2 windows with stride 2. An odd last row or column belongs to no window.
+    pub fn halving(input: (usize, usize, usize)) -> Result<Self, ShapeError> {
+        Self::new(input, (POOL, POOL), (POOL, POOL), Padding::Valid)
+    }
+
+    /// The image and its windows.
+    #[inline(always)]
+    pub fn windows(&self) -> &WindowShape {
+        &self.windows
+    }
     /// (h, w, c)
     #[inline(always)]
     pub fn input(&self) -> (usize, usize, usize) {
-        (self.h, self.w, self.c)
+        self.windows.input()
     }
-    /// (h / 2, w / 2, c)
+    /// (out_h, out_w, c)
     #[inline(always)]
     pub fn output(&self) -> (usize, usize, usize) {
-        (self.h / POOL, self.w / POOL, self.c)
+        let (h, w) = self.windows.windows();
+        (h, w, self.windows.c)
     }
     /// Elements of the input.
     #[inline(always)]
     pub fn input_len(&self) -> usize {
-        self.h * self.w * self.c
+        self.windows.input_len()
     }
     /// Elements of the output.
     #[inline(always)]
     pub fn output_len(&self) -> usize {
         let (h, w, c) = self.output();
         h * w * c
+    }
+}
+
+/// A convolution and the 2x2 max pooling of its output, with at least one pooling window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvPoolShape {
+    conv: ConvShape,
+    pool: PoolShape,
+}
+
+impl ConvPoolShape {
+    /// Checks that the convolution's output holds a pooling window.
+    pub fn new(conv: ConvShape) -> Result<Self, ShapeError> {
+        let pool = PoolShape::halving(conv.output())?;
+        if pool.output_len() == 0 {
+            let (h, w, _) = conv.output();
+            return Err(ShapeError(format!("expected at least 2x2 pixels to pool, got {h}x{w}")));
+        }
+        Ok(Self { conv, pool })
+    }
+
+    /// The convolution.
+    #[inline(always)]
+    pub fn conv(&self) -> &ConvShape {
+        &self.conv
+    }
+    /// The pooling.
+    #[inline(always)]
+    pub fn pool(&self) -> &PoolShape {
+        &self.pool
     }
 }
 
@@ -200,20 +402,41 @@ mod tests {
 
     #[test]
     fn output_sizes() {
-        let conv = ConvShape::new((28, 27, 3), (3, 2), 8).unwrap();
+        let conv = ConvShape::valid((28, 27, 3), (3, 2), 8).unwrap();
         assert_eq!(conv.output(), (26, 26, 8));
-        assert_eq!((conv.taps(), conv.kernel_len()), (18, 144));
-        let pool = PoolShape::new((5, 4, 3)).unwrap();
+        assert_eq!((conv.run(), conv.taps(), conv.kernel_len()), (6, 18, 144));
+        let pool = PoolShape::halving((5, 4, 3)).unwrap();
         assert_eq!(pool.output(), (2, 2, 3));
+        assert_eq!(PoolShape::halving((1, 4, 3)).unwrap().output_len(), 0);
+    }
+
+    /// (size, window, stride) to (windows, missing before, missing after), from TensorFlow's guide.
+    #[test]
+    fn same_padding_puts_the_odd_one_after() {
+        for ((size, window, stride), expected) in [
+            ((5, 3, 1), (5, 1, 1)),
+            ((5, 2, 1), (5, 0, 1)),
+            ((5, 3, 2), (3, 1, 1)),
+            ((6, 3, 2), (3, 0, 1)),
+            ((6, 2, 3), (2, 0, 0)),
+            ((13, 6, 5), (3, 1, 2)),
+            ((1, 7, 1), (1, 3, 3)),
+        ] {
+            let axis = Axis::new(size, window, stride, Padding::Same);
+            assert_eq!((axis.windows, axis.before, axis.after), expected);
+        }
     }
 
     #[test]
     fn refusals_name_the_sizes() {
-        let small = ConvShape::new((2, 9, 1), (3, 3), 8).unwrap_err().to_string();
+        let small = ConvShape::valid((2, 9, 1), (3, 3), 8).unwrap_err().to_string();
         assert!(small.contains("at least 3x3") && small.contains("got 2x9"), "{small}");
-        assert!(ConvShape::new((9, 9, 1), (3, 3), 0).is_err());
-        assert!(ConvShape::new((usize::MAX, 9, 1), (3, 3), 1).is_err());
-        assert!(PoolShape::new((usize::MAX, 2, 2)).is_err());
+        assert!(ConvShape::valid((9, 9, 1), (3, 3), 0).is_err());
+        assert!(ConvShape::valid((9, 9, 1), (0, 3), 1).is_err());
+        assert!(ConvShape::valid((usize::MAX, 9, 1), (3, 3), 1).is_err());
+        let huge = (usize::MAX, 2);
+        assert!(ConvShape::new((9, 9, 1), huge, (1, 1), Padding::Same, 1).is_err());
+        assert!(PoolShape::halving((usize::MAX, 2, 2)).is_err());
         assert!(DenseShape::new(0, 10).is_err());
         assert!(DenseShape::new(usize::MAX, 2).is_err());
     }

@@ -1,10 +1,10 @@
 //! The tutorial's network, trained one image a step: 3x3 convolution without bias, 2x2 max pooling,
 //! dense layer, softmax.
 
-use crate::kernels::conv_pool::{ConvPoolShape, conv_pool_backward_kernel, conv_pool_forward};
+use crate::kernels::conv_pool::{conv_pool_backward_kernel, conv_pool_forward};
 use crate::kernels::dense::{dense_backward_sgd, dense_forward};
 use crate::kernels::rescale::rescale;
-use crate::kernels::shape::DenseShape;
+use crate::kernels::shape::{ConvPoolShape, ConvShape, DenseShape};
 use crate::kernels::simd::{Element, Simd};
 use crate::kernels::softmax::{argmax, softmax_cross_entropy};
 use crate::network::{BuildError, zeros};
@@ -62,7 +62,7 @@ impl<T: Element> TutorialNet<T> {
     /// # Errors
     /// If the sizes do not fit together, or not into memory.
     pub fn new(h: usize, w: usize, filters: usize, classes: usize) -> Result<Self, BuildError> {
-        let conv_pool = ConvPoolShape::new(h, w, filters)?;
+        let conv_pool = ConvPoolShape::new(ConvShape::valid((h, w, 1), (3, 3), filters)?)?;
         let dense = DenseShape::new(conv_pool.pool().output_len(), classes)?;
         Ok(Self {
             conv_pool,
@@ -192,7 +192,7 @@ mod tests {
     }
 
     fn loss(net: &mut TutorialNet<f64>, images: &[u8], example: Example) -> f64 {
-        dispatch!(simd::level(), simd => net.evaluate(simd, images, &[example])).loss
+        dispatch!(f64, simd::level(), simd => net.evaluate(simd, images, &[example])).loss
     }
 
     /// A step of size 1 moves each parameter by minus its gradient.
@@ -202,7 +202,7 @@ mod tests {
             let (mut net, images) = net(1);
             let (mut stepped, _) = self::net(1);
             let example = Example { image: 1, label: 2 };
-            dispatch!(level, simd => stepped.train(simd, &images, &[example], 1.0));
+            dispatch!(f64, level, simd => stepped.train(simd, &images, &[example], 1.0));
             for p in 0..3 {
                 for n in 0..net.parameters()[p].len() {
                     let h = 1e-6;
@@ -225,7 +225,7 @@ mod tests {
         let (mut net, images) = net(2);
         let before: Vec<Vec<f64>> = net.parameters().map(<[_]>::to_vec).to_vec();
         let examples = [Example { image: 0, label: 1 }, Example { image: 2, label: 3 }];
-        let evaluate = |net: &mut TutorialNet<f64>, level: Level| dispatch!(level, simd => net.evaluate(simd, &images, &examples));
+        let evaluate = |net: &mut TutorialNet<f64>, level: Level| dispatch!(f64, level, simd => net.evaluate(simd, &images, &examples));
         let scores: Vec<Score> =
             Level::available().into_iter().map(|level| evaluate(&mut net, level)).collect();
         for score in &scores {

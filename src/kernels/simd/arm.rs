@@ -32,7 +32,7 @@ unsafe fn padded<T: Copy + Default, const N: usize>(p: *const T, n: usize) -> [T
 }
 
 impl_simd! {
-    Neon, Neon, f32, 4, float32x4_t, uint32x4_t,
+    Neon, Neon, f32, 4, 24, float32x4_t, uint32x4_t,
     splat: vdupq_n_f32, load: vld1q_f32, store: vst1q_f32,
     add: vaddq_f32, mul: vmulq_f32, mul_add: |a, b, c| vfmaq_f32(c, a, b),
     load_part: |p, n| vld1q_f32(padded::<f32, 4>(p, n).as_ptr()),
@@ -48,7 +48,7 @@ impl_simd! {
 }
 
 impl_simd! {
-    Neon, Neon, f64, 2, float64x2_t, uint64x2_t,
+    Neon, Neon, f64, 2, 24, float64x2_t, uint64x2_t,
     splat: vdupq_n_f64, load: vld1q_f64, store: vst1q_f64,
     add: vaddq_f64, mul: vmulq_f64, mul_add: |a, b, c| vfmaq_f64(c, a, b),
     load_part: |p, n| vld1q_f64(padded::<f64, 2>(p, n).as_ptr()),

@@ -13,6 +13,16 @@ use std::sync::OnceLock;
 
 /// The element type of a kernel: `f32` or `f64`.
 pub trait Element: Float + Debug + Default + Send + Sync + 'static {
+    /// Its vectors on each instruction set, reached from the set's token by [`dispatch!`](crate::dispatch).
+    #[cfg(target_arch = "aarch64")]
+    type Neon: Simd<Self> + From<Neon>;
+    /// AVX2's.
+    #[cfg(target_arch = "x86_64")]
+    type Avx2: Simd<Self> + From<Avx2>;
+    /// AVX-512's.
+    #[cfg(target_arch = "x86_64")]
+    type Avx512: Simd<Self> + From<Avx512>;
+
     /// The nearest value of this type.
     fn from_f64(x: f64) -> Self;
     /// The same value as `f64`.
@@ -20,6 +30,13 @@ pub trait Element: Float + Debug + Default + Send + Sync + 'static {
 }
 
 impl Element for f32 {
+    #[cfg(target_arch = "aarch64")]
+    type Neon = Neon;
+    #[cfg(target_arch = "x86_64")]
+    type Avx2 = Avx2;
+    #[cfg(target_arch = "x86_64")]
+    type Avx512 = Avx512;
+
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x as f32
@@ -31,6 +48,13 @@ impl Element for f32 {
 }
 
 impl Element for f64 {
+    #[cfg(target_arch = "aarch64")]
+    type Neon = Neon;
+    #[cfg(target_arch = "x86_64")]
+    type Avx2 = Avx2;
+    #[cfg(target_arch = "x86_64")]
+    type Avx512 = Avx512;
+
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x
@@ -53,6 +77,8 @@ pub trait Simd<T: Element>: Copy {
     type Narrow: Simd<T>;
     /// Elements in a vector.
     const LANES: usize;
+    /// How many vectors a tile of sums may hold in registers with some left for its operands.
+    const SUMS: usize;
 
     /// The proof for [`Simd::Narrow`].
     fn narrow(self) -> Self::Narrow;
@@ -111,6 +137,7 @@ impl<T: Element> Simd<T> for Scalar {
     type Mask = [bool; SCALAR_LANES];
     type Narrow = Self;
     const LANES: usize = SCALAR_LANES;
+    const SUMS: usize = 8;
 
     #[inline(always)]
     fn narrow(self) -> Self {
@@ -171,7 +198,7 @@ impl<T: Element> Simd<T> for Scalar {
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! impl_simd {
     (
-        $token:ident, $narrow:ident, $t:ty, $lanes:literal, $vector:ty, $mask:ty,
+        $token:ident, $narrow:ident, $t:ty, $lanes:literal, $sums:literal, $vector:ty, $mask:ty,
         splat: $splat:path, load: $load:path, store: $store:path,
         add: $add:path, mul: $mul:path, mul_add: |$fa:ident, $fb:ident, $fc:ident| $mul_add:expr,
         load_part: |$lp:ident, $ln:ident| $load_part:expr,
@@ -190,6 +217,7 @@ macro_rules! impl_simd {
             type Mask = $mask;
             type Narrow = $narrow;
             const LANES: usize = $lanes;
+            const SUMS: usize = $sums;
 
             #[inline(always)]
             fn narrow(self) -> $narrow {
@@ -347,27 +375,36 @@ macro_rules! for_channels {
 }
 pub(crate) use for_channels;
 
-/// `dispatch!(level, simd => expression)`: evaluates the expression compiled for the level's
-/// instruction set, with `simd` bound to its [`Simd`](crate::kernels::simd::Simd) token.
+/// `dispatch!(T, level, simd => expression)`: evaluates the expression compiled for the level's
+/// instruction set, with `simd` bound to its [`Simd<T>`](crate::kernels::simd::Simd) token.
 #[macro_export]
 macro_rules! dispatch {
-    ($level:expr, $simd:ident => $body:expr) => {
+    ($t:ty, $level:expr, $simd:ident => $body:expr) => {
         match $level {
             $crate::kernels::simd::Level::Scalar($simd) => $body,
             #[cfg(target_arch = "aarch64")]
             $crate::kernels::simd::Level::Neon(token) => token.call(
                 #[inline(always)]
-                |$simd| $body,
+                |token| {
+                    let $simd = <$t as $crate::kernels::simd::Element>::Neon::from(token);
+                    $body
+                },
             ),
             #[cfg(target_arch = "x86_64")]
             $crate::kernels::simd::Level::Avx2(token) => token.call(
                 #[inline(always)]
-                |$simd| $body,
+                |token| {
+                    let $simd = <$t as $crate::kernels::simd::Element>::Avx2::from(token);
+                    $body
+                },
             ),
             #[cfg(target_arch = "x86_64")]
             $crate::kernels::simd::Level::Avx512(token) => token.call(
                 #[inline(always)]
-                |$simd| $body,
+                |token| {
+                    let $simd = <$t as $crate::kernels::simd::Element>::Avx512::from(token);
+                    $body
+                },
             ),
         }
     };

@@ -110,7 +110,7 @@ unsafe fn sum_f64x4(v: __m256d) -> f64 {
 }
 
 impl_simd! {
-    Avx2, Avx2, f32, 8, __m256, __m256,
+    Avx2, Avx2, f32, 8, 8, __m256, __m256,
     splat: _mm256_set1_ps, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
     add: _mm256_add_ps, mul: _mm256_mul_ps, mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
     load_part: |p, n| _mm256_maskload_ps(p, first_lanes_32(n)),
@@ -123,7 +123,7 @@ impl_simd! {
 }
 
 impl_simd! {
-    Avx2, Avx2, f64, 4, __m256d, __m256d,
+    Avx2, Avx2, f64, 4, 8, __m256d, __m256d,
     splat: _mm256_set1_pd, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
     add: _mm256_add_pd, mul: _mm256_mul_pd, mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
     load_part: |p, n| _mm256_maskload_pd(p, first_lanes_64(n)),
@@ -136,7 +136,7 @@ impl_simd! {
 }
 
 impl_simd! {
-    Avx512Narrow, Avx512Narrow, f32, 8, __m256, __mmask8,
+    Avx512Narrow, Avx512Narrow, f32, 8, 24, __m256, __mmask8,
     splat: _mm256_set1_ps, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
     add: _mm256_add_ps, mul: _mm256_mul_ps, mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
     load_part: |p, n| _mm256_maskz_loadu_ps(low_bits(n) as u8, p),
@@ -149,7 +149,7 @@ impl_simd! {
 }
 
 impl_simd! {
-    Avx512Narrow, Avx512Narrow, f64, 4, __m256d, __mmask8,
+    Avx512Narrow, Avx512Narrow, f64, 4, 24, __m256d, __mmask8,
     splat: _mm256_set1_pd, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
     add: _mm256_add_pd, mul: _mm256_mul_pd, mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
     load_part: |p, n| _mm256_maskz_loadu_pd(low_bits(n) as u8, p),
@@ -162,7 +162,7 @@ impl_simd! {
 }
 
 impl_simd! {
-    Avx512, Avx512Narrow, f32, 16, __m512, __mmask16,
+    Avx512, Avx512Narrow, f32, 16, 24, __m512, __mmask16,
     splat: _mm512_set1_ps, load: _mm512_loadu_ps, store: _mm512_storeu_ps,
     add: _mm512_add_ps, mul: _mm512_mul_ps, mul_add: |a, b, c| _mm512_fmadd_ps(a, b, c),
     load_part: |p, n| _mm512_maskz_loadu_ps(low_bits(n), p),
@@ -175,7 +175,7 @@ impl_simd! {
 }
 
 impl_simd! {
-    Avx512, Avx512Narrow, f64, 8, __m512d, __mmask8,
+    Avx512, Avx512Narrow, f64, 8, 24, __m512d, __mmask8,
     splat: _mm512_set1_pd, load: _mm512_loadu_pd, store: _mm512_storeu_pd,
     add: _mm512_add_pd, mul: _mm512_mul_pd, mul_add: |a, b, c| _mm512_fmadd_pd(a, b, c),
     load_part: |p, n| _mm512_maskz_loadu_pd(low_bits(n) as u8, p),
