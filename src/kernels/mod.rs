@@ -6,6 +6,7 @@
 pub mod conv;
 pub mod conv_pool;
 pub mod dense;
+pub mod pack;
 pub mod pool;
 #[cfg(test)]
 mod reference;

@@ -4,43 +4,65 @@
 use super::shape::{ConvShape, DenseShape, POOL, PoolShape};
 use super::simd::Element;
 
-/// Calls `visit(out, image, kernel)` with the three indices of every product of a convolution.
-fn for_each_product(shape: &ConvShape, mut visit: impl FnMut(usize, usize, usize)) {
-    let (_, w, c_in) = shape.input();
-    let (kh, kw) = shape.window();
+/// Calls `visit(out, x, kernel)` with the three indices of every product of a convolution of `n`
+/// images, none of them padded.
+fn for_each_product(shape: &ConvShape, n: usize, mut visit: impl FnMut(usize, usize, usize)) {
+    let (h, w, c_in) = shape.input();
+    let ((kh, kw), (sh, sw)) = (shape.window(), shape.strides());
+    let (above, left) = shape.windows().before();
     let (out_h, out_w, c_out) = shape.output();
-    for i in 0..out_h {
-        for j in 0..out_w {
-            for o in 0..c_out {
-                for y in 0..kh {
-                    for x in 0..kw {
-                        for c in 0..c_in {
-                            visit(
-                                (i * out_w + j) * c_out + o,
-                                ((i + y) * w + j + x) * c_in + c,
-                                ((y * kw + x) * c_in + c) * c_out + o,
-                            );
-                        }
-                    }
+    for image in 0..n {
+        for (i, j) in (0..out_h).flat_map(|i| (0..out_w).map(move |j| (i, j))) {
+            for (y, x) in (0..kh).flat_map(|y| (0..kw).map(move |x| (y, x))) {
+                let (Some(row), Some(column)) =
+                    ((sh * i + y).checked_sub(above), (sw * j + x).checked_sub(left))
+                else {
+                    continue;
+                };
+                if row >= h || column >= w {
+                    continue;
+                }
+                for (c, o) in (0..c_in).flat_map(|c| (0..c_out).map(move |o| (c, o))) {
+                    visit(
+                        ((image * out_h + i) * out_w + j) * c_out + o,
+                        ((image * h + row) * w + column) * c_in + c,
+                        ((y * kw + x) * c_in + c) * c_out + o,
+                    );
                 }
             }
         }
     }
 }
 
-pub fn conv_forward<T: Element>(out: &mut [T], image: &[T], kernel: &[T], shape: &ConvShape) {
+/// `out` (n, out_h, out_w, c_out), `x` (n, h, w, c_in) without padding, `kernel` (kh, kw, c_in, c_out).
+pub fn conv_forward<T: Element>(out: &mut [T], x: &[T], kernel: &[T], shape: &ConvShape) {
     out.fill(T::zero());
-    for_each_product(shape, |o, i, k| out[o] = out[o] + image[i] * kernel[k]);
+    let n = x.len() / shape.input_len();
+    for_each_product(shape, n, |o, i, k| out[o] = out[o] + x[i] * kernel[k]);
 }
 
+/// Shapes as for [`conv_forward`].
 pub fn conv_backward_kernel<T: Element>(
     d_kernel: &mut [T],
     d_out: &[T],
-    image: &[T],
+    x: &[T],
     shape: &ConvShape,
 ) {
     d_kernel.fill(T::zero());
-    for_each_product(shape, |o, i, k| d_kernel[k] = d_kernel[k] + image[i] * d_out[o]);
+    let n = x.len() / shape.input_len();
+    for_each_product(shape, n, |o, i, k| d_kernel[k] = d_kernel[k] + x[i] * d_out[o]);
+}
+
+/// Shapes as for [`conv_forward`].
+pub fn conv_backward_input<T: Element>(
+    d_x: &mut [T],
+    d_out: &[T],
+    kernel: &[T],
+    shape: &ConvShape,
+) {
+    d_x.fill(T::zero());
+    let n = d_x.len() / shape.input_len();
+    for_each_product(shape, n, |o, i, k| d_x[i] = d_x[i] + d_out[o] * kernel[k]);
 }
 
 /// The four input indices of every pooling window, in the order in which they are compared.
