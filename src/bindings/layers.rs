@@ -7,8 +7,10 @@ use pyo3::types::PyTuple;
 
 use super::array::{Input, Order, expect_shape, filled, read, sizes, write};
 use crate::dispatch;
-use crate::kernels::conv::{conv_backward_kernel, conv_forward};
+use crate::kernels::conv::conv_forward;
+use crate::kernels::conv_backward::conv_backward_kernel;
 use crate::kernels::dense::{dense_backward_sgd, dense_forward};
+use crate::kernels::pack::{pack_filters, packed_len};
 use crate::kernels::pool::{max_pool_backward_ties, max_pool_forward};
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape};
 use crate::kernels::{simd, softmax};
@@ -38,14 +40,13 @@ pub fn conv3x3_forward<'py>(
     let shape = conv_shape(image.shape()?, filters.shape())?;
     let (image, filters) = (image.elements()?, filters.as_slice()?);
 
-    // (num_filters, taps) to the kernels' (taps, num_filters)
-    let mut kernel = Vec::with_capacity(filters.len());
-    for tap in 0..TAPS {
-        kernel.extend(filters.chunks_exact(TAPS).map(|filter| filter[tap]));
-    }
     let (h, w, n) = shape.output();
+    let mut packed = vec![0.0; packed_len::<f64>(TAPS, n)];
+    pack_filters(&mut packed, filters, TAPS, n);
     let fill = |out: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => conv_forward(simd, out, image, &kernel, &shape));
+        dispatch!(f64, simd::level(), simd => {
+            conv_forward(simd, out, image, &packed, None, false, &shape, 1)
+        });
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, &[h, w, n], fill) }
@@ -68,7 +69,7 @@ pub fn conv3x3_backprop(
     let (d_out, image) = (d_out.elements()?, image.elements()?);
     let mut d_kernel = vec![0.0; shape.kernel_len()];
     dispatch!(f64, simd::level(), simd => {
-        conv_backward_kernel(simd, &mut d_kernel, d_out, image, &shape)
+        conv_backward_kernel(simd, &mut d_kernel, d_out, image, &shape, 1)
     });
     for (f, filter) in filters.as_slice_mut()?.chunks_exact_mut(TAPS).enumerate() {
         for (tap, weight) in filter.iter_mut().enumerate() {

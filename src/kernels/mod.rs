@@ -4,6 +4,7 @@
 //! named `d_*` after the value they belong to. Images are channels-last. Shapes are checked once, in the first line.
 
 pub mod conv;
+pub mod conv_backward;
 pub mod conv_pool;
 pub mod dense;
 pub mod pack;
@@ -16,3 +17,4 @@ pub mod simd;
 pub mod softmax;
 #[cfg(test)]
 pub(crate) mod testing;
+mod walk;

@@ -1,0 +1,418 @@
+//! The gradients of a convolution: of its kernel, of its bias, and of its input.
+
+use super::conv::{Finish, Plain, Taps, convolve, window_steps};
+use super::pack::{Phase, packed_input_len, packed_len, surround};
+use super::shape::ConvShape;
+use super::simd::{Element, Simd, for_channels};
+use super::walk::{Lattice, Pixels, Place};
+
+/// Taps and vectors of the tile that fills 32 registers.
+const TAPS: usize = 12;
+const VECTORS: usize = 2;
+
+/// Taps of the tile for what is left, and of the one that fills 16 registers.
+const FEW_TAPS: usize = 4;
+
+/// `d_kernel[y, x, c, o] = sum over images, i, j of x[sh * i + y, sw * j + x, c] * d_out[i, j, o]`
+///
+/// `d_kernel` (kh, kw, c_in, c_out), `d_out` (n, out_h, out_w, c_out), `x` (n, padded h, padded w,
+/// c_in).
+#[inline(always)]
+pub fn conv_backward_kernel<T: Element, S: Simd<T>>(
+    simd: S,
+    d_kernel: &mut [T],
+    d_out: &[T],
+    x: &[T],
+    shape: &ConvShape,
+    n: usize,
+) {
+    assert_eq!(d_kernel.len(), shape.kernel_len(), "kernel gradient length");
+    assert_eq!(Some(d_out.len()), n.checked_mul(shape.output_len()), "output gradient length");
+    assert_eq!(Some(x.len()), n.checked_mul(shape.padded_len()), "input length");
+    let (out_h, out_w, c_out) = shape.output();
+    let taps = Taps::of(shape);
+    let pixels = Pixels::new(
+        [n, out_h, out_w],
+        Lattice { start: 0, steps: window_steps(shape) },
+        Lattice::packed(shape.output()),
+    );
+    let Some(last) = pixels.last() else {
+        d_kernel.fill(T::zero());
+        return;
+    };
+    assert!(last.from + taps.reach() <= x.len(), "the last window ends inside the input");
+    assert!(last.to + c_out <= d_out.len(), "the last pixel lies inside the output");
+    let block = Block { d_kernel, d_out, x, taps, pixels, c_out, o: 0 };
+    // SAFETY: the two assertions above.
+    for_channels!(simd, T, S, c_out => unsafe { backward_blocks(simd, block) });
+}
+
+/// # Safety
+/// As for [`Block::run`].
+#[inline(always)]
+unsafe fn backward_blocks<T: Element, S: Simd<T>>(simd: S, mut block: Block<T>) {
+    let large = S::SUMS >= TAPS * VECTORS;
+    while block.o < block.c_out {
+        let several = block.c_out - block.o > S::LANES;
+        // SAFETY: the caller's promise.
+        let done = unsafe {
+            match (large, several) {
+                (true, true) => block.run::<S, TAPS, VECTORS>(simd),
+                (true, false) => block.run::<S, TAPS, 1>(simd),
+                (false, true) => block.run::<S, FEW_TAPS, VECTORS>(simd),
+                (false, false) => block.run::<S, FEW_TAPS, 1>(simd),
+            }
+        };
+        block.o += done * S::LANES;
+    }
+}
+
+/// The gradient of the kernel for some channels from `o`.
+struct Block<'a, T> {
+    d_kernel: &'a mut [T],
+    d_out: &'a [T],
+    x: &'a [T],
+    taps: Taps,
+    /// From the input's windows to the output.
+    pixels: Pixels,
+    c_out: usize,
+    o: usize,
+}
+
+impl<T: Element> Block<'_, T> {
+    /// All taps, `E` at once and then `FEW_TAPS`, for `V` vectors. Returns `V`.
+    ///
+    /// # Safety
+    /// At each of the pixels, `taps` lie inside `x`, and `c_out` elements inside `d_out`.
+    #[inline(always)]
+    unsafe fn run<S: Simd<T>, const E: usize, const V: usize>(&mut self, simd: S) -> usize {
+        let Taps { rows, run, step } = self.taps;
+        let taps = Pixels::new(
+            [1, rows, run],
+            Lattice { start: 0, steps: [0, step, 1] },
+            Lattice::packed((rows, run, self.c_out)),
+        );
+        let mut walk = taps.walk();
+        while walk.left() > 0 {
+            // SAFETY: the caller's promise, and the walk is over the taps.
+            unsafe {
+                if walk.left() <= E - FEW_TAPS {
+                    let mut taps = [Place::default(); FEW_TAPS];
+                    walk.take(&mut taps);
+                    self.tile::<S, FEW_TAPS, V>(simd, &taps);
+                } else {
+                    let mut taps = [Place::default(); E];
+                    walk.take(&mut taps);
+                    self.tile::<S, E, V>(simd, &taps);
+                }
+            }
+        }
+        V
+    }
+
+    /// The gradient of some taps: from their places in a window to those in the kernel.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run).
+    #[inline(always)]
+    unsafe fn tile<S: Simd<T>, const E: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        taps: &[Place; E],
+    ) {
+        let [images, rows, columns] = self.pixels.counts();
+        let [image_step, row_step, step] = self.pixels.steps();
+        let lanes: [usize; V] =
+            std::array::from_fn(|v| S::LANES.min(self.c_out.saturating_sub(self.o + v * S::LANES)));
+        let mut sums = [[simd.zero(); V]; E];
+        for image in 0..images {
+            for row in 0..rows {
+                let at = |first, image_step, row_step| first + image * image_step + row * row_step;
+                let first = self.pixels.first();
+                let mut x = at(first.from, image_step.from, row_step.from);
+                let mut d = at(first.to, image_step.to, row_step.to) + self.o;
+                for _ in 0..columns {
+                    // SAFETY: the caller's promise; the vectors are cut off at `c_out`.
+                    unsafe {
+                        let d: [S::Vector; V] = std::array::from_fn(|v| {
+                            let d = self.d_out.as_ptr().add(d + v * S::LANES);
+                            simd.load_up_to(std::slice::from_raw_parts(d, lanes[v]))
+                        });
+                        for e in 0..E {
+                            let x = simd.splat(*self.x.get_unchecked(x + taps[e].from));
+                            for v in 0..V {
+                                sums[e][v] = simd.mul_add(x, d[v], sums[e][v]);
+                            }
+                        }
+                    }
+                    x += step.from;
+                    d += step.to;
+                }
+            }
+        }
+        for e in 0..E {
+            for v in 0..V {
+                let d_kernel = &mut self.d_kernel[taps[e].to + self.o + v * S::LANES..];
+                simd.store_up_to(sums[e][v], &mut d_kernel[..lanes[v]]);
+            }
+        }
+    }
+}
+
+/// Rows that [`sum_rows`] adds up side by side, and vectors of each: together they cover two additions
+/// a cycle at a latency of four.
+const ROWS: usize = 4;
+const ROW_VECTORS: usize = 2;
+
+/// `out[c] = sum over rows of x[row, c]`: the gradient of a bias.
+///
+/// `out` (c,), `x` (rows, c).
+#[inline(always)]
+pub fn sum_rows<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T]) {
+    let c = out.len();
+    if c == 0 {
+        return;
+    }
+    assert!(x.len().is_multiple_of(c), "whole rows");
+    for_channels!(simd, T, S, c => sum_blocks(simd, out, x));
+}
+
+#[inline(always)]
+fn sum_blocks<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T]) {
+    let mut o = 0;
+    while o < out.len() {
+        o += S::LANES
+            * if out.len() - o > S::LANES {
+                sum_columns::<T, S, ROW_VECTORS>(simd, out, x, o)
+            } else {
+                sum_columns::<T, S, 1>(simd, out, x, o)
+            };
+    }
+}
+
+/// The sums of `V` vectors from column `o`. Returns `V`.
+#[inline(always)]
+fn sum_columns<T: Element, S: Simd<T>, const V: usize>(
+    simd: S,
+    out: &mut [T],
+    x: &[T],
+    o: usize,
+) -> usize {
+    let c = out.len();
+    let at = |v: usize| o + v * S::LANES..c.min(o + (v + 1) * S::LANES);
+    let mut sums = [[simd.zero(); V]; ROWS];
+    let groups = x.chunks_exact(ROWS * c);
+    let rest = groups.remainder();
+    for group in groups {
+        for r in 0..ROWS {
+            for v in 0..V {
+                sums[r][v] = simd.add(sums[r][v], simd.load_up_to(&group[r * c..][at(v)]));
+            }
+        }
+    }
+    for (r, row) in rest.chunks_exact(c).enumerate() {
+        for v in 0..V {
+            sums[r][v] = simd.add(sums[r][v], simd.load_up_to(&row[at(v)]));
+        }
+    }
+    for v in 0..V {
+        let (a, b) = (simd.add(sums[0][v], sums[1][v]), simd.add(sums[2][v], sums[3][v]));
+        simd.store_up_to(simd.add(a, b), &mut out[at(v)]);
+    }
+    V
+}
+
+/// (rows, columns, c_out) of the output's gradient with the zeros that the input's gradient needs,
+/// and how many of them lie above and to the left.
+#[inline(always)]
+fn padded_gradient(shape: &ConvShape) -> ((usize, usize, usize), (usize, usize)) {
+    let ((h, w, _), (kh, kw), (sh, sw)) = (shape.input(), shape.window(), shape.strides());
+    let before = shape.windows().before();
+    let (above, left) = (kh.div_ceil(sh) - 1, kw.div_ceil(sw) - 1);
+    let rows = (before.0 + h - 1) / sh + 1 + above;
+    let columns = (before.1 + w - 1) / sw + 1 + left;
+    ((rows, columns, shape.c_out()), (above, left))
+}
+
+/// Elements of the scratch that [`conv_backward_input`] wants for `n` images.
+#[inline(always)]
+pub fn input_scratch_len(shape: &ConvShape, n: usize) -> usize {
+    let ((h, w, c), _) = padded_gradient(shape);
+    if (h, w, c) == shape.output() { 0 } else { n * h * w * c }
+}
+
+/// `d_x[r, s, c] = sum over i, j, o of d_out[i, j, o] * kernel[y, x, c, o]`, where `(y, x)` is the tap
+/// under which window `(i, j)` sees the pixel `(r, s)`, for each of `n` images.
+///
+/// Infinite weights make NaN at the borders, where they meet zeros instead of nothing.
+///
+/// `d_x` (n, h, w, c_in) without padding, `d_out` (n, out_h, out_w, c_out), `packed` the kernel from
+/// [`pack_input`](super::pack::pack_input), `scratch` ([`input_scratch_len`],).
+#[inline(always)]
+pub fn conv_backward_input<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    d_out: &[T],
+    packed: &[T],
+    scratch: &mut [T],
+    shape: &ConvShape,
+    n: usize,
+) {
+    assert_eq!(Some(d_x.len()), n.checked_mul(shape.input_len()), "input gradient length");
+    assert_eq!(Some(d_out.len()), n.checked_mul(shape.output_len()), "output gradient length");
+    assert_eq!(packed.len(), packed_input_len::<T>(shape), "packed kernel length");
+    assert_eq!(scratch.len(), input_scratch_len(shape, n), "scratch length");
+    let ((kh, kw), (sh, sw)) = (shape.window(), shape.strides());
+    let (h, w, c_in) = shape.input();
+    let before = shape.windows().before();
+    let (outer, missing) = padded_gradient(shape);
+    let d_out = if scratch.is_empty() {
+        d_out
+    } else {
+        surround(scratch, d_out, outer, shape.output(), missing);
+        &*scratch
+    };
+    if sh > kh || sw > kw {
+        d_x.fill(T::zero()); // between the windows
+    }
+    let d_steps = Lattice::packed(outer).steps;
+    let x_steps = Lattice::packed((h, w, c_in)).steps;
+    let mut packed = packed;
+    for py in 0..sh.min(kh) {
+        let rows = Axis::new(py, (h, before.0), (kh, sh), missing.0);
+        for px in 0..sw.min(kw) {
+            let columns = Axis::new(px, (w, before.1), (kw, sw), missing.1);
+            let taps =
+                Taps { rows: rows.taps, run: columns.taps * shape.c_out(), step: d_steps[1] };
+            let (kernel, rest) = packed.split_at(packed_len::<T>(taps.count(), c_in));
+            packed = rest;
+            let pixels = Pixels::new(
+                [n, rows.count, columns.count],
+                Lattice {
+                    start: rows.from * d_steps[1] + columns.from * d_steps[2],
+                    steps: d_steps,
+                },
+                Lattice {
+                    start: rows.to * x_steps[1] + columns.to * x_steps[2],
+                    steps: [x_steps[0], sh * x_steps[1], sw * x_steps[2]],
+                },
+            );
+            let finish = Finish { bias: None, relu: false };
+            let mut sink = Plain { out: &mut *d_x, finish, c_out: c_in };
+            for_channels!(simd, T, S, c_in => {
+                convolve(simd, &mut sink, d_out, kernel, taps, &pixels)
+            });
+        }
+    }
+}
+
+/// The input pixels of one phase along one axis.
+struct Axis {
+    /// How many pixels.
+    count: usize,
+    /// The first element of the padded gradient that the first pixel sees.
+    from: usize,
+    /// The first pixel, in the input without padding.
+    to: usize,
+    /// How many elements each pixel sees.
+    taps: usize,
+}
+
+impl Axis {
+    #[inline(always)]
+    fn new(
+        phase: usize,
+        (size, before): (usize, usize),
+        (window, stride): (usize, usize),
+        missing: usize,
+    ) -> Self {
+        let taps = Phase::new(phase, window, stride).taps;
+        // Pixels q * stride + phase of the padded input, from `first` up to `end`.
+        let first = before.saturating_sub(phase).div_ceil(stride);
+        let end = (before + size).saturating_sub(phase).div_ceil(stride);
+        Self {
+            count: end.saturating_sub(first),
+            from: first + missing + 1 - taps,
+            to: (first * stride + phase).saturating_sub(before),
+            taps,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch;
+    use crate::kernels::conv::tests::cases;
+    use crate::kernels::pack::{pack_input, pad};
+    use crate::kernels::reference;
+    use crate::kernels::testing::{assert_close, for_each_level, random};
+
+    fn equals_reference<T: Element>() {
+        for (shape, n) in cases() {
+            let x: Vec<T> = random(n * shape.input_len(), 1);
+            let kernel: Vec<T> = random(shape.kernel_len(), 2);
+            let d_out: Vec<T> = random(n * shape.output_len(), 3);
+            let mut padded = vec![T::nan(); n * shape.padded_len()];
+            pad(&mut padded, &x, shape.windows(), n);
+            let mut packed = vec![T::nan(); packed_input_len::<T>(&shape)];
+            pack_input(&mut packed, &kernel, &shape);
+            let mut expected_kernel = vec![T::nan(); kernel.len()];
+            let mut expected_x = vec![T::nan(); x.len()];
+            reference::conv_backward_kernel(&mut expected_kernel, &d_out, &x, &shape);
+            reference::conv_backward_input(&mut expected_x, &d_out, &kernel, &shape);
+
+            for_each_level(|level| {
+                let mut d_kernel = vec![T::nan(); kernel.len()];
+                let mut d_x = vec![T::nan(); x.len()];
+                let mut scratch = vec![T::nan(); input_scratch_len(&shape, n)];
+                dispatch!(T, level, simd => {
+                    conv_backward_kernel(simd, &mut d_kernel, &d_out, &padded, &shape, n);
+                    conv_backward_input(simd, &mut d_x, &d_out, &packed, &mut scratch, &shape, n)
+                });
+                assert_close(&d_kernel, &expected_kernel, d_out.len() / shape.c_out());
+                assert_close(&d_x, &expected_x, shape.taps() / shape.input().2 * shape.c_out());
+            });
+        }
+    }
+
+    #[test]
+    fn equals_reference_f32() {
+        equals_reference::<f32>();
+    }
+
+    #[test]
+    fn equals_reference_f64() {
+        equals_reference::<f64>();
+    }
+
+    #[test]
+    fn rows_are_summed() {
+        for_each_level(|level| {
+            for c in [1, 2, 3, 4, 5, 8, 9, 16, 17, 33, 65] {
+                for rows in [0, 1, 3, 4, 5, 9] {
+                    let x: Vec<f32> = random(rows * c, 1);
+                    let mut out = vec![f32::NAN; c];
+                    let mut expected = vec![0.0; c];
+                    for (i, x) in x.iter().enumerate() {
+                        expected[i % c] += x;
+                    }
+                    dispatch!(f32, level, simd => sum_rows(simd, &mut out, &x));
+                    assert_close(&out, &expected, rows);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn no_images_have_no_gradient() {
+        for_each_level(|level| {
+            let shape = ConvShape::valid((3, 3, 1), (3, 3), 8).unwrap();
+            let mut d_kernel = [f32::NAN; 72];
+            dispatch!(f32, level, simd => {
+                conv_backward_kernel(simd, &mut d_kernel, &[], &[], &shape, 0)
+            });
+            assert_eq!(d_kernel, [0.0; 72]);
+        });
+    }
+}
