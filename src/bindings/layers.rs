@@ -149,7 +149,7 @@ pub fn softmax_forward<'py>(
     let input_shape = input.shape()?.to_vec();
     let nodes = [shape.outputs()];
     let fill = |totals: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => dense_forward(simd, totals, x, weights, biases, &shape));
+        dispatch!(f64, simd::level(), simd => dense_forward(simd, totals, x, weights, Some(biases), &shape, 1));
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     let totals = unsafe { filled(py, &nodes, fill) }?;
@@ -190,12 +190,16 @@ pub fn softmax_backprop<'py>(
     let mut d_totals = vec![0.0; shape.outputs()];
     softmax::softmax_forward(&mut p, totals.elements()?);
     softmax::softmax_backward(&mut d_totals, d_out.elements()?, &p);
-    let (weights, biases) = (weights.as_slice_mut()?, biases.as_slice_mut()?);
+    let weights = weights.as_slice_mut()?;
     let fill = |d_x: &mut [f64]| {
         dispatch!(f64, simd::level(), simd => {
-            dense_backward_sgd(simd, d_x, weights, biases, &d_totals, &x, learn_rate, &shape)
+            dense_backward_sgd(simd, Some(d_x), weights, &d_totals, &x, learn_rate, &shape, 1)
         });
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
-    unsafe { filled(py, &[shape.inputs()], fill) }
+    let d_x = unsafe { filled(py, &[shape.inputs()], fill) }?;
+    for (bias, d) in biases.as_slice_mut()?.iter_mut().zip(&d_totals) {
+        *bias -= learn_rate * d;
+    }
+    Ok(d_x)
 }
