@@ -94,7 +94,7 @@ pub fn max_pool2_forward<'py>(
     let x = input.elements()?;
     let (h, w, c) = shape.output();
     let fill = |out: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => max_pool_forward(simd, out, x, &shape));
+        dispatch!(f64, simd::level(), simd => max_pool_forward(simd, out, x, &shape, 1));
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, &[h, w, c], fill) }
@@ -113,7 +113,7 @@ pub fn max_pool2_backprop<'py>(
     expect_shape("d_L_d_out", d_out.shape()?, &[h, w, c])?;
     let (d_out, x) = (d_out.elements()?, input.elements()?);
     let fill = |d_x: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape));
+        dispatch!(f64, simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape, 1));
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, input.shape()?, fill) }
