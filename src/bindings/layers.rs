@@ -95,7 +95,7 @@ pub fn max_pool2_forward<'py>(
     let x = input.elements()?;
     let (h, w, c) = shape.output();
     let fill = |out: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => max_pool_forward(simd, out, x, &shape));
+        dispatch!(f64, simd::level(), simd => max_pool_forward(simd, out, x, &shape, 1));
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, &[h, w, c], fill) }
@@ -114,7 +114,7 @@ pub fn max_pool2_backprop<'py>(
     expect_shape("d_L_d_out", d_out.shape()?, &[h, w, c])?;
     let (d_out, x) = (d_out.elements()?, input.elements()?);
     let fill = |d_x: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape));
+        dispatch!(f64, simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape, 1));
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, input.shape()?, fill) }
@@ -150,7 +150,7 @@ pub fn softmax_forward<'py>(
     let input_shape = input.shape()?.to_vec();
     let nodes = [shape.outputs()];
     let fill = |totals: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => dense_forward(simd, totals, x, weights, biases, &shape));
+        dispatch!(f64, simd::level(), simd => dense_forward(simd, totals, x, weights, Some(biases), &shape, 1));
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     let totals = unsafe { filled(py, &nodes, fill) }?;
@@ -191,12 +191,16 @@ pub fn softmax_backprop<'py>(
     let mut d_totals = vec![0.0; shape.outputs()];
     softmax::softmax_forward(&mut p, totals.elements()?);
     softmax::softmax_backward(&mut d_totals, d_out.elements()?, &p);
-    let (weights, biases) = (weights.as_slice_mut()?, biases.as_slice_mut()?);
+    let weights = weights.as_slice_mut()?;
     let fill = |d_x: &mut [f64]| {
         dispatch!(f64, simd::level(), simd => {
-            dense_backward_sgd(simd, d_x, weights, biases, &d_totals, &x, learn_rate, &shape)
+            dense_backward_sgd(simd, Some(d_x), weights, &d_totals, &x, learn_rate, &shape, 1)
         });
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
-    unsafe { filled(py, &[shape.inputs()], fill) }
+    let d_x = unsafe { filled(py, &[shape.inputs()], fill) }?;
+    for (bias, d) in biases.as_slice_mut()?.iter_mut().zip(&d_totals) {
+        *bias -= learn_rate * d;
+    }
+    Ok(d_x)
 }

@@ -65,31 +65,70 @@ pub fn conv_backward_input<T: Element>(
     for_each_product(shape, n, |o, i, k| d_x[i] = d_x[i] + d_out[o] * kernel[k]);
 }
 
-/// The four input indices of every pooling window, in the order in which they are compared.
-pub fn pool_windows(shape: &PoolShape) -> Vec<[usize; POOL * POOL]> {
-    let (_, w, c) = shape.input();
+/// For every element of the output, the pixels of its window that exist: their place in the whole
+/// window, counted row by row, and their index in the input.
+pub fn windows(shape: &PoolShape) -> Vec<Vec<(usize, usize)>> {
+    let (h, w, c) = shape.input();
     let (out_h, out_w, _) = shape.output();
-    let mut windows = Vec::new();
+    let windows = shape.windows();
+    let ((kh, kw), (sh, sw), (top, left)) = (windows.window(), windows.strides(), windows.before());
+    let mut all = Vec::new();
     for i in 0..out_h {
         for j in 0..out_w {
             for k in 0..c {
-                windows.push(std::array::from_fn(|n| {
-                    ((POOL * i + n / POOL) * w + POOL * j + n % POOL) * c + k
-                }));
+                let mut window = Vec::new();
+                for y in 0..kh {
+                    for x in 0..kw {
+                        let (row, column) = (i * sh + y, j * sw + x);
+                        if (top..top + h).contains(&row) && (left..left + w).contains(&column) {
+                            let at = ((row - top) * w + column - left) * c + k;
+                            window.push((y * kw + x, at));
+                        }
+                    }
+                }
+                all.push(window);
             }
         }
     }
-    windows
+    all
+}
+
+/// The four input indices of every 2x2 window, in the order in which they are compared.
+pub fn pool_windows(shape: &PoolShape) -> Vec<[usize; POOL * POOL]> {
+    windows(shape).iter().map(|window| std::array::from_fn(|n| window[n].1)).collect()
 }
 
 pub fn max_pool_forward<T: Element>(out: &mut [T], x: &[T], shape: &PoolShape) {
-    for (out, window) in out.iter_mut().zip(pool_windows(shape)) {
-        let values = window.map(|at| x[at]);
-        *out = if values.iter().any(|v| v.is_nan()) {
+    for (out, window) in out.iter_mut().zip(windows(shape)) {
+        *out = if window.iter().any(|&(_, at)| x[at].is_nan()) {
             T::nan()
         } else {
-            values.iter().fold(T::neg_infinity(), |max, &v| max.max(v))
+            window.iter().fold(T::neg_infinity(), |max, &(_, at)| max.max(x[at]))
         };
+    }
+}
+
+/// The place of the first maximum in each window; of the last NaN, if there is one.
+pub fn max_pool_argmax<T: Element>(argmax: &mut [T], x: &[T], shape: &PoolShape) {
+    for (argmax, window) in argmax.iter_mut().zip(windows(shape)) {
+        let (mut place, mut best) = window[0];
+        for (p, at) in window {
+            if x[at] > x[best] || x[at].is_nan() {
+                (place, best) = (p, at);
+            }
+        }
+        *argmax = T::from_f64(place as f64);
+    }
+}
+
+pub fn max_pool_backward<T: Element>(d_x: &mut [T], d_out: &[T], argmax: &[T], shape: &PoolShape) {
+    d_x.fill(T::zero());
+    for ((window, &argmax), &d) in windows(shape).iter().zip(argmax).zip(d_out) {
+        for &(place, at) in window {
+            if T::from_f64(place as f64) == argmax {
+                d_x[at] = d_x[at] + d;
+            }
+        }
     }
 }
 
@@ -97,27 +136,48 @@ pub fn max_pool_backward_ties<T: Element>(d_x: &mut [T], d_out: &[T], x: &[T], s
     let mut max = vec![T::zero(); shape.output_len()];
     max_pool_forward(&mut max, x, shape);
     d_x.fill(T::zero());
-    for ((window, max), &d) in pool_windows(shape).into_iter().zip(max).zip(d_out) {
-        for at in window {
+    for ((window, max), &d) in windows(shape).into_iter().zip(max).zip(d_out) {
+        for (_, at) in window {
             if x[at] == max {
-                d_x[at] = d;
+                d_x[at] = d_x[at] + d;
             }
         }
     }
 }
 
+pub fn average_pool_forward<T: Element>(out: &mut [T], x: &[T], shape: &PoolShape) {
+    for (out, window) in out.iter_mut().zip(windows(shape)) {
+        let sum = window.iter().fold(T::zero(), |sum, &(_, at)| sum + x[at]);
+        *out = sum / T::from_f64(window.len() as f64);
+    }
+}
+
+pub fn average_pool_backward<T: Element>(d_x: &mut [T], d_out: &[T], shape: &PoolShape) {
+    d_x.fill(T::zero());
+    for (window, &d) in windows(shape).iter().zip(d_out) {
+        for &(_, at) in window {
+            d_x[at] = d_x[at] + d / T::from_f64(window.len() as f64);
+        }
+    }
+}
+
+/// For any number of images.
 pub fn dense_forward<T: Element>(
     out: &mut [T],
     x: &[T],
     weights: &[T],
-    biases: &[T],
+    biases: Option<&[T]>,
     shape: &DenseShape,
 ) {
-    for (o, row) in weights.chunks_exact(shape.inputs()).enumerate() {
-        out[o] = row.iter().zip(x).fold(biases[o], |sum, (&w, &x)| sum + w * x);
+    for (out, x) in out.chunks_exact_mut(shape.outputs()).zip(x.chunks_exact(shape.inputs())) {
+        for (o, row) in weights.chunks_exact(shape.inputs()).enumerate() {
+            let bias = biases.map_or(T::zero(), |biases| biases[o]);
+            out[o] = row.iter().zip(x).fold(bias, |sum, (&w, &x)| sum + w * x);
+        }
     }
 }
 
+/// For any number of images.
 pub fn dense_backward_input<T: Element>(
     d_x: &mut [T],
     d_out: &[T],
@@ -125,9 +185,30 @@ pub fn dense_backward_input<T: Element>(
     shape: &DenseShape,
 ) {
     d_x.fill(T::zero());
-    for (o, row) in weights.chunks_exact(shape.inputs()).enumerate() {
-        for (d_x, &w) in d_x.iter_mut().zip(row) {
-            *d_x = *d_x + d_out[o] * w;
+    for (d_x, d_out) in
+        d_x.chunks_exact_mut(shape.inputs()).zip(d_out.chunks_exact(shape.outputs()))
+    {
+        for (row, &d) in weights.chunks_exact(shape.inputs()).zip(d_out) {
+            for (d_x, &w) in d_x.iter_mut().zip(row) {
+                *d_x = *d_x + d * w;
+            }
+        }
+    }
+}
+
+/// The sum over any number of images.
+pub fn dense_backward_weights<T: Element>(
+    d_weights: &mut [T],
+    d_out: &[T],
+    x: &[T],
+    shape: &DenseShape,
+) {
+    d_weights.fill(T::zero());
+    for (x, d_out) in x.chunks_exact(shape.inputs()).zip(d_out.chunks_exact(shape.outputs())) {
+        for (row, &d) in d_weights.chunks_exact_mut(shape.inputs()).zip(d_out) {
+            for (d_w, &x) in row.iter_mut().zip(x) {
+                *d_w = *d_w + d * x;
+            }
         }
     }
 }

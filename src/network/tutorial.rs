@@ -138,7 +138,7 @@ impl<T: Element> TutorialNet<T> {
         let pixels = &images[example.image * len..][..len];
         rescale(&mut b.image, pixels, T::from_f64(1.0 / 255.0), T::from_f64(-0.5));
         conv_pool_forward(simd, &mut b.pooled, &mut b.argmax, &b.image, kernel, conv_pool);
-        dense_forward(simd, &mut b.totals, &b.pooled, weights, biases, dense);
+        dense_forward(simd, &mut b.totals, &b.pooled, weights, Some(biases), dense, 1);
         let loss = softmax_cross_entropy(&mut b.d_totals, &b.totals, example.label);
         score.loss += loss.to_f64();
         score.correct += usize::from(argmax(&b.totals) == example.label);
@@ -150,14 +150,15 @@ impl<T: Element> TutorialNet<T> {
         let Self { conv_pool, dense, kernel, weights, biases, buffers: b } = self;
         dense_backward_sgd(
             simd,
-            &mut b.d_pooled,
+            Some(&mut b.d_pooled),
             weights,
-            biases,
             &b.d_totals,
             &b.pooled,
             rate,
             dense,
+            1,
         );
+        descend(biases, &b.d_totals, rate);
         conv_pool_backward_kernel(
             simd,
             &mut b.d_kernel,
@@ -166,9 +167,15 @@ impl<T: Element> TutorialNet<T> {
             &b.image,
             conv_pool,
         );
-        for (k, &d) in kernel.iter_mut().zip(&b.d_kernel) {
-            *k = *k - rate * d;
-        }
+        descend(kernel, &b.d_kernel, rate);
+    }
+}
+
+/// `parameters -= rate * gradient`
+#[inline(always)]
+fn descend<T: Element>(parameters: &mut [T], gradient: &[T], rate: T) {
+    for (p, &d) in parameters.iter_mut().zip(gradient) {
+        *p = *p - rate * d;
     }
 }
 
