@@ -3,9 +3,14 @@
 //! Operations come as `op_forward` and the `op_backward_*` that are needed, outputs first, gradients
 //! named `d_*` after the value they belong to. Images are channels-last. Shapes are checked once, in the first line.
 
+pub mod activation;
+pub mod batch_norm;
 pub mod conv;
 pub mod conv_pool;
 pub mod dense;
+pub mod dropout;
+pub mod loss;
+pub mod optimizer;
 pub mod pool;
 #[cfg(test)]
 mod reference;
