@@ -13,7 +13,8 @@ use crate::kernels::dense::{dense_backward_sgd, dense_forward};
 use crate::kernels::pack::{pack_filters, packed_len};
 use crate::kernels::pool::{max_pool_backward_ties, max_pool_forward};
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape};
-use crate::kernels::{simd, softmax};
+use crate::kernels::simd;
+use crate::kernels::softmax::{softmax_backward, softmax_forward as softmax_rows};
 
 type Array = PyArrayDyn<f64>;
 
@@ -127,6 +128,11 @@ fn dense_shape(input_len: usize, weights: &[usize], biases: &[usize]) -> PyResul
     Ok(DenseShape::new(inputs, nodes)?)
 }
 
+/// One row; `p` and `totals` (nodes,).
+fn softmax(p: &mut [f64], totals: &[f64]) {
+    dispatch!(f64, simd::level(), simd => softmax_rows(simd, p, totals, totals.len()));
+}
+
 /// What `softmax_forward` returns: out (nodes,), the input flattened (input_len,), the input's shape,
 /// totals (nodes,).
 type SoftmaxForward<'py> =
@@ -157,7 +163,7 @@ pub fn softmax_forward<'py>(
     let t = read("totals", &totals, Order::C)?;
     let t = t.as_slice()?;
     // SAFETY: as above.
-    let out = unsafe { filled(py, &nodes, |out| softmax::softmax_forward(out, t)) }?;
+    let out = unsafe { filled(py, &nodes, |out| softmax(out, t)) }?;
     // SAFETY: copying writes it all.
     let flat = unsafe { filled(py, &[x.len()], |flat| flat.copy_from_slice(x)) }?;
     Ok((out, flat, PyTuple::new(py, input_shape)?, totals.clone()))
@@ -189,8 +195,11 @@ pub fn softmax_backprop<'py>(
 
     let mut p = vec![0.0; shape.outputs()];
     let mut d_totals = vec![0.0; shape.outputs()];
-    softmax::softmax_forward(&mut p, totals.elements()?);
-    softmax::softmax_backward(&mut d_totals, d_out.elements()?, &p);
+    softmax(&mut p, totals.elements()?);
+    let d_p = d_out.elements()?;
+    dispatch!(f64, simd::level(), simd => {
+        softmax_backward(simd, &mut d_totals, d_p, &p, shape.outputs())
+    });
     let weights = weights.as_slice_mut()?;
     let fill = |d_x: &mut [f64]| {
         dispatch!(f64, simd::level(), simd => {

@@ -3,10 +3,15 @@
 //! Operations come as `op_forward` and the `op_backward_*` that are needed, outputs first, gradients
 //! named `d_*` after the value they belong to. Images are channels-last. Shapes are checked once, in the first line.
 
+pub mod activation;
+pub mod batch_norm;
 pub mod conv;
 pub mod conv_backward;
 pub mod conv_pool;
 pub mod dense;
+pub mod dropout;
+pub mod loss;
+pub mod optimizer;
 pub mod pack;
 pub mod pool;
 #[cfg(test)]

@@ -1,55 +1,154 @@
-//! Softmax, its Jacobian, and its cross-entropy loss.
+//! Softmax over rows, and its Jacobian.
 
-use super::simd::Element;
+use super::simd::math::exp;
+use super::simd::{Element, Simd, for_each_vector};
 
-/// `p[k] = exp(t[k]) / sum over n of exp(t[n])`, computed from `t - max(t)`, so that no exponential
-/// overflows.
+/// `p[i, k] = exp(x[i, k]) / sum over j of exp(x[i, j])`, computed from `x - max(x)`, so that no
+/// exponential overflows.
 ///
-/// `p` and `totals` (nodes,).
+/// `p` and `x` (n, width).
 #[inline(always)]
-pub fn softmax_forward<T: Element>(p: &mut [T], totals: &[T]) {
-    assert_eq!(p.len(), totals.len(), "nodes");
-    let (_, sum) = exponentials(p, totals);
-    p.iter_mut().for_each(|p| *p = *p / sum);
+pub fn softmax_forward<T: Element, S: Simd<T>>(simd: S, p: &mut [T], x: &[T], width: usize) {
+    assert_eq!(p.len(), x.len(), "length");
+    p.copy_from_slice(x);
+    softmax_in_place(simd, p, width);
 }
 
-/// `d_totals[k] = p[k] * (d_p[k] - sum over n of d_p[n] * p[n])`: the whole Jacobian.
-///
-/// `d_totals`, `d_p` and `p` (nodes,).
+/// [`softmax_forward`] from `x` to `x`.
 #[inline(always)]
-pub fn softmax_backward<T: Element>(d_totals: &mut [T], d_p: &[T], p: &[T]) {
-    assert_eq!(d_totals.len(), d_p.len(), "nodes");
-    assert_eq!(d_totals.len(), p.len(), "nodes");
-    let mean = d_p.iter().zip(p).fold(T::zero(), |sum, (&d, &p)| sum + d * p);
-    for ((d_total, &d), &p) in d_totals.iter_mut().zip(d_p).zip(p) {
-        *d_total = p * (d - mean);
+pub fn softmax_in_place<T: Element, S: Simd<T>>(simd: S, x: &mut [T], width: usize) {
+    for row in rows_mut(x, width) {
+        let max = largest(simd, row);
+        let sum = exponentials_in_place(simd, row, max);
+        let share = simd.splat(T::one() / sum);
+        for_each_vector(
+            simd,
+            width,
+            #[inline(always)]
+            |at| {
+                let row = &mut row[at];
+                simd.store_up_to(simd.mul(simd.load_up_to(row), share), row);
+            },
+        );
     }
 }
 
-/// The loss `-ln p[label]` of the softmax of `totals` and, in `d_totals`, its gradient
-/// `p - one_hot(label)`.
+/// `d_x[i, k] = p[i, k] * (d_p[i, k] - sum over j of d_p[i, j] * p[i, j])`: the whole Jacobian.
 ///
-/// `d_totals` and `totals` (nodes,), `label` below nodes.
+/// `d_x`, `d_p` and `p` (n, width).
 #[inline(always)]
-pub fn softmax_cross_entropy<T: Element>(d_totals: &mut [T], totals: &[T], label: usize) -> T {
-    assert_eq!(d_totals.len(), totals.len(), "nodes");
-    let (max, sum) = exponentials(d_totals, totals);
-    d_totals.iter_mut().for_each(|d| *d = *d / sum);
-    d_totals[label] = d_totals[label] - T::one();
-    // Not from p[label], which rounds to 0 long before its logarithm is large.
-    sum.ln() - (totals[label] - max)
+pub fn softmax_backward<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    d_p: &[T],
+    p: &[T],
+    width: usize,
+) {
+    assert_eq!(d_x.len(), d_p.len(), "length");
+    d_x.copy_from_slice(d_p);
+    softmax_backward_in_place(simd, d_x, p, width);
 }
 
-/// Writes `exp(totals - max)`; returns the maximum and the sum of what was written.
+/// [`softmax_backward`] from `d_p` to `d_x` in `d`.
 #[inline(always)]
-fn exponentials<T: Element>(out: &mut [T], totals: &[T]) -> (T, T) {
-    let max = totals.iter().fold(T::neg_infinity(), |max, &t| max.max(t));
-    let mut sum = T::zero();
-    for (out, &t) in out.iter_mut().zip(totals) {
-        *out = (t - max).exp();
-        sum = sum + *out;
+pub fn softmax_backward_in_place<T: Element, S: Simd<T>>(
+    simd: S,
+    d: &mut [T],
+    p: &[T],
+    width: usize,
+) {
+    assert_eq!(d.len(), p.len(), "length");
+    for (d, p) in rows_mut(d, width).zip(rows(p, width)) {
+        let mut sums = simd.zero();
+        for_each_vector(
+            simd,
+            width,
+            #[inline(always)]
+            |at| {
+                let (d, p) = (simd.load_up_to(&d[at.clone()]), simd.load_up_to(&p[at]));
+                sums = simd.mul_add(d, p, sums);
+            },
+        );
+        let mean = simd.splat(simd.sum(sums));
+        for_each_vector(
+            simd,
+            width,
+            #[inline(always)]
+            |at| {
+                let (d, p) = (&mut d[at.clone()], simd.load_up_to(&p[at]));
+                simd.store_up_to(simd.mul(p, simd.sub(simd.load_up_to(d), mean)), d);
+            },
+        );
     }
-    (max, sum)
+}
+
+/// The rows of `x` (n, width); none if the width is 0.
+#[inline(always)]
+pub(super) fn rows<T>(x: &[T], width: usize) -> impl Iterator<Item = &[T]> {
+    assert!(x.len().is_multiple_of(width.max(1)), "whole rows");
+    x.chunks_exact(width.max(1))
+}
+
+/// The rows of `x` (n, width); none if the width is 0.
+#[inline(always)]
+pub(super) fn rows_mut<T>(x: &mut [T], width: usize) -> impl Iterator<Item = &mut [T]> {
+    assert!(x.len().is_multiple_of(width.max(1)), "whole rows");
+    x.chunks_exact_mut(width.max(1))
+}
+
+/// Replaces a row by `exp(row - max)`; returns the sum of what was written, NaN if the row holds NaN.
+#[inline(always)]
+pub(super) fn exponentials_in_place<T: Element, S: Simd<T>>(simd: S, row: &mut [T], max: T) -> T {
+    let max = simd.splat(max);
+    let mut sums = simd.zero();
+    for_each_vector(
+        simd,
+        row.len(),
+        #[inline(always)]
+        |at| {
+            let e = exp(simd, simd.sub(load_above(simd, &row[at.clone()]), max));
+            simd.store_up_to(e, &mut row[at]);
+            sums = simd.add(sums, e);
+        },
+    );
+    simd.sum(sums)
+}
+
+/// What [`exponentials_in_place`] returns, without writing.
+#[inline(always)]
+pub(super) fn exponential_sum<T: Element, S: Simd<T>>(simd: S, row: &[T], max: T) -> T {
+    let max = simd.splat(max);
+    let mut sums = simd.zero();
+    for_each_vector(
+        simd,
+        row.len(),
+        #[inline(always)]
+        |at| sums = simd.add(sums, exp(simd, simd.sub(load_above(simd, &row[at]), max))),
+    );
+    simd.sum(sums)
+}
+
+/// The largest element; any number if one is NaN.
+#[inline(always)]
+pub(super) fn largest<T: Element, S: Simd<T>>(simd: S, row: &[T]) -> T {
+    let mut max = simd.splat(T::neg_infinity());
+    for_each_vector(
+        simd,
+        row.len(),
+        #[inline(always)]
+        |at| max = simd.max(max, load_above(simd, &row[at])),
+    );
+    simd.largest(max)
+}
+
+/// [`Simd::load_up_to`] with minus infinity where there is no element: nothing to a maximum, and 0 to
+/// a sum of exponentials.
+#[inline(always)]
+fn load_above<T: Element, S: Simd<T>>(simd: S, x: &[T]) -> S::Vector {
+    if x.len() >= S::LANES {
+        return simd.load(x);
+    }
+    simd.select(simd.first_lanes(x.len()), simd.load_part(x), simd.splat(T::neg_infinity()))
 }
 
 /// The index of the first maximum: the predicted class.
@@ -61,11 +160,13 @@ pub fn argmax<T: Element>(x: &[T]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatch;
+    use crate::kernels::simd;
     use crate::kernels::testing::{assert_close, random};
 
     fn softmax(totals: &[f64]) -> Vec<f64> {
         let mut p = vec![f64::NAN; totals.len()];
-        softmax_forward(&mut p, totals);
+        dispatch!(f64, simd::level(), simd => softmax_forward(simd, &mut p, totals, totals.len()));
         p
     }
 
@@ -84,7 +185,8 @@ mod tests {
     fn backward_is_the_central_difference() {
         let (totals, d_p): (Vec<f64>, Vec<f64>) = (random(7, 1), random(7, 2));
         let mut d_totals = vec![f64::NAN; 7];
-        softmax_backward(&mut d_totals, &d_p, &softmax(&totals));
+        let p = softmax(&totals);
+        dispatch!(f64, simd::level(), simd => softmax_backward(simd, &mut d_totals, &d_p, &p, 7));
         let loss = |t: &[f64]| -> f64 { softmax(t).iter().zip(&d_p).map(|(p, d)| p * d).sum() };
         for k in 0..7 {
             let h = 1e-6;
@@ -94,21 +196,6 @@ mod tests {
             let slope = (loss(&above) - loss(&below)) / (2.0 * h);
             assert!((slope - d_totals[k]).abs() < 1e-9, "{slope} {}", d_totals[k]);
         }
-    }
-
-    #[test]
-    fn cross_entropy_is_softmax_and_logarithm() {
-        let totals: Vec<f64> = random(10, 1);
-        let p = softmax(&totals);
-        let mut d_totals = vec![f64::NAN; 10];
-        let loss = softmax_cross_entropy(&mut d_totals, &totals, 3);
-        let mut d_p = vec![0.0; 10];
-        d_p[3] = -1.0 / p[3];
-        let mut expected = vec![f64::NAN; 10];
-        softmax_backward(&mut expected, &d_p, &p);
-        assert_close(&d_totals, &expected, 10);
-        assert_close(&[loss], &[-p[3].ln()], 10);
-        assert_eq!(softmax_cross_entropy(&mut [0.0; 2], &[0.0, 1e6], 0), 1e6);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 
 use crate::kernels::conv_pool::{conv_pool_backward_kernel, conv_pool_forward};
 use crate::kernels::dense::{dense_backward_sgd, dense_forward};
+use crate::kernels::loss::{Loss, LossSums, Targets, loss_backward};
 use crate::kernels::rescale::rescale;
 use crate::kernels::shape::{ConvPoolShape, ConvShape, DenseShape};
 use crate::kernels::simd::{Element, Simd};
-use crate::kernels::softmax::{argmax, softmax_cross_entropy};
 use crate::network::{BuildError, zeros};
 
 /// One image of a data set and its class.
@@ -139,9 +139,19 @@ impl<T: Element> TutorialNet<T> {
         rescale(&mut b.image, pixels, T::from_f64(1.0 / 255.0), T::from_f64(-0.5));
         conv_pool_forward(simd, &mut b.pooled, &mut b.argmax, &b.image, kernel, conv_pool);
         dense_forward(simd, &mut b.totals, &b.pooled, weights, Some(biases), dense, 1);
-        let loss = softmax_cross_entropy(&mut b.d_totals, &b.totals, example.label);
-        score.loss += loss.to_f64();
-        score.correct += usize::from(argmax(&b.totals) == example.label);
+        let mut sums = LossSums::default();
+        loss_backward(
+            simd,
+            &mut b.d_totals,
+            &mut sums,
+            &b.totals,
+            Targets::Labels(&[example.label as i64]),
+            Loss::SparseCategoricalCrossentropy { from_logits: true },
+            b.totals.len(),
+            T::one(),
+        );
+        score.loss += sums.loss;
+        score.correct += sums.correct;
     }
 
     /// Updates the parameters from what [`forward`](Self::forward) left in the buffers.

@@ -9,10 +9,11 @@
 
 use num_traits::Float;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// The element type of a kernel: `f32` or `f64`.
-pub trait Element: Float + Debug + Default + Send + Sync + 'static {
+pub trait Element: Float + math::Constants + Debug + Default + Send + Sync + 'static {
     /// Its vectors on each instruction set, reached from the set's token by [`dispatch!`](crate::dispatch).
     #[cfg(target_arch = "aarch64")]
     type Neon: Simd<Self> + From<Neon>;
@@ -27,6 +28,10 @@ pub trait Element: Float + Debug + Default + Send + Sync + 'static {
     fn from_f64(x: f64) -> Self;
     /// The same value as `f64`.
     fn to_f64(self) -> f64;
+    /// The nearest integer, of two the even one.
+    fn round_to_even(self) -> Self;
+    /// `self * 2^k` for an integer `k` of at most twice the exponents of normal numbers, rounded once.
+    fn scale_by_power(self, k: Self) -> Self;
 }
 
 impl Element for f32 {
@@ -45,6 +50,17 @@ impl Element for f32 {
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
+    #[inline(always)]
+    fn round_to_even(self) -> Self {
+        self.round_ties_even()
+    }
+    #[inline(always)]
+    fn scale_by_power(self, k: Self) -> Self {
+        // Two factors, because 2^k alone may be too large or too small.
+        let power = |k: Self| Self::from_bits(((k as i32 + 127) as u32) << 23);
+        let half = (k * 0.5).floor();
+        self * power(half) * power(k - half)
+    }
 }
 
 impl Element for f64 {
@@ -62,6 +78,17 @@ impl Element for f64 {
     #[inline(always)]
     fn to_f64(self) -> f64 {
         self
+    }
+    #[inline(always)]
+    fn round_to_even(self) -> Self {
+        self.round_ties_even()
+    }
+    #[inline(always)]
+    fn scale_by_power(self, k: Self) -> Self {
+        // Two factors, because 2^k alone may be too large or too small.
+        let power = |k: Self| Self::from_bits(((k as i32 + 1023) as u64) << 52);
+        let half = (k * 0.5).floor();
+        self * power(half) * power(k - half)
     }
 }
 
@@ -94,18 +121,38 @@ pub trait Simd<T: Element>: Copy {
     fn store_part(self, v: Self::Vector, out: &mut [T]);
     /// `a + b`
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a - b`
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b`
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c`, rounded once where the instruction set can.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// `a / b`
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The square root.
+    fn sqrt(self, v: Self::Vector) -> Self::Vector;
+    /// The smaller, but `b` where `b` is NaN. Where `a` is NaN, either: a bound comes first.
+    fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The larger, but `b` where `b` is NaN. Where `a` is NaN, either: a bound comes first.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The nearest integer, of two the even one.
+    fn round(self, v: Self::Vector) -> Self::Vector;
+    /// `v * 2^k` for integers `k` of at most twice the exponents of normal numbers, rounded once.
+    fn scale_by_power(self, v: Self::Vector, k: Self::Vector) -> Self::Vector;
+    /// `a > b`
+    fn greater(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// `a > b`, or `a` is NaN: the comparison under which a maximum keeps NaN.
     fn greater_or_nan(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// `a == b`
     fn equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// `a` where the mask is set, else `b`.
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The first `n` lanes, at most `LANES`.
+    fn first_lanes(self, n: usize) -> Self::Mask;
     /// The sum of all lanes, in a fixed order.
     fn sum(self, v: Self::Vector) -> T;
+    /// The largest of all lanes; any of them if one is NaN.
+    fn largest(self, v: Self::Vector) -> T;
 
     /// `0` in every lane.
     #[inline(always)]
@@ -123,6 +170,24 @@ pub trait Simd<T: Element>: Copy {
     #[inline(always)]
     fn store_up_to(self, v: Self::Vector, out: &mut [T]) {
         if out.len() >= Self::LANES { self.store(v, out) } else { self.store_part(v, out) }
+    }
+}
+
+/// Calls `visit` for the range of each vector in a slice of `len` elements. All but the last have a
+/// length that the compiler knows.
+#[inline(always)]
+pub fn for_each_vector<T: Element, S: Simd<T>>(
+    _: S,
+    len: usize,
+    mut visit: impl FnMut(Range<usize>),
+) {
+    let mut start = 0;
+    while start + S::LANES <= len {
+        visit(start..start + S::LANES);
+        start += S::LANES;
+    }
+    if start < len {
+        visit(start..len);
     }
 }
 
@@ -168,6 +233,10 @@ impl<T: Element> Simd<T> for Scalar {
         std::array::from_fn(|i| a[i] + b[i])
     }
     #[inline(always)]
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| a[i] * b[i])
     }
@@ -175,6 +244,34 @@ impl<T: Element> Simd<T> for Scalar {
     #[inline(always)]
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    fn sqrt(self, v: Self::Vector) -> Self::Vector {
+        v.map(T::sqrt)
+    }
+    #[inline(always)]
+    fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn round(self, v: Self::Vector) -> Self::Vector {
+        v.map(T::round_to_even)
+    }
+    #[inline(always)]
+    fn scale_by_power(self, v: Self::Vector, k: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| v[i].scale_by_power(k[i]))
+    }
+    #[inline(always)]
+    fn greater(self, a: Self::Vector, b: Self::Vector) -> Self::Mask {
+        std::array::from_fn(|i| a[i] > b[i])
     }
     #[inline(always)]
     fn greater_or_nan(self, a: Self::Vector, b: Self::Vector) -> Self::Mask {
@@ -189,8 +286,16 @@ impl<T: Element> Simd<T> for Scalar {
         std::array::from_fn(|i| if mask[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
+    fn first_lanes(self, n: usize) -> Self::Mask {
+        std::array::from_fn(|i| i < n)
+    }
+    #[inline(always)]
     fn sum(self, v: Self::Vector) -> T {
         (v[0] + v[1]) + (v[2] + v[3])
+    }
+    #[inline(always)]
+    fn largest(self, v: Self::Vector) -> T {
+        v[0].max(v[1]).max(v[2].max(v[3]))
     }
 }
 
@@ -200,13 +305,18 @@ macro_rules! impl_simd {
     (
         $token:ident, $narrow:ident, $t:ty, $lanes:literal, $sums:literal, $vector:ty, $mask:ty,
         splat: $splat:path, load: $load:path, store: $store:path,
-        add: $add:path, mul: $mul:path, mul_add: |$fa:ident, $fb:ident, $fc:ident| $mul_add:expr,
+        add: $add:path, sub: $sub:path, mul: $mul:path, div: $div:path,
+        mul_add: |$fa:ident, $fb:ident, $fc:ident| $mul_add:expr,
+        sqrt: $sqrt:path, min: $min:path, max: $max:path, round: $round:path,
+        scale_by_power: $scale_by_power:path,
         load_part: |$lp:ident, $ln:ident| $load_part:expr,
         store_part: |$sp:ident, $sn:ident, $sv:ident| $store_part:expr,
+        greater: $greater:path,
         greater_or_nan: |$ga:ident, $gb:ident| $greater_or_nan:expr,
-        equal: |$ea:ident, $eb:ident| $equal:expr,
+        equal: $equal:path,
         select: |$cm:ident, $ca:ident, $cb:ident| $select:expr,
-        sum: |$v:ident| $sum:expr $(,)?
+        first_lanes: |$n:ident| $first_lanes:expr,
+        sum: $sum:path, largest: $largest:path $(,)?
     ) => {
         // SAFETY (of every block below): a `$token` comes from its `detect` alone, or as `narrow` from
         // one that does, so the machine has the features; and each access through a pointer is inside the slice whose length was checked
@@ -252,28 +362,72 @@ macro_rules! impl_simd {
                 unsafe { $add(a, b) }
             }
             #[inline(always)]
+            fn sub(self, a: $vector, b: $vector) -> $vector {
+                unsafe { $sub(a, b) }
+            }
+            #[inline(always)]
             fn mul(self, a: $vector, b: $vector) -> $vector {
                 unsafe { $mul(a, b) }
+            }
+            #[inline(always)]
+            fn div(self, a: $vector, b: $vector) -> $vector {
+                unsafe { $div(a, b) }
+            }
+            #[inline(always)]
+            fn min(self, a: $vector, b: $vector) -> $vector {
+                unsafe { $min(a, b) }
+            }
+            #[inline(always)]
+            fn max(self, a: $vector, b: $vector) -> $vector {
+                unsafe { $max(a, b) }
+            }
+            #[inline(always)]
+            fn sqrt(self, v: $vector) -> $vector {
+                unsafe { $sqrt(v) }
+            }
+            #[inline(always)]
+            fn round(self, v: $vector) -> $vector {
+                unsafe { $round(v) }
+            }
+            #[inline(always)]
+            fn scale_by_power(self, v: $vector, k: $vector) -> $vector {
+                unsafe { $scale_by_power(v, k) }
             }
             #[inline(always)]
             fn mul_add(self, $fa: $vector, $fb: $vector, $fc: $vector) -> $vector {
                 unsafe { $mul_add }
             }
             #[inline(always)]
+            fn greater(self, a: $vector, b: $vector) -> $mask {
+                unsafe { $greater(a, b) }
+            }
+            #[inline(always)]
             fn greater_or_nan(self, $ga: $vector, $gb: $vector) -> $mask {
                 unsafe { $greater_or_nan }
             }
             #[inline(always)]
-            fn equal(self, $ea: $vector, $eb: $vector) -> $mask {
-                unsafe { $equal }
+            fn equal(self, a: $vector, b: $vector) -> $mask {
+                unsafe { $equal(a, b) }
             }
             #[inline(always)]
             fn select(self, $cm: $mask, $ca: $vector, $cb: $vector) -> $vector {
                 unsafe { $select }
             }
             #[inline(always)]
-            fn sum(self, $v: $vector) -> $t {
-                unsafe { $sum }
+            fn first_lanes(self, $n: usize) -> $mask {
+                let $n = $n.min($lanes);
+                #[allow(unused_unsafe)] // a mask register's bits are plain arithmetic
+                unsafe {
+                    $first_lanes
+                }
+            }
+            #[inline(always)]
+            fn sum(self, v: $vector) -> $t {
+                unsafe { $sum(v) }
+            }
+            #[inline(always)]
+            fn largest(self, v: $vector) -> $t {
+                unsafe { $largest(v) }
             }
         }
     };
@@ -283,6 +437,8 @@ macro_rules! impl_simd {
 mod arm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+
+pub mod math;
 
 #[cfg(target_arch = "aarch64")]
 pub use arm::Neon;

@@ -3,6 +3,9 @@
 use super::Simd;
 use std::arch::x86_64::*;
 
+/// Rounds to the nearest integer, of two to the even one.
+const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
 /// 256-bit vectors with fused multiply-add.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2(());
@@ -109,80 +112,195 @@ unsafe fn sum_f64x4(v: __m256d) -> f64 {
     }
 }
 
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn largest_f32x8(v: __m256) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+    }
+}
+
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn largest_f64x4(v: __m256d) -> f64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let v = _mm_max_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd::<1>(v));
+        _mm_cvtsd_f64(_mm_max_sd(v, _mm_unpackhi_pd(v, v)))
+    }
+}
+
+/// `v * 2^k` in two factors, because `2^k` alone may be too large or too small.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn scale_f32x8(v: __m256, k: __m256) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let half = _mm256_floor_ps(_mm256_mul_ps(k, _mm256_set1_ps(0.5)));
+        let v = _mm256_mul_ps(v, power_f32x8(half));
+        _mm256_mul_ps(v, power_f32x8(_mm256_sub_ps(k, half)))
+    }
+}
+
+/// `2^k` for the exponents `k` of normal numbers.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn power_f32x8(k: __m256) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // The sum with 2^23 holds the biased exponent in its last bits.
+        let biased = _mm256_add_ps(k, _mm256_set1_ps((1u32 << 23) as f32 + 127.0));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(biased)))
+    }
+}
+
+/// `v * 2^k` in two factors, because `2^k` alone may be too large or too small.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn scale_f64x4(v: __m256d, k: __m256d) -> __m256d {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let half = _mm256_floor_pd(_mm256_mul_pd(k, _mm256_set1_pd(0.5)));
+        let v = _mm256_mul_pd(v, power_f64x4(half));
+        _mm256_mul_pd(v, power_f64x4(_mm256_sub_pd(k, half)))
+    }
+}
+
+/// `2^k` for the exponents `k` of normal numbers.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn power_f64x4(k: __m256d) -> __m256d {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // The sum with 2^52 holds the biased exponent in its last bits.
+        let biased = _mm256_add_pd(k, _mm256_set1_pd((1u64 << 52) as f64 + 1023.0));
+        _mm256_castsi256_pd(_mm256_slli_epi64::<52>(_mm256_castpd_si256(biased)))
+    }
+}
+
 impl_simd! {
     Avx2, Avx2, f32, 8, 8, __m256, __m256,
     splat: _mm256_set1_ps, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
-    add: _mm256_add_ps, mul: _mm256_mul_ps, mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
+    add: _mm256_add_ps, sub: _mm256_sub_ps, mul: _mm256_mul_ps, div: _mm256_div_ps,
+    mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
+    sqrt: _mm256_sqrt_ps, min: _mm256_min_ps, max: _mm256_max_ps,
+    round: _mm256_round_ps::<NEAREST>,
+    scale_by_power: scale_f32x8,
     load_part: |p, n| _mm256_maskload_ps(p, first_lanes_32(n)),
     store_part: |p, n, v| _mm256_maskstore_ps(p, first_lanes_32(n), v),
+    greater: _mm256_cmp_ps::<_CMP_GT_OQ>,
     greater_or_nan: |a, b| _mm256_or_ps(
         _mm256_cmp_ps::<_CMP_GT_OQ>(a, b), _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)),
-    equal: |a, b| _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b),
+    equal: _mm256_cmp_ps::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_blendv_ps(b, a, m),
-    sum: |v| sum_f32x8(v),
+    first_lanes: |n| _mm256_castsi256_ps(first_lanes_32(n)),
+    sum: sum_f32x8, largest: largest_f32x8,
 }
 
 impl_simd! {
     Avx2, Avx2, f64, 4, 8, __m256d, __m256d,
     splat: _mm256_set1_pd, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
-    add: _mm256_add_pd, mul: _mm256_mul_pd, mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
+    add: _mm256_add_pd, sub: _mm256_sub_pd, mul: _mm256_mul_pd, div: _mm256_div_pd,
+    mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
+    sqrt: _mm256_sqrt_pd, min: _mm256_min_pd, max: _mm256_max_pd,
+    round: _mm256_round_pd::<NEAREST>,
+    scale_by_power: scale_f64x4,
     load_part: |p, n| _mm256_maskload_pd(p, first_lanes_64(n)),
     store_part: |p, n, v| _mm256_maskstore_pd(p, first_lanes_64(n), v),
+    greater: _mm256_cmp_pd::<_CMP_GT_OQ>,
     greater_or_nan: |a, b| _mm256_or_pd(
         _mm256_cmp_pd::<_CMP_GT_OQ>(a, b), _mm256_cmp_pd::<_CMP_UNORD_Q>(a, a)),
-    equal: |a, b| _mm256_cmp_pd::<_CMP_EQ_OQ>(a, b),
+    equal: _mm256_cmp_pd::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_blendv_pd(b, a, m),
-    sum: |v| sum_f64x4(v),
+    first_lanes: |n| _mm256_castsi256_pd(first_lanes_64(n)),
+    sum: sum_f64x4, largest: largest_f64x4,
 }
 
 impl_simd! {
     Avx512Narrow, Avx512Narrow, f32, 8, 24, __m256, __mmask8,
     splat: _mm256_set1_ps, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
-    add: _mm256_add_ps, mul: _mm256_mul_ps, mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
+    add: _mm256_add_ps, sub: _mm256_sub_ps, mul: _mm256_mul_ps, div: _mm256_div_ps,
+    mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
+    sqrt: _mm256_sqrt_ps, min: _mm256_min_ps, max: _mm256_max_ps,
+    round: _mm256_round_ps::<NEAREST>,
+    scale_by_power: _mm256_scalef_ps,
     load_part: |p, n| _mm256_maskz_loadu_ps(low_bits(n) as u8, p),
     store_part: |p, n, v| _mm256_mask_storeu_ps(p, low_bits(n) as u8, v),
+    greater: _mm256_cmp_ps_mask::<_CMP_GT_OQ>,
     greater_or_nan: |a, b| _mm256_cmp_ps_mask::<_CMP_GT_OQ>(a, b)
         | _mm256_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
-    equal: |a, b| _mm256_cmp_ps_mask::<_CMP_EQ_OQ>(a, b),
+    equal: _mm256_cmp_ps_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_mask_blend_ps(m, b, a),
-    sum: |v| sum_f32x8(v),
+    first_lanes: |n| low_bits(n) as u8,
+    sum: sum_f32x8, largest: largest_f32x8,
 }
 
 impl_simd! {
     Avx512Narrow, Avx512Narrow, f64, 4, 24, __m256d, __mmask8,
     splat: _mm256_set1_pd, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
-    add: _mm256_add_pd, mul: _mm256_mul_pd, mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
+    add: _mm256_add_pd, sub: _mm256_sub_pd, mul: _mm256_mul_pd, div: _mm256_div_pd,
+    mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
+    sqrt: _mm256_sqrt_pd, min: _mm256_min_pd, max: _mm256_max_pd,
+    round: _mm256_round_pd::<NEAREST>,
+    scale_by_power: _mm256_scalef_pd,
     load_part: |p, n| _mm256_maskz_loadu_pd(low_bits(n) as u8, p),
     store_part: |p, n, v| _mm256_mask_storeu_pd(p, low_bits(n) as u8, v),
+    greater: _mm256_cmp_pd_mask::<_CMP_GT_OQ>,
     greater_or_nan: |a, b| _mm256_cmp_pd_mask::<_CMP_GT_OQ>(a, b)
         | _mm256_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
-    equal: |a, b| _mm256_cmp_pd_mask::<_CMP_EQ_OQ>(a, b),
+    equal: _mm256_cmp_pd_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_mask_blend_pd(m, b, a),
-    sum: |v| sum_f64x4(v),
+    first_lanes: |n| low_bits(n) as u8,
+    sum: sum_f64x4, largest: largest_f64x4,
 }
 
 impl_simd! {
     Avx512, Avx512Narrow, f32, 16, 24, __m512, __mmask16,
     splat: _mm512_set1_ps, load: _mm512_loadu_ps, store: _mm512_storeu_ps,
-    add: _mm512_add_ps, mul: _mm512_mul_ps, mul_add: |a, b, c| _mm512_fmadd_ps(a, b, c),
+    add: _mm512_add_ps, sub: _mm512_sub_ps, mul: _mm512_mul_ps, div: _mm512_div_ps,
+    mul_add: |a, b, c| _mm512_fmadd_ps(a, b, c),
+    sqrt: _mm512_sqrt_ps, min: _mm512_min_ps, max: _mm512_max_ps,
+    round: _mm512_roundscale_ps::<NEAREST>,
+    scale_by_power: _mm512_scalef_ps,
     load_part: |p, n| _mm512_maskz_loadu_ps(low_bits(n), p),
     store_part: |p, n, v| _mm512_mask_storeu_ps(p, low_bits(n), v),
+    greater: _mm512_cmp_ps_mask::<_CMP_GT_OQ>,
     greater_or_nan: |a, b| _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b)
         | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
-    equal: |a, b| _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b),
+    equal: _mm512_cmp_ps_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm512_mask_blend_ps(m, b, a),
-    sum: |v| _mm512_reduce_add_ps(v),
+    first_lanes: |n| low_bits(n),
+    sum: _mm512_reduce_add_ps, largest: _mm512_reduce_max_ps,
 }
 
 impl_simd! {
     Avx512, Avx512Narrow, f64, 8, 24, __m512d, __mmask8,
     splat: _mm512_set1_pd, load: _mm512_loadu_pd, store: _mm512_storeu_pd,
-    add: _mm512_add_pd, mul: _mm512_mul_pd, mul_add: |a, b, c| _mm512_fmadd_pd(a, b, c),
+    add: _mm512_add_pd, sub: _mm512_sub_pd, mul: _mm512_mul_pd, div: _mm512_div_pd,
+    mul_add: |a, b, c| _mm512_fmadd_pd(a, b, c),
+    sqrt: _mm512_sqrt_pd, min: _mm512_min_pd, max: _mm512_max_pd,
+    round: _mm512_roundscale_pd::<NEAREST>,
+    scale_by_power: _mm512_scalef_pd,
     load_part: |p, n| _mm512_maskz_loadu_pd(low_bits(n) as u8, p),
     store_part: |p, n, v| _mm512_mask_storeu_pd(p, low_bits(n) as u8, v),
+    greater: _mm512_cmp_pd_mask::<_CMP_GT_OQ>,
     greater_or_nan: |a, b| _mm512_cmp_pd_mask::<_CMP_GT_OQ>(a, b)
         | _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
-    equal: |a, b| _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(a, b),
+    equal: _mm512_cmp_pd_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm512_mask_blend_pd(m, b, a),
-    sum: |v| _mm512_reduce_add_pd(v),
+    first_lanes: |n| low_bits(n) as u8,
+    sum: _mm512_reduce_add_pd, largest: _mm512_reduce_max_pd,
 }
