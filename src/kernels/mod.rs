@@ -4,7 +4,8 @@
 //! named `d_*` after the value they belong to. Images are channels-last. Shapes are checked once, in the first line.
 
 pub mod conv;
-pub mod conv_pool;
+pub mod conv_pool_grey;
+pub mod conv_pool_sparse;
 pub mod dense;
 pub mod pool;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The tutorial's network, trained one image a step: 3x3 convolution without bias, 2x2 max pooling,
 //! dense layer, softmax.
 
-use crate::kernels::conv_pool::{conv_pool_backward_kernel, conv_pool_forward};
+use crate::kernels::conv_pool_grey::{grey_backward_kernel, grey_forward};
 use crate::kernels::dense::{dense_backward_sgd, dense_forward};
 use crate::kernels::rescale::rescale;
 use crate::kernels::shape::{ConvPoolShape, ConvShape, DenseShape};
@@ -137,7 +137,8 @@ impl<T: Element> TutorialNet<T> {
         let len = b.image.len();
         let pixels = &images[example.image * len..][..len];
         rescale(&mut b.image, pixels, T::from_f64(1.0 / 255.0), T::from_f64(-0.5));
-        conv_pool_forward(simd, &mut b.pooled, &mut b.argmax, &b.image, kernel, conv_pool);
+        let (out, at) = (&mut b.pooled, &mut b.argmax);
+        grey_forward(simd, out, at, &b.image, kernel, None, false, conv_pool, 1);
         dense_forward(simd, &mut b.totals, &b.pooled, weights, biases, dense);
         let loss = softmax_cross_entropy(&mut b.d_totals, &b.totals, example.label);
         score.loss += loss.to_f64();
@@ -158,14 +159,8 @@ impl<T: Element> TutorialNet<T> {
             rate,
             dense,
         );
-        conv_pool_backward_kernel(
-            simd,
-            &mut b.d_kernel,
-            &b.d_pooled,
-            &b.argmax,
-            &b.image,
-            conv_pool,
-        );
+        let (d_out, at) = (&b.d_pooled, &b.argmax);
+        grey_backward_kernel(simd, &mut b.d_kernel, d_out, at, &b.image, conv_pool, 1);
         for (k, &d) in kernel.iter_mut().zip(&b.d_kernel) {
             *k = *k - rate * d;
         }

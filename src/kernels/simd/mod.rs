@@ -27,6 +27,9 @@ pub trait Element: Float + Debug + Default + Send + Sync + 'static {
     fn from_f64(x: f64) -> Self;
     /// The same value as `f64`.
     fn to_f64(self) -> f64;
+    /// A small natural number that a vector of this type carries, such as the place of a maximum: without
+    /// the conversion's care for other numbers, of which it makes anything.
+    fn small_index(self) -> usize;
 }
 
 impl Element for f32 {
@@ -45,6 +48,12 @@ impl Element for f32 {
     fn to_f64(self) -> f64 {
         f64::from(self)
     }
+    #[inline(always)]
+    fn small_index(self) -> usize {
+        // The sum's lowest bit is worth 1.
+        let ones = (1u32 << 23) as f32;
+        ((ones + self).to_bits() ^ ones.to_bits()) as usize
+    }
 }
 
 impl Element for f64 {
@@ -62,6 +71,12 @@ impl Element for f64 {
     #[inline(always)]
     fn to_f64(self) -> f64 {
         self
+    }
+    #[inline(always)]
+    fn small_index(self) -> usize {
+        // The sum's lowest bit is worth 1.
+        let ones = (1u64 << 52) as f64;
+        ((ones + self).to_bits() ^ ones.to_bits()) as usize
     }
 }
 
@@ -104,6 +119,8 @@ pub trait Simd<T: Element>: Copy {
     fn equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// `a` where the mask is set, else `b`.
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The mask's lanes as bits, the first one lowest.
+    fn bits(self, mask: Self::Mask) -> u32;
     /// The sum of all lanes, in a fixed order.
     fn sum(self, v: Self::Vector) -> T;
 
@@ -189,6 +206,10 @@ impl<T: Element> Simd<T> for Scalar {
         std::array::from_fn(|i| if mask[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
+    fn bits(self, mask: Self::Mask) -> u32 {
+        mask.iter().rev().fold(0, |bits, &set| bits << 1 | u32::from(set))
+    }
+    #[inline(always)]
     fn sum(self, v: Self::Vector) -> T {
         (v[0] + v[1]) + (v[2] + v[3])
     }
@@ -206,6 +227,7 @@ macro_rules! impl_simd {
         greater_or_nan: |$ga:ident, $gb:ident| $greater_or_nan:expr,
         equal: |$ea:ident, $eb:ident| $equal:expr,
         select: |$cm:ident, $ca:ident, $cb:ident| $select:expr,
+        bits: |$bm:ident| $bits:expr,
         sum: |$v:ident| $sum:expr $(,)?
     ) => {
         // SAFETY (of every block below): a `$token` comes from its `detect` alone, or as `narrow` from
@@ -270,6 +292,11 @@ macro_rules! impl_simd {
             #[inline(always)]
             fn select(self, $cm: $mask, $ca: $vector, $cb: $vector) -> $vector {
                 unsafe { $select }
+            }
+            #[inline(always)]
+            #[allow(unused_unsafe)] // where a mask is a number
+            fn bits(self, $bm: $mask) -> u32 {
+                unsafe { $bits }
             }
             #[inline(always)]
             fn sum(self, $v: $vector) -> $t {

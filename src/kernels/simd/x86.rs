@@ -119,6 +119,7 @@ impl_simd! {
         _mm256_cmp_ps::<_CMP_GT_OQ>(a, b), _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)),
     equal: |a, b| _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b),
     select: |m, a, b| _mm256_blendv_ps(b, a, m),
+    bits: |m| _mm256_movemask_ps(m) as u32,
     sum: |v| sum_f32x8(v),
 }
 
@@ -132,6 +133,7 @@ impl_simd! {
         _mm256_cmp_pd::<_CMP_GT_OQ>(a, b), _mm256_cmp_pd::<_CMP_UNORD_Q>(a, a)),
     equal: |a, b| _mm256_cmp_pd::<_CMP_EQ_OQ>(a, b),
     select: |m, a, b| _mm256_blendv_pd(b, a, m),
+    bits: |m| _mm256_movemask_pd(m) as u32,
     sum: |v| sum_f64x4(v),
 }
 
@@ -145,6 +147,7 @@ impl_simd! {
         | _mm256_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
     equal: |a, b| _mm256_cmp_ps_mask::<_CMP_EQ_OQ>(a, b),
     select: |m, a, b| _mm256_mask_blend_ps(m, b, a),
+    bits: |m| u32::from(m),
     sum: |v| sum_f32x8(v),
 }
 
@@ -158,6 +161,7 @@ impl_simd! {
         | _mm256_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
     equal: |a, b| _mm256_cmp_pd_mask::<_CMP_EQ_OQ>(a, b),
     select: |m, a, b| _mm256_mask_blend_pd(m, b, a),
+    bits: |m| u32::from(m),
     sum: |v| sum_f64x4(v),
 }
 
@@ -171,6 +175,7 @@ impl_simd! {
         | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
     equal: |a, b| _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b),
     select: |m, a, b| _mm512_mask_blend_ps(m, b, a),
+    bits: |m| u32::from(m),
     sum: |v| _mm512_reduce_add_ps(v),
 }
 
@@ -184,5 +189,6 @@ impl_simd! {
         | _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
     equal: |a, b| _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(a, b),
     select: |m, a, b| _mm512_mask_blend_pd(m, b, a),
+    bits: |m| u32::from(m),
     sum: |v| _mm512_reduce_add_pd(v),
 }
