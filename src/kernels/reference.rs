@@ -1,7 +1,7 @@
 //! The same operations as naive loops, as one would write them on a blackboard: what every fast
 //! kernel is tested against.
 
-use super::shape::{ConvShape, DenseShape, POOL, PoolShape};
+use super::shape::{ConvPoolShape, ConvShape, DenseShape, POOL, PoolShape};
 use super::simd::Element;
 
 /// Calls `visit(out, x, kernel)` with the three indices of every product of a convolution of `n`
@@ -209,6 +209,75 @@ pub fn dense_backward_weights<T: Element>(
             for (d_w, &x) in row.iter_mut().zip(x) {
                 *d_w = *d_w + d * x;
             }
+        }
+    }
+}
+
+/// A convolution whose output is pooled over 2x2 windows: any strides, `n` images with their padding,
+/// and the kernel (kh, kw, c_in, c_out).
+pub mod conv_pool {
+    use super::{ConvPoolShape, ConvShape, Element, POOL};
+
+    /// Calls `visit(out, x, kernel)` with the three indices of every product.
+    fn for_each_product(shape: &ConvShape, n: usize, mut visit: impl FnMut(usize, usize, usize)) {
+        let (hp, wp, c_in) = shape.windows().padded();
+        let ((kh, kw), (sh, sw)) = (shape.window(), shape.strides());
+        let (out_h, out_w, c_out) = shape.output();
+        for pixel in 0..n * out_h * out_w {
+            let (image, i, j) = (pixel / (out_h * out_w), pixel / out_w % out_h, pixel % out_w);
+            for tap in 0..kh * kw * c_in {
+                let (y, x, c) = (tap / (kw * c_in), tap / c_in % kw, tap % c_in);
+                let x = ((image * hp + sh * i + y) * wp + sw * j + x) * c_in + c;
+                for o in 0..c_out {
+                    visit(pixel * c_out + o, x, tap * c_out + o);
+                }
+            }
+        }
+    }
+
+    pub fn conv<T: Element>(out: &mut [T], x: &[T], kernel: &[T], shape: &ConvShape, n: usize) {
+        out.fill(T::zero());
+        for_each_product(shape, n, |o, x_at, k| out[o] = out[o] + x[x_at] * kernel[k]);
+    }
+
+    pub fn conv_d_kernel<T: Element>(
+        d_kernel: &mut [T],
+        d_out: &[T],
+        x: &[T],
+        shape: &ConvShape,
+        n: usize,
+    ) {
+        d_kernel.fill(T::zero());
+        for_each_product(shape, n, |o, x_at, k| d_kernel[k] = d_kernel[k] + x[x_at] * d_out[o]);
+    }
+
+    pub fn conv_d_x<T: Element>(
+        d_x: &mut [T],
+        d_out: &[T],
+        kernel: &[T],
+        shape: &ConvShape,
+        n: usize,
+    ) {
+        d_x.fill(T::zero());
+        for_each_product(shape, n, |o, x_at, k| d_x[x_at] = d_x[x_at] + kernel[k] * d_out[o]);
+    }
+
+    /// Where the position `at` of the pooled element `pooled` lies in the convolution's output.
+    pub fn unpooled_index(pooled: usize, at: usize, shape: &ConvPoolShape) -> usize {
+        let (_, w, c) = shape.conv().output();
+        let (pooled_h, pooled_w, _) = shape.pool().output();
+        let (window, o) = (pooled / c, pooled % c);
+        let (image, i, j) =
+            (window / (pooled_h * pooled_w), window / pooled_w % pooled_h, window % pooled_w);
+        let row = image * shape.conv().output().0 + POOL * i + at / POOL;
+        (row * w + POOL * j + at % POOL) * c + o
+    }
+
+    /// The gradient of the convolution's output: `d_out` at the maxima, elsewhere 0.
+    pub fn unpool<T: Element>(d_full: &mut [T], d_out: &[T], argmax: &[T], shape: &ConvPoolShape) {
+        d_full.fill(T::zero());
+        for (pooled, (&d, at)) in d_out.iter().zip(argmax).enumerate() {
+            d_full[unpooled_index(pooled, at.small_index(), shape)] = d;
         }
     }
 }

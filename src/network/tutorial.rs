@@ -1,7 +1,7 @@
 //! The tutorial's network, trained one image a step: 3x3 convolution without bias, 2x2 max pooling,
 //! dense layer, softmax.
 
-use crate::kernels::conv_pool::{conv_pool_backward_kernel, conv_pool_forward};
+use crate::kernels::conv_pool_grey::{grey_backward_kernel, grey_forward};
 use crate::kernels::dense::{dense_backward_sgd, dense_forward};
 use crate::kernels::loss::{Loss, LossSums, Targets, loss_backward};
 use crate::kernels::rescale::rescale;
@@ -137,7 +137,8 @@ impl<T: Element> TutorialNet<T> {
         let len = b.image.len();
         let pixels = &images[example.image * len..][..len];
         rescale(&mut b.image, pixels, T::from_f64(1.0 / 255.0), T::from_f64(-0.5));
-        conv_pool_forward(simd, &mut b.pooled, &mut b.argmax, &b.image, kernel, conv_pool);
+        let (out, at) = (&mut b.pooled, &mut b.argmax);
+        grey_forward(simd, out, at, &b.image, kernel, None, false, conv_pool, 1);
         dense_forward(simd, &mut b.totals, &b.pooled, weights, Some(biases), dense, 1);
         let mut sums = LossSums::default();
         loss_backward(
@@ -169,14 +170,8 @@ impl<T: Element> TutorialNet<T> {
             1,
         );
         descend(biases, &b.d_totals, rate);
-        conv_pool_backward_kernel(
-            simd,
-            &mut b.d_kernel,
-            &b.d_pooled,
-            &b.argmax,
-            &b.image,
-            conv_pool,
-        );
+        let (d_out, at) = (&b.d_pooled, &b.argmax);
+        grey_backward_kernel(simd, &mut b.d_kernel, d_out, at, &b.image, conv_pool, 1);
         descend(kernel, &b.d_kernel, rate);
     }
 }

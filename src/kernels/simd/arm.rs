@@ -104,6 +104,7 @@ impl_simd! {
     greater_or_nan: |a, b| vorrq_u32(vcgtq_f32(a, b), vmvnq_u32(vceqq_f32(a, a))),
     equal: vceqq_f32,
     select: |m, a, b| vbslq_f32(m, a, b),
+    bits: |m| vaddvq_u32(vandq_u32(m, vld1q_u32([1, 2, 4, 8].as_ptr()))),
     first_lanes: |n| vcltq_u32(vld1q_u32([0, 1, 2, 3].as_ptr()), vdupq_n_u32(n as u32)),
     sum: vaddvq_f32, largest: vmaxvq_f32,
 }
@@ -128,6 +129,7 @@ impl_simd! {
     },
     equal: vceqq_f64,
     select: |m, a, b| vbslq_f64(m, a, b),
+    bits: |m| vaddvq_u64(vandq_u64(m, vld1q_u64([1, 2].as_ptr()))) as u32,
     first_lanes: |n| vcltq_u64(vld1q_u64([0, 1].as_ptr()), vdupq_n_u64(n as u64)),
     sum: vaddvq_f64, largest: vmaxvq_f64,
 }

@@ -28,6 +28,9 @@ pub trait Element: Float + math::Constants + Debug + Default + Send + Sync + 'st
     fn from_f64(x: f64) -> Self;
     /// The same value as `f64`.
     fn to_f64(self) -> f64;
+    /// A small natural number that a vector of this type carries, such as the place of a maximum: without
+    /// the conversion's care for other numbers, of which it makes anything.
+    fn small_index(self) -> usize;
     /// The nearest integer, of two the even one.
     fn round_to_even(self) -> Self;
     /// `self * 2^k` for an integer `k` of at most twice the exponents of normal numbers, rounded once.
@@ -49,6 +52,12 @@ impl Element for f32 {
     #[inline(always)]
     fn to_f64(self) -> f64 {
         f64::from(self)
+    }
+    #[inline(always)]
+    fn small_index(self) -> usize {
+        // The sum's lowest bit is worth 1.
+        let ones = (1u32 << 23) as f32;
+        ((ones + self).to_bits() ^ ones.to_bits()) as usize
     }
     #[inline(always)]
     fn round_to_even(self) -> Self {
@@ -78,6 +87,12 @@ impl Element for f64 {
     #[inline(always)]
     fn to_f64(self) -> f64 {
         self
+    }
+    #[inline(always)]
+    fn small_index(self) -> usize {
+        // The sum's lowest bit is worth 1.
+        let ones = (1u64 << 52) as f64;
+        ((ones + self).to_bits() ^ ones.to_bits()) as usize
     }
     #[inline(always)]
     fn round_to_even(self) -> Self {
@@ -147,6 +162,8 @@ pub trait Simd<T: Element>: Copy {
     fn equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// `a` where the mask is set, else `b`.
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The mask's lanes as bits, the first one lowest.
+    fn bits(self, mask: Self::Mask) -> u32;
     /// The first `n` lanes, at most `LANES`.
     fn first_lanes(self, n: usize) -> Self::Mask;
     /// The sum of all lanes, in a fixed order.
@@ -286,6 +303,10 @@ impl<T: Element> Simd<T> for Scalar {
         std::array::from_fn(|i| if mask[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
+    fn bits(self, mask: Self::Mask) -> u32 {
+        mask.iter().rev().fold(0, |bits, &set| bits << 1 | u32::from(set))
+    }
+    #[inline(always)]
     fn first_lanes(self, n: usize) -> Self::Mask {
         std::array::from_fn(|i| i < n)
     }
@@ -315,6 +336,7 @@ macro_rules! impl_simd {
         greater_or_nan: |$ga:ident, $gb:ident| $greater_or_nan:expr,
         equal: $equal:path,
         select: |$cm:ident, $ca:ident, $cb:ident| $select:expr,
+        bits: |$bm:ident| $bits:expr,
         first_lanes: |$n:ident| $first_lanes:expr,
         sum: $sum:path, largest: $largest:path $(,)?
     ) => {
@@ -412,6 +434,11 @@ macro_rules! impl_simd {
             #[inline(always)]
             fn select(self, $cm: $mask, $ca: $vector, $cb: $vector) -> $vector {
                 unsafe { $select }
+            }
+            #[inline(always)]
+            #[allow(unused_unsafe)] // where a mask is a number
+            fn bits(self, $bm: $mask) -> u32 {
+                unsafe { $bits }
             }
             #[inline(always)]
             fn first_lanes(self, $n: usize) -> $mask {

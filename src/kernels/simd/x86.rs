@@ -206,6 +206,7 @@ impl_simd! {
         _mm256_cmp_ps::<_CMP_GT_OQ>(a, b), _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)),
     equal: _mm256_cmp_ps::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_blendv_ps(b, a, m),
+    bits: |m| _mm256_movemask_ps(m) as u32,
     first_lanes: |n| _mm256_castsi256_ps(first_lanes_32(n)),
     sum: sum_f32x8, largest: largest_f32x8,
 }
@@ -225,6 +226,7 @@ impl_simd! {
         _mm256_cmp_pd::<_CMP_GT_OQ>(a, b), _mm256_cmp_pd::<_CMP_UNORD_Q>(a, a)),
     equal: _mm256_cmp_pd::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_blendv_pd(b, a, m),
+    bits: |m| _mm256_movemask_pd(m) as u32,
     first_lanes: |n| _mm256_castsi256_pd(first_lanes_64(n)),
     sum: sum_f64x4, largest: largest_f64x4,
 }
@@ -244,6 +246,7 @@ impl_simd! {
         | _mm256_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm256_cmp_ps_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_mask_blend_ps(m, b, a),
+    bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: sum_f32x8, largest: largest_f32x8,
 }
@@ -263,6 +266,7 @@ impl_simd! {
         | _mm256_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm256_cmp_pd_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_mask_blend_pd(m, b, a),
+    bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: sum_f64x4, largest: largest_f64x4,
 }
@@ -282,6 +286,7 @@ impl_simd! {
         | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm512_cmp_ps_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm512_mask_blend_ps(m, b, a),
+    bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n),
     sum: _mm512_reduce_add_ps, largest: _mm512_reduce_max_ps,
 }
@@ -301,6 +306,7 @@ impl_simd! {
         | _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm512_cmp_pd_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm512_mask_blend_pd(m, b, a),
+    bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: _mm512_reduce_add_pd, largest: _mm512_reduce_max_pd,
 }
