@@ -6,19 +6,19 @@ mod bindings;
 pub mod kernels;
 pub mod network;
 
-/// The Python module `cnnrs._core`. It relies on the interpreter's lock while it reads arrays that
-/// Python can reach.
+/// The Python module `cnnrs._core`. As with NumPy itself, whoever writes to an array while a call reads
+/// it gets what he mixes; everything else is safe without the interpreter's lock.
 #[cfg(feature = "python")]
-#[pyo3::pymodule(gil_used = true)]
+#[pyo3::pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
     use crate::bindings::{
-        config::{simd_level, simd_levels},
+        config::{get_num_threads, set_num_threads, simd_level, simd_levels},
         layers::{
             conv3x3_backprop, conv3x3_forward, max_pool2_backprop, max_pool2_forward,
             softmax_backprop, softmax_forward,
         },
-        network::TutorialNet,
+        network::Network,
     };
 
     #[pymodule_init]

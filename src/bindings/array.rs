@@ -13,7 +13,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::kernels::shape::ShapeError;
+use crate::kernels::shape::{ShapeError, tuple};
 use crate::kernels::simd::Element;
 
 impl From<ShapeError> for PyErr {
@@ -202,7 +202,7 @@ pub fn contiguous<'py, T: numpy::Element>(
 }
 
 /// What a value is, for an error's text.
-fn kind(value: &Bound<'_, PyAny>) -> String {
+pub fn kind(value: &Bound<'_, PyAny>) -> String {
     let name = value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
     match value.cast::<PyUntypedArray>() {
         Ok(array) => {
@@ -227,15 +227,4 @@ pub fn sizes<const N: usize>(name: &str, layout: &str, got: &[usize]) -> PyResul
         let got = tuple(got);
         PyValueError::new_err(format!("{name}: expected an array of shape {layout}, got {got}"))
     })
-}
-
-/// A shape as Python writes it.
-fn tuple(shape: &[usize]) -> String {
-    match shape {
-        [size] => format!("({size},)"),
-        _ => {
-            let sizes: Vec<_> = shape.iter().map(usize::to_string).collect();
-            format!("({})", sizes.join(", "))
-        }
-    }
 }

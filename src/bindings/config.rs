@@ -1,9 +1,19 @@
-//! What the build is and which instruction set it uses.
+//! What the build is, which instruction set it uses, and how many threads.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::kernels::simd;
+
+/// Threads of a call that is worth more than one.
+static THREADS: AtomicUsize = AtomicUsize::new(1);
+
+/// Threads of a call that is worth more than one.
+pub fn num_threads() -> usize {
+    THREADS.load(Ordering::Relaxed)
+}
 
 /// Reads the environment and adds the module's constants.
 pub fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -11,6 +21,18 @@ pub fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         simd::select(&name.to_string_lossy())
             .map_err(|why| PyValueError::new_err(format!("CNNRS_SIMD: {why}")))?;
     }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = match std::env::var_os("CNNRS_NUM_THREADS").filter(|text| !text.is_empty()) {
+        Some(text) => {
+            let text = text.to_string_lossy();
+            text.parse().ok().filter(|&threads| threads > 0).ok_or_else(|| {
+                let why = format!("CNNRS_NUM_THREADS: expected an integer from 1, got {text:?}");
+                PyValueError::new_err(why)
+            })?
+        }
+        None => cores,
+    };
+    THREADS.store(threads, Ordering::Relaxed);
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("BUILD_PROFILE", if cfg!(debug_assertions) { "debug" } else { "release" })
 }
@@ -25,4 +47,20 @@ pub fn simd_level() -> &'static str {
 #[pyfunction]
 pub fn simd_levels() -> Vec<&'static str> {
     simd::Level::available().into_iter().map(simd::Level::name).collect()
+}
+
+/// How many threads a call may use.
+#[pyfunction]
+pub fn get_num_threads() -> usize {
+    num_threads()
+}
+
+/// Sets how many threads a call may use, at least 1.
+#[pyfunction]
+pub fn set_num_threads(n: usize) -> PyResult<()> {
+    if n == 0 {
+        return Err(PyValueError::new_err("n: expected at least 1 thread, got 0"));
+    }
+    THREADS.store(n, Ordering::Relaxed);
+    Ok(())
 }

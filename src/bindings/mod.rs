@@ -4,3 +4,4 @@ mod array;
 pub mod config;
 pub mod layers;
 pub mod network;
+mod spec;

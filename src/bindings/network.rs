@@ -1,18 +1,21 @@
-//! The tutorial's network, trained in chunks of steps without the interpreter's lock.
+//! Networks: the user's description to a plan, arrays to slices, many steps without the interpreter's
+//! lock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyIndexError, PyMemoryError, PyValueError};
+use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyIndexError, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
+use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::array::{contiguous, expect_shape, filled, sizes};
-use crate::dispatch;
-use crate::kernels::simd;
-use crate::network::{self, BuildError, Example, Score};
-
-type Array<'py> = Bound<'py, PyArrayDyn<f32>>;
+use super::array::{contiguous, expect_shape, filled, kind};
+use super::config::num_threads;
+use super::spec;
+use crate::kernels::loss::{Loss, Targets};
+use crate::kernels::shape::tuple;
+use crate::kernels::simd::Element;
+use crate::network::{self, BuildError, Call, Examples, LayerSpec, Poll, Weight};
 
 impl From<BuildError> for PyErr {
     fn from(error: BuildError) -> Self {
@@ -23,161 +26,413 @@ impl From<BuildError> for PyErr {
     }
 }
 
-/// The tutorial's network in `float32`: convolution, pooling, softmax; one image a training step.
+/// A network of either element type.
+enum Net {
+    F32(network::Network<f32>),
+    F64(network::Network<f64>),
+}
+
+/// Evaluates the expression with `$net` bound to the network of its own element type.
+macro_rules! with {
+    ($net:expr, $name:ident => $body:expr) => {
+        match $net {
+            Net::F32($name) => $body,
+            Net::F64($name) => $body,
+        }
+    };
+}
+
+/// Evaluates the expression with `$x` bound to the slice of the images' own type.
+macro_rules! with_slice {
+    ($pixels:expr, $x:ident => $body:expr) => {
+        match &$pixels {
+            Pixels::U8(array) => {
+                let $x = array.as_slice()?;
+                $body
+            }
+            Pixels::F32(array) => {
+                let $x = array.as_slice()?;
+                $body
+            }
+            Pixels::F64(array) => {
+                let $x = array.as_slice()?;
+                $body
+            }
+        }
+    };
+}
+/// A compiled network: layers, weights, loss and optimiser. Its methods may be called from several
+/// threads, and happen one after the other.
 #[pyclass(frozen, module = "cnnrs._core")]
-pub struct TutorialNet {
-    net: Mutex<network::TutorialNet<f32>>,
+pub struct Network {
+    net: Mutex<Net>,
 }
 
 #[pymethods]
-impl TutorialNet {
-    /// A network of zeros for images of (height, width) bytes.
+impl Network {
+    /// A network of zeros. The input's shape is without the batch axis.
     #[new]
-    fn new(height: usize, width: usize, num_filters: usize, classes: usize) -> PyResult<Self> {
-        let net = network::TutorialNet::new(height, width, num_filters, classes)?;
+    fn new(
+        input_shape: Vec<usize>,
+        layers: Vec<(String, String, Bound<'_, PyDict>)>,
+        dtype: &str,
+    ) -> PyResult<Self> {
+        let layer = |(kind, name, parameters): &(String, String, Bound<'_, PyDict>)| {
+            Ok(LayerSpec { name: name.clone(), kind: spec::layer(kind, parameters)? })
+        };
+        let layers = layers.iter().map(layer).collect::<PyResult<Vec<_>>>()?;
+        let net = match dtype {
+            "float32" => Net::F32(network::Network::new(&input_shape, layers)?),
+            "float64" => Net::F64(network::Network::new(&input_shape, layers)?),
+            _ => {
+                let why = format!("dtype: expected float32 or float64, got {dtype:?}");
+                return Err(PyValueError::new_err(why));
+            }
+        };
         Ok(Self { net: Mutex::new(net) })
     }
 
-    /// Copies of the kernel (3, 3, 1, num_filters), the weights (inputs, classes) and the biases
-    /// (classes,).
-    fn get_weights<'py>(&self, py: Python<'py>) -> PyResult<(Array<'py>, Array<'py>, Array<'py>)> {
+    /// The output shape of every layer, without the batch axis.
+    fn output_shapes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
         let net = self.lock(py);
-        let [kernel, weights, biases] = net.parameters();
-        let [of_kernel, of_weights, of_biases] = keras_shapes(&net);
-        let transposed = |copy: &mut [f32]| {
-            for (input, copy) in copy.chunks_exact_mut(net.dense().outputs()).enumerate() {
-                let rows = weights.chunks_exact(net.dense().inputs());
-                copy.iter_mut().zip(rows).for_each(|(to, row)| *to = row[input]);
+        let layers = with!(&*net, net => &net.layers().layers);
+        layers.iter().map(|layer| PyTuple::new(py, &layer.output)).collect()
+    }
+
+    /// For every layer, its weights in Keras's order: name, shape, and whether it is trained.
+    fn weight_shapes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let net = self.lock(py);
+        let layers = with!(&*net, net => &net.layers().layers);
+        let all = PyList::empty(py);
+        for layer in layers {
+            let weights = PyList::empty(py);
+            for weight in &layer.weights {
+                let shape = PyTuple::new(py, &weight.shape)?;
+                weights.append((weight.name, shape, weight.trainable))?;
             }
-        };
-        // SAFETY: each of the three writes its whole array: there are as many rows of weights as
-        // outputs, and the copies would panic at another length.
-        unsafe {
-            Ok((
-                filled(py, &of_kernel, |copy| copy.copy_from_slice(kernel))?,
-                filled(py, &of_weights, transposed)?,
-                filled(py, &of_biases, |copy| copy.copy_from_slice(biases))?,
-            ))
+            all.append(weights)?;
         }
+        Ok(all)
     }
 
-    /// Sets what `get_weights` returns.
-    fn set_weights(
-        &self,
-        py: Python<'_>,
-        kernel: &Bound<'_, PyAny>,
-        weights: &Bound<'_, PyAny>,
-        biases: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        let kernel = contiguous::<f32>("kernel", kernel)?.try_readonly()?;
-        let weights = contiguous::<f32>("weights", weights)?.try_readonly()?;
-        let biases = contiguous::<f32>("biases", biases)?.try_readonly()?;
-        let mut net = self.lock(py);
-        let [of_kernel, of_weights, of_biases] = keras_shapes(&net);
-        expect_shape("kernel", kernel.shape(), &of_kernel)?;
-        expect_shape("weights", weights.shape(), &of_weights)?;
-        expect_shape("biases", biases.shape(), &of_biases)?;
-        let inputs = net.dense().inputs();
-        let [k, w, b] = net.parameters_mut();
-        k.copy_from_slice(kernel.as_slice()?);
-        b.copy_from_slice(biases.as_slice()?);
-        for (input, from) in weights.as_slice()?.chunks_exact(b.len()).enumerate() {
-            w.chunks_exact_mut(inputs).zip(from).for_each(|(row, &from)| row[input] = from);
-        }
-        Ok(())
-    }
-
-    /// One step of gradient descent on each of the images `order`, in turn. Returns the sum of
-    /// their losses and how many were predicted right, each before its own step. The images must
-    /// not change meanwhile.
-    fn train(
-        &self,
-        py: Python<'_>,
-        images: &Bound<'_, PyAny>,
-        labels: &Bound<'_, PyAny>,
-        order: &Bound<'_, PyAny>,
-        learn_rate: f32,
-    ) -> PyResult<(f64, usize)> {
-        if !learn_rate.is_finite() {
-            let why = format!("learn_rate: expected a finite float32, got {learn_rate}");
-            return Err(PyValueError::new_err(why));
-        }
-        self.run(py, images, labels, order, |net, images, examples| {
-            dispatch!(f32, simd::level(), simd => net.train(simd, images, examples, learn_rate))
+    /// Copies of all weights, in Keras's order and layouts.
+    fn get_weights<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        with!(&mut *self.lock(py), net => {
+            let weights = weights(net);
+            let copy = |(_, weight): &(String, Weight)| {
+                let stored = net.weight(weight);
+                // SAFETY: as many elements are written as there are.
+                let array = unsafe {
+                    filled(py, &weight.shape, |copy| weight.export(copy, stored))
+                };
+                Ok(array?.into_any())
+            };
+            weights.iter().map(copy).collect()
         })
     }
 
-    /// The same sums over the images `order`, without learning from them.
+    /// Sets what `get_weights` returns; if one does not fit, none is set.
+    fn set_weights(&self, py: Python<'_>, weights: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
+        with!(&mut *self.lock(py), net => set_weights(net, &weights))
+    }
+
+    /// Chooses the loss and the optimiser, whose state starts anew.
+    fn compile(
+        &self,
+        py: Python<'_>,
+        loss: (String, Bound<'_, PyDict>),
+        optimizer: (String, Bound<'_, PyDict>),
+    ) -> PyResult<()> {
+        let loss = spec::loss(&loss.0, &loss.1)?;
+        let rule = spec::rule(&optimizer.0, &optimizer.1)?;
+        Ok(with!(&mut *self.lock(py), net => net.compile(loss, rule))?)
+    }
+
+    /// Takes one step for every rate, on `batch_size` of the images `order` each. Returns the sum of
+    /// the images' losses, each as it was in its own step, how many were predicted right, and the
+    /// first step whose loss was not finite. The arrays must not change meanwhile.
+    fn train(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        y: &Bound<'_, PyAny>,
+        order: &Bound<'_, PyAny>,
+        batch_size: usize,
+        rates: Vec<f64>,
+        seed: u64,
+        first_step: u64,
+    ) -> PyResult<(f64, usize, Option<usize>)> {
+        let order = contiguous::<i64>("order", order)?.try_readonly()?;
+        let order = order.as_slice()?;
+        if batch_size == 0 {
+            let why = "batch_size: expected at least 1, got 0";
+            return Err(PyValueError::new_err(why));
+        }
+        let steps = order.len().div_ceil(batch_size);
+        if rates.len() != steps {
+            let why = format!("rates: expected one for each of {steps} steps, got {}", rates.len());
+            return Err(PyValueError::new_err(why));
+        }
+        if let Some(rate) = rates.iter().find(|rate| !rate.is_finite()) {
+            let why = format!("rates: expected finite learning rates, got {rate}");
+            return Err(PyValueError::new_err(why));
+        }
+        with!(&mut *self.lock(py), net => {
+            let pixels = Pixels::new(x, &net.layers().input)?;
+            let answers = Answers::new(net, y, pixels.images())?;
+            let order = indices(order, pixels.images())?;
+            let targets = answers.targets()?;
+            let threads = num_threads();
+            let call =
+                Call { order: &order, batch: batch_size, rates: &rates, seed, first_step, threads };
+            let outcome = with_slice!(pixels, x => {
+                interruptible(py, |poll| net.train(Examples { x, targets }, call, poll))
+            })?;
+            Ok((outcome.loss, outcome.correct, outcome.not_finite))
+        })
+    }
+
+    /// The sum of all images' losses, and how many are predicted right.
     fn evaluate(
         &self,
         py: Python<'_>,
-        images: &Bound<'_, PyAny>,
-        labels: &Bound<'_, PyAny>,
-        order: &Bound<'_, PyAny>,
+        x: &Bound<'_, PyAny>,
+        y: &Bound<'_, PyAny>,
     ) -> PyResult<(f64, usize)> {
-        self.run(py, images, labels, order, |net, images, examples| {
-            dispatch!(f32, simd::level(), simd => net.evaluate(simd, images, examples))
+        with!(&mut *self.lock(py), net => {
+            let pixels = Pixels::new(x, &net.layers().input)?;
+            let answers = Answers::new(net, y, pixels.images())?;
+            let targets = answers.targets()?;
+            let (images, threads) = (pixels.images(), num_threads());
+            let outcome = with_slice!(pixels, x => {
+                interruptible(py, |poll| {
+                    net.evaluate(Examples { x, targets }, images, threads, poll)
+                })
+            })?;
+            Ok((outcome.loss, outcome.correct))
+        })
+    }
+
+    /// The network's output for every image.
+    fn predict<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        with!(&mut *self.lock(py), net => {
+            let pixels = Pixels::new(x, &net.layers().input)?;
+            let (images, threads) = (pixels.images(), num_threads());
+            let mut shape = vec![images];
+            shape.extend(net.layers().output());
+            let mut done = Ok(false);
+            let fill = |out: &mut [_]| {
+                // NumPy's new memory is whatever was there before; and the call may be interrupted.
+                out.fill(Default::default());
+                done = (|| with_slice!(pixels, x => {
+                    interruptible(py, |poll| net.predict(out, x, images, threads, poll))
+                }))();
+            };
+            // SAFETY: all elements are set before anything else.
+            let out = unsafe { filled(py, &shape, fill) }?;
+            done?;
+            Ok(out.into_any())
+        })
+    }
+
+    /// What the optimiser remembers: the number of its steps (1,), then arrays of all parameters, as
+    /// they are stored. Empty before `compile`.
+    fn optimizer_state<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        with!(&mut *self.lock(py), net => {
+            let Some(optimizer) = net.optimizer() else { return Ok(vec![]) };
+            let steps = PyArray1::from_slice(py, &[optimizer.steps as i64]).into_any();
+            let slots = optimizer.slots().map(|slot| PyArray1::from_slice(py, slot).into_any());
+            Ok(std::iter::once(steps).chain(slots).collect())
+        })
+    }
+
+    /// Sets what `optimizer_state` returns.
+    fn set_optimizer_state(&self, py: Python<'_>, state: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
+        with!(&mut *self.lock(py), net => {
+            let optimizer = net.optimizer().ok_or_else(not_compiled)?;
+            let expected = 1 + optimizer.slots().count();
+            if state.len() != expected {
+                let why = format!("state: expected {expected} arrays, got {}", state.len());
+                return Err(PyValueError::new_err(why));
+            }
+            let steps = contiguous::<i64>("state", &state[0])?.try_readonly()?;
+            expect_shape("state", steps.shape(), &[1])?;
+            let steps = steps.as_slice()?[0];
+            let steps = u64::try_from(steps).map_err(|_| {
+                PyValueError::new_err(format!("state: expected steps from 0, got {steps}"))
+            })?;
+            let mut arrays = vec![];
+            for (slot, array) in optimizer.slots().zip(&state[1..]) {
+                let array = contiguous("state", array)?.try_readonly()?;
+                expect_shape("state", array.shape(), &[slot.len()])?;
+                arrays.push(array);
+            }
+            for (slot, array) in optimizer.slots().zip(&arrays) {
+                slot.copy_from_slice(array.as_slice()?);
+            }
+            optimizer.steps = steps;
+            Ok(())
         })
     }
 }
 
-type Net = network::TutorialNet<f32>;
-
-impl TutorialNet {
-    /// Checks everything, so that nothing can fail once the steps begin, and then runs them without
-    /// the interpreter's lock. Labels and order are copied; the images are too many, and a Python
-    /// thread that writes to them meanwhile gets the pixels mixed that it mixes.
-    fn run(
-        &self,
-        py: Python<'_>,
-        images: &Bound<'_, PyAny>,
-        labels: &Bound<'_, PyAny>,
-        order: &Bound<'_, PyAny>,
-        steps: impl FnOnce(&mut Net, &[u8], &[Example]) -> Score + Send,
-    ) -> PyResult<(f64, usize)> {
-        let images = contiguous::<u8>("images", images)?.try_readonly()?;
-        let labels = contiguous::<u8>("labels", labels)?.try_readonly()?;
-        let order = contiguous::<i64>("order", order)?.try_readonly()?;
-        let mut net = self.lock(py);
-        let (height, width, _) = net.conv_pool().conv().input();
-        let [n] = sizes("labels", "(n,)", labels.shape())?;
-        let [_] = sizes("order", "(steps,)", order.shape())?;
-        expect_shape("images", images.shape(), &[n, height, width])?;
-        let examples = examples(labels.as_slice()?, order.as_slice()?, net.dense().outputs())?;
-        let (net, images) = (&mut *net, images.as_slice()?);
-        let score = py.detach(|| steps(net, images, &examples));
-        Ok((score.loss, score.correct))
-    }
-
+impl Network {
     /// Waits without the interpreter's lock. A panic cannot leave the network half-built, only
     /// half-trained, so poison is ignored.
-    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, network::TutorialNet<f32>> {
+    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Net> {
         self.net.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// kernel (3, 3, 1, num_filters), weights (inputs, classes), biases (classes,)
-fn keras_shapes(net: &network::TutorialNet<f32>) -> [Vec<usize>; 3] {
-    let (conv, dense) = (net.conv_pool().conv(), net.dense());
-    let (kh, kw) = conv.window();
-    [vec![kh, kw, 1, conv.c_out()], vec![dense.inputs(), dense.outputs()], vec![dense.outputs()]]
+/// All weights, each with its name in full.
+fn weights<T: Element>(net: &network::Network<T>) -> Vec<(String, Weight)> {
+    let layers = net.layers().layers.iter();
+    let named = |layer: &network::Layer, weight: &Weight| {
+        (format!("{}.{}", layer.spec.name, weight.name), weight.clone())
+    };
+    layers.flat_map(|layer| layer.weights.iter().map(move |w| named(layer, w))).collect()
 }
 
-/// The label of each image of `order`.
-fn examples(labels: &[u8], order: &[i64], classes: usize) -> PyResult<Vec<Example>> {
-    let n = labels.len();
-    let example = |&index: &i64| {
-        let image = usize::try_from(index).ok().filter(|&image| image < n).ok_or_else(|| {
-            let why = format!("order: expected indices from 0 to below {n}, got {index}");
-            PyIndexError::new_err(why)
-        })?;
-        let label = usize::from(labels[image]);
-        if label >= classes {
+fn set_weights<T: Element + numpy::Element>(
+    net: &mut network::Network<T>,
+    given: &[Bound<'_, PyAny>],
+) -> PyResult<()> {
+    let weights = weights(net);
+    if given.len() != weights.len() {
+        let why = format!("weights: expected {} arrays, got {}", weights.len(), given.len());
+        return Err(PyValueError::new_err(why));
+    }
+    let mut arrays = vec![];
+    for ((name, weight), array) in weights.iter().zip(given) {
+        let array = contiguous::<T>(name, array)?.try_readonly()?;
+        expect_shape(name, array.shape(), &weight.shape)?;
+        arrays.push(array);
+    }
+    for ((_, weight), array) in weights.iter().zip(&arrays) {
+        weight.import(net.weight(weight), array.as_slice()?);
+    }
+    net.weights_changed();
+    Ok(())
+}
+
+/// Images of any type that networks read.
+enum Pixels<'py> {
+    U8(PyReadonlyArrayDyn<'py, u8>),
+    F32(PyReadonlyArrayDyn<'py, f32>),
+    F64(PyReadonlyArrayDyn<'py, f64>),
+}
+
+impl<'py> Pixels<'py> {
+    /// Images (n, *shape).
+    fn new(x: &Bound<'py, PyAny>, shape: &[usize]) -> PyResult<Self> {
+        let pixels = if x.cast::<PyArrayDyn<u8>>().is_ok() {
+            Self::U8(contiguous("x", x)?.try_readonly()?)
+        } else if x.cast::<PyArrayDyn<f32>>().is_ok() {
+            Self::F32(contiguous("x", x)?.try_readonly()?)
+        } else if x.cast::<PyArrayDyn<f64>>().is_ok() {
+            Self::F64(contiguous("x", x)?.try_readonly()?)
+        } else {
+            return Err(PyTypeError::new_err(format!(
+                "x: expected an array of uint8, float32 or float64, got {}",
+                kind(x)
+            )));
+        };
+        let got = pixels.shape();
+        if got.len() != shape.len() + 1 || &got[1..] != shape {
+            let sizes: Vec<_> = shape.iter().map(usize::to_string).collect();
             return Err(PyValueError::new_err(format!(
-                "labels: expected classes below {classes}, got {label} at index {image}"
+                "x: expected shape (n, {}), got {}",
+                sizes.join(", "),
+                tuple(got)
             )));
         }
-        Ok(Example { image, label })
+        Ok(pixels)
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::U8(array) => array.shape(),
+            Self::F32(array) => array.shape(),
+            Self::F64(array) => array.shape(),
+        }
+    }
+
+    fn images(&self) -> usize {
+        self.shape()[0]
+    }
+}
+
+/// What should be said of the images, as the loss wants it.
+enum Answers<'py, T: numpy::Element> {
+    Labels(PyReadonlyArrayDyn<'py, i64>),
+    Values(PyReadonlyArrayDyn<'py, T>),
+}
+
+impl<'py, T: Element + numpy::Element> Answers<'py, T> {
+    fn new(net: &network::Network<T>, y: &Bound<'py, PyAny>, images: usize) -> PyResult<Self> {
+        let output = net.layers().output();
+        match net.loss().ok_or_else(not_compiled)? {
+            Loss::SparseCategoricalCrossentropy { .. } => {
+                let labels = contiguous::<i64>("y", y)?.try_readonly()?;
+                expect_shape("y", labels.shape(), &[images])?;
+                let classes: usize = output.iter().product();
+                let wrong = |&label: &i64| !usize::try_from(label).is_ok_and(|l| l < classes);
+                if let Some(at) = labels.as_slice()?.iter().position(wrong) {
+                    let label = labels.as_slice()?[at];
+                    return Err(PyValueError::new_err(format!(
+                        "y: expected classes from 0 to below {classes}, got {label} at index {at}"
+                    )));
+                }
+                Ok(Self::Labels(labels))
+            }
+            _ => {
+                let values = contiguous::<T>("y", y)?.try_readonly()?;
+                let mut expected = vec![images];
+                expected.extend(output);
+                expect_shape("y", values.shape(), &expected)?;
+                Ok(Self::Values(values))
+            }
+        }
+    }
+
+    fn targets(&self) -> PyResult<Targets<'_, T>> {
+        Ok(match self {
+            Self::Labels(labels) => Targets::Labels(labels.as_slice()?),
+            Self::Values(values) => Targets::Values(values.as_slice()?),
+        })
+    }
+}
+
+fn not_compiled() -> PyErr {
+    PyRuntimeError::new_err("expected a call of compile first, got none")
+}
+
+/// Checked indices of images.
+fn indices(order: &[i64], images: usize) -> PyResult<Vec<usize>> {
+    let index = |&index: &i64| {
+        usize::try_from(index).ok().filter(|&image| image < images).ok_or_else(|| {
+            let why = format!("order: expected indices from 0 to below {images}, got {index}");
+            PyIndexError::new_err(why)
+        })
     };
-    order.iter().map(example).collect()
+    order.iter().map(index).collect()
+}
+
+/// Runs `call` without the interpreter's lock; what it polls is whether a signal has come.
+fn interruptible<R: Send>(
+    py: Python<'_>,
+    call: impl FnOnce(Poll<'_>) -> Result<R, BuildError> + Send,
+) -> PyResult<R> {
+    let signal = Mutex::new(None);
+    let poll = || {
+        let error = Python::attach(|py| py.check_signals()).err();
+        let stop = error.is_some();
+        *signal.lock().unwrap_or_else(PoisonError::into_inner) = error;
+        stop
+    };
+    let result = py.detach(|| call(&poll));
+    match signal.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(result?),
+    }
 }

@@ -3,7 +3,7 @@
 use super::simd::Element;
 
 /// What images may be made of.
-pub trait Source: Copy {
+pub trait Source: Copy + Send + Sync {
     /// The nearest number of type `T`.
     fn to<T: Element>(self) -> T;
 }

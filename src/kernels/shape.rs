@@ -27,7 +27,20 @@ pub fn checked_len(what: &str, sizes: &[usize]) -> Result<usize, ShapeError> {
         .iter()
         .try_fold(1usize, |len, &size| len.checked_mul(size))
         .filter(|&len| len <= isize::MAX as usize / size_of::<f64>())
-        .ok_or_else(|| ShapeError(format!("{what} of shape {sizes:?} is too large to address")))
+        .ok_or_else(|| {
+            ShapeError(format!("{what} of shape {} is too large to address", tuple(sizes)))
+        })
+}
+
+/// A shape as Python writes it.
+pub fn tuple(shape: &[usize]) -> String {
+    match shape {
+        [size] => format!("({size},)"),
+        _ => {
+            let sizes: Vec<_> = shape.iter().map(usize::to_string).collect();
+            format!("({})", sizes.join(", "))
+        }
+    }
 }
 
 /// What happens at the borders of an image.

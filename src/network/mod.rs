@@ -1,14 +1,34 @@
-//! Whole networks: parameters, buffers planned once, and loops of many steps for one call.
+//! Whole networks: a list of layers becomes a plan of fused steps, buffers are laid out once, and one
+//! call runs many steps of training on as many threads as wanted.
 
-mod tutorial;
+mod layers;
+mod optimizer;
+mod plan;
+mod spec;
+mod stages;
+mod step;
+mod steps;
+mod team;
+mod training;
 
-use std::collections::TryReserveError;
 use std::fmt;
+use std::ops::Range;
 
 use crate::kernels::shape::ShapeError;
-use crate::kernels::simd::Element;
 
-pub use tutorial::{Example, Score, TutorialNet};
+pub use layers::{Layer, Layers, Weight};
+pub use optimizer::Rule;
+pub use spec::{LayerKind, LayerSpec, PoolSpec};
+pub use training::{Call, Examples, Network, Outcome, Poll};
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Forward, with dropout and the batch's own statistics, and backward.
+    Training,
+    /// Forward only, with moving averages.
+    Inference,
+}
 
 /// Why a network cannot be built.
 #[derive(Debug)]
@@ -39,12 +59,7 @@ impl From<ShapeError> for BuildError {
     }
 }
 
-/// A buffer of zeros, where `vec!` would end the process for want of memory.
-fn zeros<T: Element>(len: usize) -> Result<Vec<T>, BuildError> {
-    let mut buffer = Vec::new();
-    let memory =
-        |_: TryReserveError| BuildError::Memory { bytes: len.saturating_mul(size_of::<T>()) };
-    buffer.try_reserve_exact(len).map_err(memory)?;
-    buffer.resize(len, T::zero());
-    Ok(buffer)
+/// `0..len` in parts of at most `size`.
+fn parts(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(size).map(move |start| start..len.min(start + size))
 }

@@ -7,13 +7,16 @@
 //!
 //! Why not a crate: `rten-simd` has no `f64`, and `pulp` no half-width vectors beside the full ones.
 
+use crate::kernels::rescale::Source;
 use num_traits::Float;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 /// The element type of a kernel: `f32` or `f64`.
-pub trait Element: Float + math::Constants + Debug + Default + Send + Sync + 'static {
+pub trait Element:
+    Source + Float + math::Constants + Debug + Default + Send + Sync + 'static
+{
     /// Its vectors on each instruction set, reached from the set's token by [`dispatch!`](crate::dispatch).
     #[cfg(target_arch = "aarch64")]
     type Neon: Simd<Self> + From<Neon>;

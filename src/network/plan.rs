@@ -1,0 +1,583 @@
+//! A network compiled for one mode: its steps, and where everything lies while they run.
+
+use std::ops::Range;
+
+use crate::dispatch;
+use crate::kernels::activation::Activation;
+use crate::kernels::rescale::{Source, rescale};
+use crate::kernels::shape::{ConvShape, DenseShape, PoolShape, ShapeError, checked_len};
+use crate::kernels::simd::{self, Element};
+use crate::network::layers::{Layer, Layers, Stored};
+use crate::network::spec::LayerKind;
+use crate::network::stages::{Operation, Stage, stages};
+use crate::network::step::{Backward, Batch, Forward, Model, Random, Step};
+use crate::network::steps::{
+    ActivationStep, AffineStep, AveragePoolStep, BatchNormStep, ConvStep, DenseStep, DropoutStep,
+    MaxPoolStep, Norm, RescaleStep,
+};
+use crate::network::team::Shared;
+use crate::network::{BuildError, Mode};
+
+/// Most images in a block: enough to use each weight several times once it is in a register, and few
+/// enough that their values stay in the second-level cache.
+const BLOCK: usize = 8;
+
+/// Products of a block's forward pass from which on it holds fewer images.
+const BLOCK_WORK: usize = 1 << 25;
+
+/// Elements to which regions of an arena are aligned: a cache line of the smallest type.
+const ALIGNMENT: usize = 16;
+
+/// A step, and where its things lie.
+#[derive(Debug)]
+struct Node<T> {
+    step: Box<dyn Step<T>>,
+    /// Elements of one image's output.
+    out_len: usize,
+    /// Among all parameters.
+    params: Range<usize>,
+    /// Among all that the plan prepares.
+    prepared: Range<usize>,
+    /// In the arena, for the most images.
+    saved: Range<usize>,
+    /// Where its chunks' statistics lie, if it has any.
+    meeting: Option<Meeting>,
+    needs_d_x: bool,
+}
+
+/// A step before which, on each way, all chunks of a batch meet.
+#[derive(Clone, Copy, Debug)]
+struct Meeting {
+    /// Where the statistics of its chunks begin, if there are as many as there can be.
+    start: usize,
+    /// Elements for each chunk.
+    len: usize,
+}
+
+/// The steps of a network, and a map of the arena in which a block of images goes through them.
+#[derive(Debug)]
+pub struct Plan<T> {
+    nodes: Vec<Node<T>>,
+    /// What is done to the images as they are read.
+    scale: T,
+    offset: T,
+    /// Elements of an image.
+    input_len: usize,
+    /// Most images in a block.
+    pub block: usize,
+    /// Where the input and the nodes' outputs begin.
+    values: Vec<usize>,
+    /// Where the gradients of values begin, those with even numbers and those with odd ones.
+    d_values: [usize; 2],
+    targets: usize,
+    scratch: usize,
+    /// Elements of one image's output.
+    pub width: usize,
+    /// Elements of an arena.
+    pub arena_len: usize,
+    /// Elements of what is made of the weights.
+    pub prepared_len: usize,
+    /// Elements of the statistics of one batch.
+    pub stats_len: usize,
+    /// Nodes before which chunks meet, in order.
+    meetings: Vec<usize>,
+    /// Products of one image's forward pass.
+    pub work: usize,
+    ends_in_softmax: bool,
+}
+
+/// A block of images on its way, and all that it needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'a, T> {
+    /// Whose plan's regions nobody else uses meanwhile.
+    pub arena: &'a Shared<T>,
+    /// Images.
+    pub n: usize,
+    /// For dropout.
+    pub random: Random,
+    /// Parameters; nobody writes to them but the block itself, and only to descend.
+    pub params: &'a Shared<T>,
+    /// What was made of them.
+    pub prepared: &'a [T],
+    /// Statistics of all chunks, on either way, and which chunk this is.
+    pub stats: &'a Shared<T>,
+    /// See `stats`.
+    pub d_stats: &'a Shared<T>,
+    /// See `stats`.
+    pub chunk: Chunks,
+}
+
+/// How a batch is divided.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunks {
+    /// Images in all.
+    pub images: usize,
+    /// Images in every chunk but the last.
+    pub len: usize,
+    /// The chunk at hand.
+    pub at: usize,
+}
+
+impl Chunks {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.images.div_ceil(self.len)
+    }
+}
+
+impl<T: Element> Plan<T> {
+    /// Plans the steps; `block` is how many images a block must be able to hold, if that is fixed, and
+    /// `max_chunks` how many chunks there may be.
+    ///
+    /// # Errors
+    /// If a size overflows.
+    pub fn new(
+        layers: &Layers,
+        mode: Mode,
+        block: Option<usize>,
+        max_chunks: usize,
+    ) -> Result<Self, BuildError> {
+        let mut builder = Builder::new(layers, mode);
+        for stage in stages(&layers.layers, mode) {
+            builder.stage(&stage)?;
+        }
+        Ok(builder.plan(block, max_chunks)?)
+    }
+
+    /// How many steps there are.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether the last step is a softmax, of which a loss may want the input.
+    pub fn ends_in_softmax(&self) -> bool {
+        self.ends_in_softmax
+    }
+
+    /// The stretches of nodes up to `end` between which chunks meet.
+    pub fn stretches(&self, end: usize) -> Vec<Range<usize>> {
+        let meetings = || self.meetings.iter().copied().filter(|&i| i < end);
+        let starts = std::iter::once(0).chain(meetings());
+        starts.zip(meetings().chain([end])).map(|(start, end)| start..end).collect()
+    }
+
+    /// Makes of the weights of node `i` what it wants prepared.
+    pub fn prepare(&self, i: usize, prepared: &mut [T], model: Model<'_, T>) {
+        let node = &self.nodes[i];
+        node.step.prepare(prepared, &model.params[node.params.clone()], model);
+    }
+
+    /// Where in all that is prepared the part of node `i` lies.
+    pub fn prepared(&self, i: usize) -> Range<usize> {
+        self.nodes[i].prepared.clone()
+    }
+
+    /// The parameters that [`backward`](Self::backward) changes itself if it is given a learning rate.
+    pub fn descended(&self) -> Vec<Range<usize>> {
+        let nodes = self.nodes.iter().filter(|node| node.step.can_descend());
+        nodes.map(|node| node.params.clone()).collect()
+    }
+
+    /// Updates the moving averages with the statistics of a batch.
+    pub fn update_moving(&self, moving: &mut [T], stats: &Shared<T>, chunks: Chunks) {
+        for &i in &self.meetings {
+            let batch = self.batch(i, stats, stats, chunks);
+            self.nodes[i].step.update_moving(moving, batch);
+        }
+    }
+
+    /// Reads image `image` of `x` into the block's place `row`.
+    pub fn read<X: Source>(&self, block: &Block<'_, T>, row: usize, x: &[X], image: usize) {
+        let len = self.input_len;
+        let x = &x[image * len..][..len];
+        // SAFETY: the value's region is the block's own, and nothing else borrows it now.
+        let out = unsafe {
+            block.arena.write(self.values[0] + row * len..self.values[0] + (row + 1) * len)
+        };
+        let (scale, offset) = (self.scale, self.offset);
+        dispatch!(T, simd::level(), simd => {
+            let _ = simd;
+            rescale(out, x, scale, offset)
+        });
+    }
+
+    /// The block's region for its targets.
+    ///
+    /// # Safety
+    /// The slice is gone before the region is borrowed again.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn targets<'a>(&self, block: &Block<'a, T>) -> &'a mut [T] {
+        let end = self.targets + block.n * self.width;
+        // SAFETY: the region is the block's own; and the caller's promise.
+        unsafe { block.arena.write(self.targets..end) }
+    }
+
+    /// The input (0) or what a node before `i` has set.
+    ///
+    /// # Safety
+    /// The slice is gone before the node is run again.
+    pub unsafe fn value<'a>(&self, block: &Block<'a, T>, i: usize) -> &'a [T] {
+        // SAFETY: the value's region is the block's own; and the caller's promise.
+        unsafe { block.arena.read(self.value_range(block.n, i)) }
+    }
+
+    /// The gradient of [`value`](Self::value), to be set before [`backward`](Self::backward).
+    ///
+    /// # Safety
+    /// The slice is gone before the nodes are run again.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn d_value<'a>(&self, block: &Block<'a, T>, i: usize) -> &'a mut [T] {
+        let start = self.d_values[i % 2];
+        let len = self.value_range(block.n, i).len();
+        // SAFETY: the region is the block's own; and the caller's promise.
+        unsafe { block.arena.write(start..start + len) }
+    }
+
+    fn value_range(&self, n: usize, i: usize) -> Range<usize> {
+        let len = if i == 0 { self.input_len } else { self.nodes[i - 1].out_len };
+        self.values[i]..self.values[i] + n * len
+    }
+
+    /// Runs a stretch of nodes forward. If a node with statistics comes next, it is told the chunk's.
+    pub fn forward(&self, block: &Block<'_, T>, nodes: Range<usize>) {
+        for i in nodes.clone() {
+            let (node, n) = (&self.nodes[i], block.n);
+            // SAFETY: the plan lays the regions of a block one beside the other, a node's input and
+            // its output too; other blocks have other arenas; nobody writes to parameters now.
+            node.step.forward(unsafe {
+                Forward {
+                    n,
+                    x: self.value(block, i),
+                    out: block.arena.write(self.value_range(n, i + 1)),
+                    saved: block.arena.write(node.saved(n)),
+                    scratch: block.arena.write(self.scratch(i, n)),
+                    weights: block.params.read(node.params.clone()),
+                    prepared: &block.prepared[node.prepared.clone()],
+                    random: block.random,
+                    batch: self.batch(i, block.stats, block.d_stats, block.chunk),
+                }
+            });
+        }
+        if let Some(Node { step, meeting: Some(meeting), .. }) = self.nodes.get(nodes.end) {
+            let at = meeting.start + block.chunk.at * meeting.len;
+            // SAFETY: this part is the chunk's own until all chunks have met.
+            let stats = unsafe { block.stats.write(at..at + meeting.len) };
+            // SAFETY: the input is set and nobody writes to it.
+            step.stats(stats, unsafe { self.value(block, nodes.end) });
+        }
+    }
+
+    /// Runs a stretch of nodes backward; the gradient of the last one's output is set. `d_params` is
+    /// the gradient of all parameters, of which the nodes set theirs. If a node with statistics comes
+    /// next, it is told the chunk's.
+    ///
+    /// With a learning rate, nodes that can do so descend instead.
+    pub fn backward(
+        &self,
+        block: &Block<'_, T>,
+        nodes: Range<usize>,
+        d_params: &mut [T],
+        rate: Option<T>,
+    ) {
+        for i in nodes.clone().rev() {
+            let node = &self.nodes[i];
+            if !node.needs_d_x && node.params.is_empty() {
+                return;
+            }
+            // SAFETY: the pass is gone before the next one is made.
+            let pass = unsafe { self.backward_pass(block, i, d_params) };
+            match rate {
+                Some(rate) if node.step.can_descend() => {
+                    // SAFETY: with a learning rate, this block is the only one.
+                    let weights = unsafe { block.params.write(node.params.clone()) };
+                    node.step.backward_and_descend(pass, weights, rate);
+                }
+                _ => {
+                    // SAFETY: nobody writes to parameters now.
+                    let weights = unsafe { block.params.read(node.params.clone()) };
+                    node.step.backward(pass, weights);
+                }
+            }
+        }
+        if let Some(i) = nodes.start.checked_sub(1)
+            && let Node { step, meeting: Some(meeting), .. } = &self.nodes[i]
+        {
+            let at = meeting.start + block.chunk.at * meeting.len;
+            // SAFETY: this part is the chunk's own until all chunks have met; and as above.
+            unsafe {
+                let d_stats = block.d_stats.write(at..at + meeting.len);
+                step.d_stats(d_stats, self.backward_pass(block, i, d_params));
+            }
+        }
+    }
+
+    /// # Safety
+    /// It is gone before another pass of the block is made.
+    unsafe fn backward_pass<'a>(
+        &self,
+        block: &Block<'a, T>,
+        i: usize,
+        d_params: &'a mut [T],
+    ) -> Backward<'a, T> {
+        let (node, n) = (&self.nodes[i], block.n);
+        // SAFETY: the plan lays the regions of a block one beside the other, and the gradients of
+        // neighbouring values into two of them; other blocks have other arenas.
+        unsafe {
+            Backward {
+                n,
+                d_x: node.needs_d_x.then(|| self.d_value(block, i)),
+                d_weights: &mut d_params[node.params.clone()],
+                d_out: self.d_value(block, i + 1),
+                x: self.value(block, i),
+                out: self.value(block, i + 1),
+                saved: block.arena.write(node.saved(n)),
+                scratch: block.arena.write(self.scratch(i, n)),
+                prepared: &block.prepared[node.prepared.clone()],
+                batch: self.batch(i, block.stats, block.d_stats, block.chunk),
+            }
+        }
+    }
+
+    fn scratch(&self, i: usize, n: usize) -> Range<usize> {
+        self.scratch..self.scratch + self.nodes[i].step.scratch_len(n)
+    }
+
+    /// What the chunks say about the batch to node `i`.
+    fn batch<'a>(
+        &self,
+        i: usize,
+        stats: &'a Shared<T>,
+        d_stats: &'a Shared<T>,
+        chunks: Chunks,
+    ) -> Batch<'a, T> {
+        let all = self.nodes[i]
+            .meeting
+            .map_or(0..0, |meeting| meeting.start..meeting.start + chunks.count() * meeting.len);
+        // SAFETY: chunks write their statistics before they meet, and this is after it.
+        let (stats, d_stats) = unsafe { (stats.read(all.clone()), d_stats.read(all)) };
+        Batch { stats, d_stats, chunk: chunks.len, images: chunks.images }
+    }
+}
+
+impl<T: Element> Node<T> {
+    fn saved(&self, n: usize) -> Range<usize> {
+        self.saved.start..self.saved.start + self.step.saved_len(n)
+    }
+}
+
+/// A map that grows.
+#[derive(Default)]
+struct Map {
+    len: usize,
+}
+
+impl Map {
+    /// The start of so many elements more.
+    fn reserve(&mut self, len: usize) -> Result<usize, ShapeError> {
+        let start = self.len;
+        let end = len.checked_next_multiple_of(ALIGNMENT).and_then(|len| start.checked_add(len));
+        self.len = end.unwrap_or(usize::MAX);
+        checked_len("all values of a step", &[self.len])?;
+        Ok(start)
+    }
+}
+
+struct Builder<'a, T> {
+    layers: &'a Layers,
+    mode: Mode,
+    nodes: Vec<Node<T>>,
+    scale: f64,
+    offset: f64,
+    prepared: Map,
+    work: usize,
+    ends_in_softmax: bool,
+}
+
+impl<'a, T: Element> Builder<'a, T> {
+    fn new(layers: &'a Layers, mode: Mode) -> Self {
+        Self {
+            layers,
+            mode,
+            nodes: vec![],
+            scale: 1.0,
+            offset: 0.0,
+            prepared: Map::default(),
+            work: 0,
+            ends_in_softmax: false,
+        }
+    }
+
+    fn stage(&mut self, stage: &Stage) -> Result<(), ShapeError> {
+        let layers = &self.layers.layers;
+        let layer = &layers[stage.layer];
+        let norm = |index: Option<usize>| index.and_then(|i| norm(&layers[i]));
+        let out_len = layers[stage.last].output_len();
+        let width = *layer.output.last().unwrap_or(&1);
+        let stored = layer.weights.first().map_or(Stored::AsIs, |weight| weight.stored);
+        let needs_d_x = self.needs_d_x();
+        let step: Box<dyn Step<T>> = match (&stage.operation, layer.spec.kind) {
+            (
+                &Operation::Conv { norm: index, pool, relu, grey },
+                LayerKind::Conv { use_bias, .. },
+            ) => {
+                let Some(shape) = layer.conv else { return Ok(()) };
+                let pixels = pool.map_or(shape.output_len(), |pool| 4 * pool.pool().output_len());
+                self.work = self.work.saturating_add(shape.taps().saturating_mul(pixels));
+                let norm = norm(index);
+                Box::new(ConvStep { shape, pool, grey, use_bias, relu, stored, needs_d_x, norm })
+            }
+            (
+                &Operation::Dense { norm: index, relu, few },
+                LayerKind::Dense { units, use_bias, .. },
+            ) => {
+                let shape = DenseShape::new(layer.input_len(), units)?;
+                let conv = ConvShape::dense(layer.input_len(), units)?;
+                self.work = self.work.saturating_add(shape.weights_len());
+                let norm = norm(index);
+                Box::new(DenseStep { shape, conv, few, use_bias, relu, needs_d_x, norm })
+            }
+            (_, LayerKind::MaxPool(_)) => Box::new(MaxPoolStep { shape: pool(layer)? }),
+            (_, LayerKind::AveragePool(_) | LayerKind::GlobalAveragePool { .. }) => {
+                Box::new(AveragePoolStep { shape: pool(layer)? })
+            }
+            (_, LayerKind::Activation(activation)) => {
+                Box::new(ActivationStep { activation, width })
+            }
+            (_, LayerKind::Dropout { rate }) => {
+                let salt = self.nodes.len() as u64;
+                Box::new(DropoutStep { rate, len: out_len, salt })
+            }
+            (_, LayerKind::BatchNorm { momentum, epsilon, center, scale }) => {
+                match (self.mode, layer.weight("moving_mean"), layer.weight("moving_variance")) {
+                    (Mode::Training, Some(mean), Some(variance)) => Box::new(BatchNormStep {
+                        c: width,
+                        pixels: out_len / width,
+                        momentum,
+                        epsilon,
+                        scale,
+                        center,
+                        mean: mean.clone(),
+                        variance: variance.clone(),
+                    }),
+                    _ => match norm(Some(stage.layer)) {
+                        Some(norm) => Box::new(AffineStep { c: width, norm }),
+                        None => return Ok(()),
+                    },
+                }
+            }
+            (_, LayerKind::Rescale { scale, offset }) if self.nodes.is_empty() => {
+                self.offset = self.offset * scale + offset;
+                self.scale *= scale;
+                return Ok(());
+            }
+            (_, LayerKind::Rescale { scale, offset }) => Box::new(RescaleStep { scale, offset }),
+            (_, LayerKind::Flatten | LayerKind::Conv { .. } | LayerKind::Dense { .. }) => {
+                return Ok(());
+            }
+        };
+        self.push(step, out_len, layer.params())?;
+        if !matches!(stage.activation, Activation::Linear) {
+            let step = Box::new(ActivationStep { activation: stage.activation, width });
+            self.push(step, out_len, 0..0)?;
+        }
+        let softmax = |activation| matches!(activation, Activation::Softmax);
+        self.ends_in_softmax = softmax(stage.activation)
+            || matches!(layer.spec.kind, LayerKind::Activation(activation) if softmax(activation));
+        Ok(())
+    }
+
+    fn needs_d_x(&self) -> bool {
+        self.nodes.iter().any(|node| !node.params.is_empty())
+    }
+
+    fn push(
+        &mut self,
+        step: Box<dyn Step<T>>,
+        out_len: usize,
+        params: Range<usize>,
+    ) -> Result<(), ShapeError> {
+        let len = step.prepared_len();
+        let start = self.prepared.reserve(len)?;
+        let needs_d_x = self.needs_d_x();
+        self.work = self.work.saturating_add(out_len);
+        let prepared = start..start + len;
+        let node = Node { step, out_len, params, prepared, saved: 0..0, meeting: None, needs_d_x };
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// Lays out the arena.
+    fn plan(mut self, block: Option<usize>, max_chunks: usize) -> Result<Plan<T>, ShapeError> {
+        let block = block.unwrap_or((BLOCK_WORK / self.work.max(1)).clamp(1, BLOCK));
+        let input_len: usize = self.layers.input.iter().product();
+        let lens: Vec<usize> =
+            std::iter::once(input_len).chain(self.nodes.iter().map(|node| node.out_len)).collect();
+        let mut largest = 0;
+        for &len in &lens {
+            largest = largest.max(checked_len("the values of a block of images", &[block, len])?);
+        }
+        let mut arena = Map::default();
+        let mut values = vec![];
+        let mut d_values = [0; 2];
+        if self.mode == Mode::Training {
+            for &len in &lens {
+                values.push(arena.reserve(block * len)?);
+            }
+            d_values = [arena.reserve(largest)?, arena.reserve(largest)?];
+        } else {
+            let slots = [arena.reserve(largest)?, arena.reserve(largest)?];
+            values.extend((0..lens.len()).map(|i| slots[i % 2]));
+        }
+        let mut stats = Map::default();
+        let mut meetings = vec![];
+        let mut scratch_len = 0;
+        let mut saved = 0..0;
+        for (i, node) in self.nodes.iter_mut().enumerate() {
+            scratch_len = scratch_len.max(node.step.scratch_len(block));
+            let len = node.step.saved_len(block);
+            // In inference, nothing is kept for a way back.
+            if self.mode == Mode::Training || len > saved.len() {
+                let start = arena.reserve(len)?;
+                saved = start..start + len;
+            }
+            node.saved = saved.clone();
+            let len = node.step.stats_len();
+            if len > 0 {
+                let all = checked_len("the statistics of a batch", &[max_chunks, len])?;
+                node.meeting = Some(Meeting { start: stats.reserve(all)?, len });
+                meetings.push(i);
+            }
+        }
+        let width: usize = self.layers.output().iter().product();
+        Ok(Plan {
+            scale: T::from_f64(self.scale),
+            offset: T::from_f64(self.offset),
+            input_len,
+            width,
+            block,
+            values,
+            d_values,
+            targets: arena.reserve(checked_len("a block of targets", &[block, width])?)?,
+            scratch: arena.reserve(scratch_len)?,
+            arena_len: arena.len,
+            prepared_len: self.prepared.len,
+            stats_len: stats.len,
+            meetings,
+            work: self.work,
+            ends_in_softmax: self.ends_in_softmax,
+            nodes: self.nodes,
+        })
+    }
+}
+
+fn pool(layer: &Layer) -> Result<PoolShape, ShapeError> {
+    layer.pool.ok_or_else(|| ShapeError::new("expected a pooling".to_owned()))
+}
+
+/// The weights of a layer of batch normalisation.
+fn norm(layer: &Layer) -> Option<Norm> {
+    match layer.spec.kind {
+        LayerKind::BatchNorm { epsilon, .. } => Norm::new(layer, epsilon),
+        _ => None,
+    }
+}

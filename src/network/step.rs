@@ -1,0 +1,141 @@
+//! What a plan is made of: operations on a block of images, forward and backward.
+
+use std::fmt::Debug;
+
+use crate::kernels::simd::Element;
+
+/// Where random numbers come from: the same numbers for the same image of the same step, whichever
+/// thread asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Random {
+    /// Of this stretch of training.
+    pub seed: u64,
+    /// Which training step.
+    pub step: u64,
+    /// The place of the block's first image in the batch.
+    pub row: u64,
+}
+
+/// What the chunks of a batch found out about it, for a step that normalises by the whole batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a, T> {
+    /// (chunks, the step's `stats_len`)
+    pub stats: &'a [T],
+    /// (chunks, the step's `stats_len`); on the way back only.
+    pub d_stats: &'a [T],
+    /// Images in every chunk but the last.
+    pub chunk: usize,
+    /// Images in all.
+    pub images: usize,
+}
+
+/// A forward pass over `n` images.
+#[derive(Debug)]
+pub struct Forward<'a, T> {
+    /// Images.
+    pub n: usize,
+    /// (n, input)
+    pub x: &'a [T],
+    /// (n, output), to be set.
+    pub out: &'a mut [T],
+    /// What the way back will need beside `x` and `out`: (`saved_len(n)`,).
+    pub saved: &'a mut [T],
+    /// (`scratch_len(n)`,) of anything.
+    pub scratch: &'a mut [T],
+    /// The step's parameters.
+    pub weights: &'a [T],
+    /// What `prepare` made of them.
+    pub prepared: &'a [T],
+    /// For this block.
+    pub random: Random,
+    /// Of the batch, for a step that has statistics.
+    pub batch: Batch<'a, T>,
+}
+
+/// A backward pass over `n` images; what the forward pass had and left is still there.
+#[derive(Debug)]
+pub struct Backward<'a, T> {
+    /// Images.
+    pub n: usize,
+    /// (n, input), to be set if anybody needs it.
+    pub d_x: Option<&'a mut [T]>,
+    /// The gradient of the parameters, to be set: the sum over the images.
+    pub d_weights: &'a mut [T],
+    /// (n, output); may be used up.
+    pub d_out: &'a mut [T],
+    /// (n, input)
+    pub x: &'a [T],
+    /// (n, output)
+    pub out: &'a [T],
+    /// What `forward` saved.
+    pub saved: &'a mut [T],
+    /// (`scratch_len(n)`,) of anything.
+    pub scratch: &'a mut [T],
+    /// What `prepare` made of the parameters.
+    pub prepared: &'a [T],
+    /// Of the batch, for a step that has statistics.
+    pub batch: Batch<'a, T>,
+}
+
+/// An operation and its gradient.
+///
+/// A step knows sizes only. Its parameters lie in `weights`, which several threads read at once and
+/// which an optimiser changes between two batches.
+pub trait Step<T: Element>: Debug + Send + Sync {
+    /// Sets `out` and `saved`.
+    fn forward(&self, pass: Forward<'_, T>);
+
+    /// Sets `d_weights` and `d_x`.
+    fn backward(&self, pass: Backward<'_, T>, weights: &[T]);
+
+    /// Elements that `forward` leaves for `backward`.
+    fn saved_len(&self, _n: usize) -> usize {
+        0
+    }
+
+    /// Elements of workspace.
+    fn scratch_len(&self, _n: usize) -> usize {
+        0
+    }
+
+    /// Elements that are made of the parameters whenever they have changed.
+    fn prepared_len(&self) -> usize {
+        0
+    }
+
+    /// Makes them: from the step's own parameters, all parameters, and all moving averages.
+    fn prepare(&self, _prepared: &mut [T], _weights: &[T], _model: Model<'_, T>) {}
+
+    /// Whether [`backward_and_descend`](Step::backward_and_descend) exists.
+    fn can_descend(&self) -> bool {
+        false
+    }
+
+    /// As `backward`, but with one step of plain gradient descent on the parameters in place of their
+    /// gradient: for a batch of one block, one walk over the weights instead of three.
+    fn backward_and_descend(&self, _pass: Backward<'_, T>, _weights: &mut [T], _rate: T) {}
+
+    /// Elements of what a chunk says about the batch, in `stats` and again in `d_stats`. If there are
+    /// any, all chunks meet before `forward` and before `backward`.
+    fn stats_len(&self) -> usize {
+        0
+    }
+
+    /// Sets a chunk's `stats`.
+    fn stats(&self, _stats: &mut [T], _x: &[T]) {}
+
+    /// Sets a chunk's `d_stats`, and the gradient of the parameters.
+    fn d_stats(&self, _d_stats: &mut [T], _pass: Backward<'_, T>) {}
+
+    /// Updates the moving averages with a batch's statistics.
+    fn update_moving(&self, _moving: &mut [T], _batch: Batch<'_, T>) {}
+}
+
+/// All that a network has learnt.
+#[derive(Clone, Copy, Debug)]
+pub struct Model<'a, T> {
+    /// Every parameter.
+    pub params: &'a [T],
+    /// Every moving average.
+    pub moving: &'a [T],
+}

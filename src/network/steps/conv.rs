@@ -1,0 +1,201 @@
+//! Convolution with what goes with it: bias, 2x2 max pooling, ReLU.
+
+use std::ops::Range;
+
+use crate::dispatch;
+use crate::kernels::activation::activation_backward_in_place;
+use crate::kernels::conv::{conv_forward, conv_pool_forward};
+use crate::kernels::conv_backward::{
+    conv_backward_input, conv_backward_kernel, input_scratch_len, sum_rows,
+};
+use crate::kernels::conv_pool_grey::{grey_backward_kernel, grey_forward};
+use crate::kernels::conv_pool_sparse::{sparse_backward_input, sparse_backward_kernel};
+use crate::kernels::pack::{
+    crop, pack_filters, pack_input, pack_taps, packed_input_len, packed_len, pad,
+};
+use crate::kernels::shape::{ConvPoolShape, ConvShape};
+use crate::kernels::simd::{self, Element};
+use crate::network::layers::Stored;
+use crate::network::step::{Backward, Forward, Model, Step};
+use crate::network::steps::{Norm, RELU};
+
+/// Its weights are the kernel and then, if there is one, the bias.
+#[derive(Clone, Debug)]
+pub struct ConvStep {
+    /// The convolution.
+    pub shape: ConvShape,
+    /// The pooling of its output, of which the full size is then never written.
+    pub pool: Option<ConvPoolShape>,
+    /// Whether the kernels for one channel serve.
+    pub grey: bool,
+    /// Whether there is a bias.
+    pub use_bias: bool,
+    /// Whether ReLU is applied.
+    pub relu: bool,
+    /// The layout of the kernel.
+    pub stored: Stored,
+    /// Whether anybody needs the input's gradient.
+    pub needs_d_x: bool,
+    /// The normalisation that goes into kernel and bias.
+    pub norm: Option<Norm>,
+}
+
+/// Where things lie in `prepared`.
+struct Prepared {
+    /// Kernel and bias with the normalisation in them.
+    folded: Range<usize>,
+    packed: Range<usize>,
+    packed_input: Range<usize>,
+}
+
+impl ConvStep {
+    fn prepared<T: Element>(&self) -> Prepared {
+        let (taps, c_out) = (self.shape.taps(), self.shape.c_out());
+        let folded = if self.norm.is_some() { self.shape.kernel_len() + c_out } else { 0 };
+        let packed = if self.grey { 0 } else { packed_len::<T>(taps, c_out) };
+        let wants_input = self.needs_d_x && self.pool.is_none();
+        let packed_input = if wants_input { packed_input_len::<T>(&self.shape) } else { 0 };
+        Prepared {
+            folded: 0..folded,
+            packed: folded..folded + packed,
+            packed_input: folded + packed..folded + packed + packed_input,
+        }
+    }
+
+    /// Kernel and bias.
+    fn split<'a, T: Element>(&self, weights: &'a [T]) -> (&'a [T], Option<&'a [T]>) {
+        let (kernel, bias) = weights.split_at(self.shape.kernel_len());
+        (kernel, (!bias.is_empty()).then_some(bias))
+    }
+
+    /// Elements of a padded copy of `n` images.
+    fn padded_len(&self, n: usize) -> usize {
+        if self.shape.windows().is_padded() { n * self.shape.padded_len() } else { 0 }
+    }
+
+    fn argmax_len(&self, n: usize) -> usize {
+        self.pool.map_or(0, |pool| n * pool.pool().output_len())
+    }
+}
+
+impl<T: Element> Step<T> for ConvStep {
+    fn forward(&self, pass: Forward<'_, T>) {
+        let Forward { n, x, out, saved, prepared, weights, .. } = pass;
+        let at = self.prepared::<T>();
+        let weights = if self.norm.is_some() { &prepared[at.folded] } else { weights };
+        let (kernel, bias) = self.split(weights);
+        let (argmax, padded) = saved.split_at_mut(self.argmax_len(n));
+        let x = if padded.is_empty() {
+            x
+        } else {
+            pad(padded, x, self.shape.windows(), n);
+            padded
+        };
+        let (relu, packed) = (self.relu, &prepared[at.packed]);
+        let level = simd::level();
+        match &self.pool {
+            Some(shape) if self.grey => dispatch!(T, level, simd => {
+                grey_forward(simd, out, argmax, x, kernel, bias, relu, shape, n)
+            }),
+            Some(shape) => dispatch!(T, level, simd => {
+                conv_pool_forward(simd, out, argmax, x, packed, bias, relu, shape, n)
+            }),
+            None => dispatch!(T, level, simd => {
+                conv_forward(simd, out, x, packed, bias, relu, &self.shape, n)
+            }),
+        }
+    }
+
+    fn backward(&self, pass: Backward<'_, T>, weights: &[T]) {
+        let Backward { n, d_x, d_weights, d_out, x, out, saved, scratch, prepared, .. } = pass;
+        let (kernel, _) = self.split(weights);
+        let (argmax, padded) = saved.split_at(self.argmax_len(n));
+        let x = if padded.is_empty() { x } else { padded };
+        let (d_kernel, d_bias) = d_weights.split_at_mut(self.shape.kernel_len());
+        let level = simd::level();
+        if self.relu {
+            let width = self.shape.c_out();
+            dispatch!(T, level, simd => {
+                activation_backward_in_place(simd, d_out, out, RELU, width)
+            });
+        }
+        if self.use_bias {
+            dispatch!(T, level, simd => sum_rows(simd, d_bias, d_out));
+        }
+        match &self.pool {
+            Some(shape) if self.grey => dispatch!(T, level, simd => {
+                grey_backward_kernel(simd, d_kernel, d_out, argmax, x, shape, n)
+            }),
+            Some(shape) => {
+                let d_padded = scratch;
+                dispatch!(T, level, simd => {
+                    sparse_backward_kernel(simd, d_kernel, d_out, argmax, x, shape, n)
+                });
+                let Some(d_x) = d_x else { return };
+                if d_padded.is_empty() {
+                    dispatch!(T, level, simd => {
+                        sparse_backward_input(simd, d_x, d_out, argmax, kernel, shape, n)
+                    });
+                } else {
+                    dispatch!(T, level, simd => {
+                        sparse_backward_input(
+                            simd, d_padded, d_out, argmax, kernel, shape, n,
+                        )
+                    });
+                    crop(d_x, d_padded, self.shape.windows(), n);
+                }
+            }
+            None => {
+                dispatch!(T, level, simd => {
+                    conv_backward_kernel(simd, d_kernel, d_out, x, &self.shape, n)
+                });
+                let Some(d_x) = d_x else { return };
+                let packed = &prepared[self.prepared::<T>().packed_input];
+                dispatch!(T, level, simd => {
+                    conv_backward_input(simd, d_x, d_out, packed, scratch, &self.shape, n)
+                });
+            }
+        }
+    }
+
+    fn saved_len(&self, n: usize) -> usize {
+        self.argmax_len(n) + self.padded_len(n)
+    }
+
+    fn scratch_len(&self, n: usize) -> usize {
+        match &self.pool {
+            Some(_) if self.grey => 0,
+            Some(_) => self.padded_len(n),
+            None if self.needs_d_x => input_scratch_len(&self.shape, n),
+            None => 0,
+        }
+    }
+
+    fn prepared_len(&self) -> usize {
+        self.prepared::<T>().packed_input.end
+    }
+
+    fn prepare(&self, prepared: &mut [T], weights: &[T], model: Model<'_, T>) {
+        let at = self.prepared::<T>();
+        let (taps, c_out) = (self.shape.taps(), self.shape.c_out());
+        let (folded, rest) = prepared.split_at_mut(at.packed.start);
+        let (packed, packed_input) = rest.split_at_mut(at.packed.len());
+        let weights = match &self.norm {
+            Some(norm) => {
+                norm.fold(folded, weights, self.stored, c_out, model);
+                folded
+            }
+            None => weights,
+        };
+        let (kernel, _) = self.split(weights);
+        if !packed.is_empty() {
+            match self.stored {
+                Stored::AsIs => pack_taps(packed, kernel, taps, c_out),
+                Stored::Transposed => pack_filters(packed, kernel, taps, c_out),
+            }
+        }
+        if !packed_input.is_empty() {
+            pack_input(packed_input, kernel, &self.shape);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Dropout, in training; in inference there is none.
+
+use crate::dispatch;
+use crate::kernels::dropout::{dropout_mask, multiply_in_place};
+use crate::kernels::simd::{self, Element};
+use crate::network::step::{Backward, Forward, Step};
+
+/// It has no weights; what it saves is the mask.
+#[derive(Clone, Debug)]
+pub struct DropoutStep {
+    /// The probability of a zero.
+    pub rate: f64,
+    /// Elements of an image.
+    pub len: usize,
+    /// Which dropout of the network this is: each draws its own numbers.
+    pub salt: u64,
+}
+
+impl<T: Element> Step<T> for DropoutStep {
+    fn forward(&self, pass: Forward<'_, T>) {
+        let Forward { x, out, saved: mask, random, .. } = pass;
+        for (image, mask) in mask.chunks_exact_mut(self.len).enumerate() {
+            let row = random.row + image as u64;
+            dropout_mask(mask, self.rate, random.seed ^ self.salt, random.step, row);
+        }
+        out.copy_from_slice(x);
+        dispatch!(T, simd::level(), simd => multiply_in_place(simd, out, mask));
+    }
+
+    fn backward(&self, pass: Backward<'_, T>, _: &[T]) {
+        let Backward { d_x: Some(d_x), d_out, saved: mask, .. } = pass else { return };
+        d_x.copy_from_slice(d_out);
+        dispatch!(T, simd::level(), simd => multiply_in_place(simd, d_x, mask));
+    }
+
+    fn saved_len(&self, n: usize) -> usize {
+        n * self.len
+    }
+}

@@ -1,0 +1,24 @@
+//! The steps: one file for each kind.
+
+mod activation;
+mod batch_norm;
+mod conv;
+mod dense;
+mod dropout;
+mod folding;
+mod pool;
+mod rescale;
+
+pub use activation::ActivationStep;
+pub use batch_norm::{AffineStep, BatchNormStep};
+pub use conv::ConvStep;
+pub use dense::DenseStep;
+pub use dropout::DropoutStep;
+pub use folding::Norm;
+pub use pool::{AveragePoolStep, MaxPoolStep};
+pub use rescale::RescaleStep;
+
+use crate::kernels::activation::Activation;
+
+/// The activation that goes with other steps.
+pub const RELU: Activation = Activation::Relu { negative_slope: 0.0, max_value: None };

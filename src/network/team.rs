@@ -1,0 +1,238 @@
+//! Threads that work through the same program side by side, meeting at barriers.
+//!
+//! There is no pool that outlives a call: threads are scoped to it, so a process may fork between
+//! calls, and two networks may train at once. Waking up is a matter of spinning: a training step is
+//! often shorter than what the operating system needs to wake a thread.
+
+use std::cell::UnsafeCell;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use crate::kernels::simd::Element;
+use crate::network::BuildError;
+
+/// How often a waiting thread looks before it goes to sleep: some tens of microseconds, longer than
+/// the phases of a small network take and much shorter than a time slice.
+const SPINS: usize = 2_000;
+
+/// Where threads wait for each other. Between two meetings one of them alone may act.
+#[derive(Debug)]
+pub struct Barrier {
+    /// 0 until it is known how many threads there are.
+    threads: AtomicUsize,
+    spins: usize,
+    arrived: AtomicUsize,
+    generation: AtomicUsize,
+    broken: AtomicBool,
+    /// How many sleep; `generation` changes with the lock held.
+    sleeping: Mutex<usize>,
+    wake: Condvar,
+}
+
+/// A thread of the team has panicked, and will not come any more.
+#[derive(Debug)]
+pub struct Broken;
+
+impl Barrier {
+    /// For at most so many threads.
+    fn new(at_most: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            threads: AtomicUsize::new(0),
+            spins: if at_most <= cores { SPINS } else { 0 },
+            arrived: AtomicUsize::new(0),
+            generation: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
+            sleeping: Mutex::new(0),
+            wake: Condvar::new(),
+        }
+    }
+
+    /// Waits until all have come. The last one runs `alone` before any of them goes on.
+    pub fn wait(&self, alone: impl FnOnce()) -> Result<(), Broken> {
+        let threads = self.threads.load(Ordering::Relaxed);
+        if threads == 1 {
+            alone();
+            return Ok(());
+        }
+        let generation = self.generation.load(Ordering::Acquire);
+        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == threads {
+            self.arrived.store(0, Ordering::Relaxed);
+            alone();
+            let sleeping = self.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
+            self.generation.store(generation.wrapping_add(1), Ordering::Release);
+            if *sleeping > 0 {
+                self.wake.notify_all();
+            }
+            return Ok(());
+        }
+        let waits = || {
+            self.generation.load(Ordering::Acquire) == generation
+                && !self.broken.load(Ordering::Acquire)
+        };
+        for _ in 0..self.spins {
+            if !waits() {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        if waits() {
+            let mut sleeping = self.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
+            *sleeping += 1;
+            while waits() {
+                sleeping = self.wake.wait(sleeping).unwrap_or_else(PoisonError::into_inner);
+            }
+            *sleeping -= 1;
+        }
+        if self.broken.load(Ordering::Acquire) { Err(Broken) } else { Ok(()) }
+    }
+}
+
+/// Dropped by a panic, it sends the others home instead of letting them wait.
+struct Guard<'a>(&'a Barrier);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _sleeping = self.0.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
+            self.0.broken.store(true, Ordering::Release);
+            self.0.wake.notify_all();
+        }
+    }
+}
+
+/// Runs `work(0, barrier)` on this thread and the same for 1, 2, ... beside it, on as many threads as
+/// wanted or, if the system has no more, on fewer.
+pub fn run(wanted: usize, work: impl Fn(usize, &Barrier) + Sync) {
+    let barrier = Barrier::new(wanted);
+    if wanted <= 1 {
+        barrier.threads.store(1, Ordering::Relaxed);
+        return work(0, &barrier);
+    }
+    let guarded = |worker| {
+        let _guard = Guard(&barrier);
+        work(worker, &barrier);
+    };
+    std::thread::scope(|scope| {
+        let mut threads = 1;
+        while threads < wanted {
+            let thread = std::thread::Builder::new().name(format!("cnnrs-{threads}"));
+            let (barrier, guarded, worker) = (&barrier, &guarded, threads);
+            let beside = move || {
+                while barrier.threads.load(Ordering::Acquire) == 0 {
+                    std::thread::yield_now();
+                }
+                guarded(worker);
+            };
+            if thread.spawn_scoped(scope, beside).is_err() {
+                break;
+            }
+            threads += 1;
+        }
+        barrier.threads.store(threads, Ordering::Release);
+        guarded(0);
+    });
+}
+
+/// A buffer of which different threads write different parts between two barriers.
+#[derive(Debug, Default)]
+pub struct Shared<T> {
+    cells: Box<[UnsafeCell<T>]>,
+}
+
+// SAFETY: all access is through the unsafe methods, whose callers keep writers apart.
+unsafe impl<T: Send + Sync> Sync for Shared<T> {}
+
+impl<T: Element> Shared<T> {
+    /// So many zeros.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn zeros(len: usize) -> Result<Self, BuildError> {
+        let mut cells = Vec::new();
+        cells
+            .try_reserve_exact(len)
+            .map_err(|_| BuildError::Memory { bytes: len.saturating_mul(size_of::<T>()) })?;
+        cells.resize_with(len, || UnsafeCell::new(T::zero()));
+        Ok(Self { cells: cells.into_boxed_slice() })
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// All of it, by the only one who has it.
+    pub fn get_mut(&mut self) -> &mut [T] {
+        let len = self.len();
+        // SAFETY: `self` is borrowed mutably.
+        unsafe { self.write(0..len) }
+    }
+
+    /// A part.
+    ///
+    /// # Safety
+    /// Nobody writes to it while the slice lives.
+    #[inline(always)]
+    pub unsafe fn read(&self, part: Range<usize>) -> &[T] {
+        let cells = &self.cells[part];
+        // SAFETY: UnsafeCell<T> has T's layout, and by the caller's promise nobody writes here.
+        unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), cells.len()) }
+    }
+
+    /// A part, to be written.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes it while the slice lives.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn write(&self, part: Range<usize>) -> &mut [T] {
+        let cells = &self.cells[part];
+        // SAFETY: UnsafeCell<T> has T's layout and may be written through a shared reference; by the
+        // caller's promise nobody else does.
+        unsafe { std::slice::from_raw_parts_mut(UnsafeCell::raw_get(cells.as_ptr()), cells.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_passes_a_barrier_before_all_have_come() {
+        for threads in [1, 2, 3, 7] {
+            let (count, met) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            run(threads, |_, barrier| {
+                for round in 1..=50 {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let alone = || {
+                        assert_eq!(count.load(Ordering::Relaxed), round * threads);
+                        met.fetch_add(1, Ordering::Relaxed);
+                    };
+                    barrier.wait(alone).unwrap();
+                    assert_eq!(met.load(Ordering::Relaxed), round);
+                    barrier.wait(|| {}).unwrap();
+                }
+            });
+            assert_eq!(met.load(Ordering::Relaxed), 50);
+        }
+    }
+
+    #[test]
+    fn a_panic_sends_the_others_home() {
+        let sent_home = AtomicUsize::new(0);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            run(3, |worker, barrier| {
+                if worker == 1 {
+                    panic!("as intended");
+                }
+                if barrier.wait(|| {}).is_err() {
+                    sent_home.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(sent_home.load(Ordering::Relaxed), 2);
+    }
+}

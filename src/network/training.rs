@@ -1,0 +1,760 @@
+//! A network with its weights, and the loops that run for one call: training, evaluation, prediction.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::dispatch;
+use crate::kernels::loss::{Loss, LossSums, Targets, loss_backward, loss_forward};
+use crate::kernels::optimizer::sum_gradients;
+use crate::kernels::rescale::Source;
+use crate::kernels::shape::ShapeError;
+use crate::kernels::simd::{self, Element};
+use crate::network::layers::{Layers, Weight};
+use crate::network::optimizer::{Optimizer, Rule};
+use crate::network::plan::{Block, Chunks, Plan};
+use crate::network::spec::LayerSpec;
+use crate::network::step::{Model, Random};
+use crate::network::team::{self, Barrier, Broken, Shared};
+use crate::network::{BuildError, Mode, parts};
+
+/// Most chunks that a batch is divided into, each with a gradient of its own: enough for the threads
+/// that a small network keeps busy.
+const MAX_CHUNKS: usize = 16;
+
+/// Bytes that the gradients of all chunks may take together.
+const GRADIENT_BYTES: usize = 1 << 26;
+
+/// Parameters that are updated in one go.
+const UPDATE: usize = 4096;
+
+/// Products of one step, forward, below which waking a second thread costs more than it saves: some
+/// 30 us of work, forward and backward.
+const WORK_FOR_THREADS: usize = 500_000;
+
+/// Products between two looks at the clock.
+const WORK_BETWEEN_LOOKS: usize = 1 << 22;
+
+/// The time between two polls.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Whether to stop: asked on the calling thread, every now and then.
+pub type Poll<'a> = &'a (dyn Fn() -> bool + Sync);
+
+/// Images and what should be said of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Examples<'a, X, T> {
+    /// (images, input)
+    pub x: &'a [X],
+    /// For all images.
+    pub targets: Targets<'a, T>,
+}
+
+/// What to train on, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Which images, in turn; each below the number of images.
+    pub order: &'a [usize],
+    /// Images a step, at least 1; the last step takes what is left.
+    pub batch: usize,
+    /// The learning rate of each step.
+    pub rates: &'a [f64],
+    /// Of the random numbers.
+    pub seed: u64,
+    /// The number of the first step, for the random numbers.
+    pub first_step: u64,
+    /// At least 1.
+    pub threads: usize,
+}
+
+/// What came of a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// The sum of the losses of all images, each in its own step.
+    pub loss: f64,
+    /// How many of them were predicted right.
+    pub correct: usize,
+    /// The first step whose loss was not finite, counted from 0.
+    pub not_finite: Option<usize>,
+    /// Whether the call was stopped before its end; all steps up to then are whole.
+    pub stopped: bool,
+}
+
+/// A network: layers, weights and, once it is compiled, a loss and an optimiser.
+#[derive(Debug)]
+pub struct Network<T> {
+    layers: Layers,
+    params: Shared<T>,
+    moving: Shared<T>,
+    inference: Inference<T>,
+    training: Option<Training<T>>,
+}
+
+#[derive(Debug)]
+struct Inference<T> {
+    plan: Plan<T>,
+    prepared: Shared<T>,
+    /// Whether `prepared` is of older weights.
+    stale: bool,
+    arenas: Vec<Shared<T>>,
+}
+
+#[derive(Debug)]
+struct Training<T> {
+    plan: Plan<T>,
+    /// As it is computed: from the logits, if the network ends in a softmax.
+    loss: Loss,
+    /// Nodes whose output the loss is computed from.
+    end: usize,
+    optimizer: Optimizer<T>,
+    prepared: Shared<T>,
+    stale: bool,
+    max_chunks: usize,
+    /// Images in a small batch's chunks.
+    block: usize,
+    /// (chunks, parameters)
+    gradients: Shared<T>,
+    stats: Shared<T>,
+    d_stats: Shared<T>,
+    arenas: Vec<Shared<T>>,
+    /// For each arena, a gradient for all blocks of a chunk but the first.
+    extra: Vec<Shared<T>>,
+}
+
+impl<T: Element> Network<T> {
+    /// A network of zeros.
+    ///
+    /// # Errors
+    /// If layers do not fit, with the name of the first such, or if there is not enough memory.
+    pub fn new(input: &[usize], specs: Vec<LayerSpec>) -> Result<Self, BuildError> {
+        let layers = Layers::new(input, specs)?;
+        let plan = Plan::new(&layers, Mode::Inference, None, 1)?;
+        let prepared = Shared::zeros(plan.prepared_len)?;
+        Ok(Self {
+            params: Shared::zeros(layers.params_len)?,
+            moving: Shared::zeros(layers.moving_len)?,
+            inference: Inference { plan, prepared, stale: true, arenas: vec![] },
+            training: None,
+            layers,
+        })
+    }
+
+    /// The layers with their sizes.
+    pub fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    /// The loss, once there is one.
+    pub fn loss(&self) -> Option<Loss> {
+        self.training.as_ref().map(|training| training.loss)
+    }
+
+    /// The optimiser, once there is one.
+    pub fn optimizer(&mut self) -> Option<&mut Optimizer<T>> {
+        self.training.as_mut().map(|training| &mut training.optimizer)
+    }
+
+    /// The weight's elements, as they are stored.
+    pub fn weight(&mut self, weight: &Weight) -> &mut [T] {
+        let all = if weight.trainable { &mut self.params } else { &mut self.moving };
+        &mut all.get_mut()[weight.range()]
+    }
+
+    /// To be called when weights have been written to.
+    pub fn weights_changed(&mut self) {
+        self.inference.stale = true;
+        if let Some(training) = &mut self.training {
+            training.stale = true;
+        }
+    }
+
+    /// Chooses loss and optimiser, which forgets what it knew.
+    ///
+    /// # Errors
+    /// If the loss does not fit the output, or if there is not enough memory.
+    pub fn compile(&mut self, loss: Loss, rule: Rule) -> Result<(), BuildError> {
+        let output = self.layers.output();
+        let classes = !matches!(loss, Loss::MeanSquaredError);
+        if classes && output.len() != 1 {
+            return Err(BuildError::Shape(ShapeError::new(format!(
+                "expected an output of one axis for a cross-entropy, got shape {}",
+                crate::kernels::shape::tuple(output)
+            ))));
+        }
+        let max_chunks =
+            (GRADIENT_BYTES / size_of::<T>() / self.layers.params_len.max(1)).clamp(1, MAX_CHUNKS);
+        let plan = Plan::new(&self.layers, Mode::Training, None, max_chunks)?;
+        let (end, loss) = head(&plan, loss);
+        self.training = Some(Training {
+            loss,
+            end,
+            optimizer: Optimizer::new(rule, self.layers.params_len)?,
+            prepared: Shared::zeros(plan.prepared_len)?,
+            stale: true,
+            max_chunks,
+            block: plan.block,
+            gradients: Shared::zeros(0)?,
+            stats: Shared::zeros(plan.stats_len)?,
+            d_stats: Shared::zeros(plan.stats_len)?,
+            arenas: vec![],
+            extra: vec![],
+            plan,
+        });
+        Ok(())
+    }
+
+    /// Trains. Without a loss and an optimiser, nothing happens.
+    ///
+    /// # Errors
+    /// If there is not enough memory; then nothing has been learnt.
+    pub fn train<X: Source>(
+        &mut self,
+        examples: Examples<'_, X, T>,
+        call: Call<'_>,
+        poll: Poll<'_>,
+    ) -> Result<Outcome, BuildError> {
+        let Self { layers, params, moving, training: Some(training), inference } = self else {
+            return Ok(Outcome::default());
+        };
+        if call.order.is_empty() {
+            return Ok(Outcome::default());
+        }
+        let batch = call.batch.min(call.order.len());
+        let chunks = training.make_room(layers, batch)?;
+        let work = training.plan.work.saturating_mul(batch);
+        let threads = if work < WORK_FOR_THREADS { 1 } else { call.threads.min(chunks.count()) };
+        training.make_arenas(threads, &chunks, layers.params_len)?;
+        if training.stale {
+            let model = Model { params: params.get_mut(), moving: moving.get_mut() };
+            prepare_all(&training.plan, training.prepared.get_mut(), model);
+            training.stale = false;
+        }
+        let labels: Vec<i64> = match examples.targets {
+            Targets::Labels(labels) => call.order.iter().map(|&image| labels[image]).collect(),
+            Targets::Values(_) => vec![],
+        };
+        let phases = training.phases();
+        let descended = training.plan.descended();
+        let job = Job {
+            training,
+            params,
+            moving,
+            examples,
+            call,
+            labels: &labels,
+            phases: &phases,
+            updates: updates(layers.params_len, &[]),
+            updates_beside_descent: updates(layers.params_len, &descended),
+            next: AtomicUsize::new(0),
+            sums: std::array::from_fn(|_| Mutex::default()),
+            outcome: Mutex::default(),
+            stop: AtomicBool::new(false),
+            steps: AtomicUsize::new(0),
+        };
+        team::run(threads, |worker, barrier| {
+            let mut clock = Clock::new((worker == 0).then_some(poll));
+            // A panic elsewhere is passed on where the threads are joined.
+            let _: Result<(), Broken> = job.work(worker, barrier, &mut clock);
+        });
+        inference.stale = true;
+        let outcome = job.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let steps = job.steps.into_inner();
+        training.optimizer.steps += steps as u64;
+        training.stale = outcome.stopped;
+        Ok(outcome)
+    }
+
+    /// The losses and right predictions of all images, by a loss that fits the targets.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn evaluate<X: Source>(
+        &mut self,
+        examples: Examples<'_, X, T>,
+        images: usize,
+        threads: usize,
+        poll: Poll<'_>,
+    ) -> Result<Outcome, BuildError> {
+        let Some(training) = &self.training else { return Ok(Outcome::default()) };
+        let loss = training.loss;
+        let softmax = training.end < training.plan.len();
+        let plan = &self.inference.plan;
+        let (end, width) = (plan.len() - usize::from(softmax), plan.width);
+        let mut sums = vec![LossSums::default(); images.div_ceil(plan.block)];
+        let stopped = self.infer(
+            examples.x,
+            &mut sums,
+            1,
+            images,
+            end,
+            threads,
+            poll,
+            |plan, block, at, sums| {
+                // SAFETY: the block has been run, and is not run again before this is over.
+                let x = unsafe { plan.value(block, end) };
+                let targets = match examples.targets {
+                    Targets::Labels(labels) => Targets::Labels(&labels[at.clone()]),
+                    Targets::Values(y) => Targets::Values(&y[at.start * width..at.end * width]),
+                };
+                dispatch!(T, simd::level(), simd => {
+                    loss_forward(simd, &mut sums[0], x, targets, loss, width)
+                });
+            },
+        )?;
+        let mut outcome = Outcome { stopped, ..Outcome::default() };
+        for sums in sums {
+            outcome.loss += sums.loss;
+            outcome.correct += sums.correct;
+        }
+        Ok(outcome)
+    }
+
+    /// What the network says of each image: `out` (images, output). Returns whether it was stopped.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn predict<X: Source>(
+        &mut self,
+        out: &mut [T],
+        x: &[X],
+        images: usize,
+        threads: usize,
+        poll: Poll<'_>,
+    ) -> Result<bool, BuildError> {
+        let plan = &self.inference.plan;
+        let (end, len) = (plan.len(), plan.block * plan.width);
+        self.infer(x, out, len, images, end, threads, poll, |plan, block, _, out| {
+            // SAFETY: the block has been run, and is not run again before this is over.
+            out.copy_from_slice(unsafe { plan.value(block, end) });
+        })
+    }
+
+    /// Runs all images through the first `end` steps, in blocks, and hands to `visit` what belongs to
+    /// a block: its images and its `len` elements of `out`.
+    fn infer<X: Source, R: Send>(
+        &mut self,
+        x: &[X],
+        out: &mut [R],
+        len: usize,
+        images: usize,
+        end: usize,
+        threads: usize,
+        poll: Poll<'_>,
+        visit: impl Fn(&Plan<T>, &Block<'_, T>, Range<usize>, &mut [R]) + Sync,
+    ) -> Result<bool, BuildError> {
+        let Self { params, moving, inference, .. } = self;
+        let Inference { plan, prepared, stale, arenas } = inference;
+        if *stale {
+            let model = Model { params: params.get_mut(), moving: moving.get_mut() };
+            prepare_all(plan, prepared.get_mut(), model);
+            *stale = false;
+        }
+        let blocks = images.div_ceil(plan.block);
+        let work = plan.work.saturating_mul(images);
+        let threads = if work < 3 * WORK_FOR_THREADS { 1 } else { threads.min(blocks) };
+        while arenas.len() < threads.max(1) {
+            arenas.push(Shared::zeros(plan.arena_len)?);
+        }
+        let none = Shared::zeros(0)?;
+        let stop = AtomicBool::new(false);
+        let blocks = Mutex::new(parts(images, plan.block).zip(out.chunks_mut(len)));
+        team::run(threads, |worker, _| {
+            let mut clock = Clock::new((worker == 0).then_some(poll));
+            while !stop.load(Ordering::Relaxed) {
+                let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((at, out)) = next else { break };
+                let block = Block {
+                    arena: &arenas[worker],
+                    n: at.len(),
+                    random: Random { seed: 0, step: 0, row: 0 },
+                    params,
+                    // SAFETY: nobody writes to it in this call.
+                    prepared: unsafe { prepared.read(0..prepared.len()) },
+                    stats: &none,
+                    d_stats: &none,
+                    chunk: Chunks { images: at.len(), len: at.len(), at: 0 },
+                };
+                for (row, image) in at.clone().enumerate() {
+                    plan.read(&block, row, x, image);
+                }
+                plan.forward(&block, 0..end);
+                visit(plan, &block, at, out);
+                if clock.says_stop(plan.work * block.n) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        Ok(stop.into_inner())
+    }
+}
+
+/// Where the loss begins, and which: a softmax in front of a cross-entropy is a part of it.
+fn head<T: Element>(plan: &Plan<T>, loss: Loss) -> (usize, Loss) {
+    let fused = match loss {
+        Loss::SparseCategoricalCrossentropy { from_logits: false } => {
+            Some(Loss::SparseCategoricalCrossentropy { from_logits: true })
+        }
+        Loss::CategoricalCrossentropy { from_logits: false, label_smoothing } => {
+            Some(Loss::CategoricalCrossentropy { from_logits: true, label_smoothing })
+        }
+        _ => None,
+    };
+    match fused {
+        Some(fused) if plan.ends_in_softmax() => (plan.len() - 1, fused),
+        _ => (plan.len(), loss),
+    }
+}
+
+fn prepare_all<T: Element>(plan: &Plan<T>, prepared: &mut [T], model: Model<'_, T>) {
+    for i in 0..plan.len() {
+        plan.prepare(i, &mut prepared[plan.prepared(i)], model);
+    }
+}
+
+/// All parameters but those left out, in parts that are updated in one go.
+fn updates(len: usize, left_out: &[Range<usize>]) -> Vec<Range<usize>> {
+    let mut kept = vec![];
+    let mut start = 0;
+    for out in left_out {
+        kept.push(start..out.start);
+        start = out.end;
+    }
+    kept.push(start..len);
+    let split = |range: Range<usize>| {
+        parts(range.len(), UPDATE).map(move |part| range.start + part.start..range.start + part.end)
+    };
+    kept.into_iter().flat_map(split).collect()
+}
+
+/// What is done with a chunk between two meetings.
+#[derive(Clone, Debug)]
+struct Phase {
+    forward: Range<usize>,
+    /// Whether the loss follows.
+    loss: bool,
+    /// Empty as long as there is no loss.
+    backward: Range<usize>,
+}
+
+impl<T: Element> Training<T> {
+    /// How a batch is divided: by its size, never by the number of threads.
+    fn chunks(&self, images: usize) -> Chunks {
+        let block = self.block;
+        Chunks { images, len: block.max(images.div_ceil(self.max_chunks)), at: 0 }
+    }
+
+    /// Whether each chunk keeps its arena for the whole step, because chunks meet within it.
+    fn meets(&self) -> bool {
+        self.plan.stats_len > 0
+    }
+
+    /// Provides for batches of that size.
+    fn make_room(&mut self, layers: &Layers, batch: usize) -> Result<Chunks, BuildError> {
+        let chunks = self.chunks(batch);
+        if self.meets() && self.plan.block < chunks.len {
+            self.plan = Plan::new(layers, Mode::Training, Some(chunks.len), self.max_chunks)?;
+            self.arenas.clear();
+        }
+        Ok(chunks)
+    }
+
+    fn make_arenas(
+        &mut self,
+        threads: usize,
+        chunks: &Chunks,
+        params_len: usize,
+    ) -> Result<(), BuildError> {
+        let arenas = if self.meets() { chunks.count() } else { threads };
+        while self.arenas.len() < arenas {
+            self.arenas.push(Shared::zeros(self.plan.arena_len)?);
+        }
+        let extra = if chunks.len > self.plan.block { threads } else { 0 };
+        while self.extra.len() < extra {
+            self.extra.push(Shared::zeros(params_len)?);
+        }
+        let len = chunks.count() * params_len;
+        if self.gradients.len() < len {
+            self.gradients = Shared::zeros(len)?;
+        }
+        Ok(())
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        let stretches = self.plan.stretches(self.end);
+        let mut phases: Vec<Phase> = stretches
+            .iter()
+            .map(|stretch| Phase { forward: stretch.clone(), loss: false, backward: 0..0 })
+            .collect();
+        // On the way back, a node with statistics is the last of the next stretch.
+        let turns: Vec<usize> = stretches.iter().skip(1).map(|stretch| stretch.start + 1).collect();
+        let mut end = self.end;
+        for (i, start) in turns.into_iter().rev().chain([0]).enumerate() {
+            match phases.last_mut() {
+                Some(last) if i == 0 => (last.loss, last.backward) = (true, start..end),
+                _ => phases.push(Phase { forward: 0..0, loss: false, backward: start..end }),
+            }
+            end = start;
+        }
+        phases
+    }
+}
+
+/// One call of `train`, as all its threads see it.
+struct Job<'a, X, T> {
+    training: &'a Training<T>,
+    params: &'a Shared<T>,
+    moving: &'a Shared<T>,
+    examples: Examples<'a, X, T>,
+    call: Call<'a>,
+    /// In the order in which they are trained on.
+    labels: &'a [i64],
+    phases: &'a [Phase],
+    updates: Vec<Range<usize>>,
+    updates_beside_descent: Vec<Range<usize>>,
+    /// The next piece of work that nobody has taken.
+    next: AtomicUsize,
+    /// Of each chunk of the step.
+    sums: [Mutex<LossSums>; MAX_CHUNKS],
+    outcome: Mutex<Outcome>,
+    stop: AtomicBool,
+    /// Steps that are whole.
+    steps: AtomicUsize,
+}
+
+/// A step of the call.
+#[derive(Clone, Copy)]
+struct At {
+    step: usize,
+    /// Its first image in the order.
+    start: usize,
+    chunks: Chunks,
+    rate: f64,
+    /// Whether nodes descend by themselves, because there is one block and nothing but descent.
+    descends: bool,
+}
+
+impl<X: Source, T: Element> Job<'_, X, T> {
+    /// What each thread does. All take the same turns.
+    fn work(&self, worker: usize, barrier: &Barrier, clock: &mut Clock<'_>) -> Result<(), Broken> {
+        let batches = parts(self.call.order.len(), self.call.batch);
+        for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
+            let chunks = self.training.chunks(batch.len());
+            let one_block = chunks.count() == 1 && chunks.len <= self.training.plan.block;
+            let descends = one_block && self.training.optimizer.is_plain();
+            let at = At { step, start: batch.start, chunks, rate, descends };
+            for (number, phase) in self.phases.iter().enumerate() {
+                while let Some(chunk) = self.take(chunks.count()) {
+                    if self.stop.load(Ordering::Relaxed) && !descends {
+                        break;
+                    }
+                    self.chunk(worker, phase, At { chunks: Chunks { at: chunk, ..chunks }, ..at });
+                    if clock.says_stop(self.training.plan.work * chunks.len) {
+                        self.stop.store(true, Ordering::Relaxed);
+                    }
+                }
+                let last = number + 1 == self.phases.len();
+                barrier.wait(|| self.finish_phase(last, &at))?;
+            }
+            if self.outcome().stopped {
+                return Ok(());
+            }
+            self.update(&at);
+            barrier.wait(|| {
+                self.next.store(0, Ordering::Relaxed);
+                self.steps.fetch_add(1, Ordering::Relaxed);
+                if self.stop.load(Ordering::Relaxed) {
+                    self.outcome.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
+                }
+            })?;
+            if self.outcome().stopped {
+                return Ok(());
+            }
+            if self.training.plan.prepared_len > 0 {
+                self.prepare();
+                barrier.wait(|| self.next.store(0, Ordering::Relaxed))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next of `count` pieces of work.
+    fn take(&self, count: usize) -> Option<usize> {
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        (next < count).then_some(next)
+    }
+
+    fn outcome(&self) -> Outcome {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Done by one thread while the others wait.
+    fn finish_phase(&self, last: bool, at: &At) {
+        self.next.store(0, Ordering::Relaxed);
+        if !last {
+            return;
+        }
+        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        // A step whose nodes have descended is done.
+        if self.stop.load(Ordering::Relaxed) && !at.descends {
+            outcome.stopped = true;
+            return;
+        }
+        let mut loss = 0.0;
+        for sums in &self.sums[..at.chunks.count()] {
+            let sums = std::mem::take(&mut *sums.lock().unwrap_or_else(PoisonError::into_inner));
+            loss += sums.loss;
+            outcome.correct += sums.correct;
+        }
+        outcome.loss += loss;
+        if !loss.is_finite() {
+            outcome.not_finite.get_or_insert(at.step);
+        }
+    }
+
+    /// Takes a chunk through a phase.
+    fn chunk(&self, worker: usize, phase: &Phase, at: At) {
+        let Training { plan, gradients, .. } = self.training;
+        let (chunks, params_len) = (at.chunks, self.params.len());
+        let first = chunks.at * chunks.len;
+        let images = chunks.len.min(chunks.images - first);
+        let arena = if self.training.meets() { chunks.at } else { worker };
+        for (number, part) in parts(images, plan.block).enumerate() {
+            let row = first + part.start;
+            let block = Block {
+                arena: &self.training.arenas[arena],
+                n: part.len(),
+                random: Random {
+                    seed: self.call.seed,
+                    step: self.call.first_step + at.step as u64,
+                    row: row as u64,
+                },
+                params: self.params,
+                // SAFETY: it is written to between steps only.
+                prepared: unsafe { self.training.prepared.read(0..plan.prepared_len) },
+                stats: &self.training.stats,
+                d_stats: &self.training.d_stats,
+                chunk: chunks,
+            };
+            if phase.forward.start == 0 && (phase.loss || !phase.forward.is_empty()) {
+                for n in 0..block.n {
+                    plan.read(&block, n, self.examples.x, self.call.order[at.start + row + n]);
+                }
+            }
+            plan.forward(&block, phase.forward.clone());
+            if phase.loss {
+                self.loss(&block, at.start + row, chunks);
+            }
+            if phase.loss || !phase.backward.is_empty() {
+                let start = chunks.at * params_len;
+                // SAFETY: each chunk has its gradient and each worker its extra one.
+                let gradient = unsafe { gradients.write(start..start + params_len) };
+                let rate = at.descends.then(|| T::from_f64(at.rate));
+                if number == 0 {
+                    plan.backward(&block, phase.backward.clone(), gradient, rate);
+                } else {
+                    // SAFETY: as above.
+                    let extra = unsafe { self.training.extra[worker].write(0..params_len) };
+                    plan.backward(&block, phase.backward.clone(), extra, rate);
+                    gradient.iter_mut().zip(extra).for_each(|(sum, &mut d)| *sum = *sum + d);
+                }
+            }
+        }
+    }
+
+    /// The loss of a block and its gradient; `start` is its first image's place in the order.
+    fn loss(&self, block: &Block<'_, T>, start: usize, chunks: Chunks) {
+        let Training { plan, loss, end, .. } = self.training;
+        let width = plan.width;
+        let targets = match self.examples.targets {
+            Targets::Labels(_) => Targets::Labels(&self.labels[start..start + block.n]),
+            Targets::Values(y) => {
+                // SAFETY: gone before the block's next loss.
+                let rows = unsafe { plan.targets(block) };
+                for (row, &image) in rows.chunks_exact_mut(width).zip(&self.call.order[start..]) {
+                    row.copy_from_slice(&y[image * width..][..width]);
+                }
+                Targets::Values(rows)
+            }
+        };
+        // SAFETY: gone before the block goes on; a value and its gradient lie apart.
+        let (x, d_x) = unsafe { (plan.value(block, *end), plan.d_value(block, *end)) };
+        let scale = T::from_f64(1.0 / chunks.images as f64);
+        let mut sums = self.sums[chunks.at].lock().unwrap_or_else(PoisonError::into_inner);
+        dispatch!(T, simd::level(), simd => {
+            loss_backward(simd, d_x, &mut sums, x, targets, *loss, width, scale)
+        });
+    }
+
+    /// Updates parameters and moving averages by what the chunks have found.
+    fn update(&self, at: &At) {
+        let Training { plan, optimizer, gradients, stats, .. } = self.training;
+        let (count, params_len) = (at.chunks.count(), self.params.len());
+        let updates = if at.descends { &self.updates_beside_descent } else { &self.updates };
+        let mut sum = [T::zero(); UPDATE];
+        while let Some(piece) = self.take(updates.len() + 1) {
+            let Some(part) = updates.get(piece) else {
+                // SAFETY: only this piece of work touches moving averages.
+                let moving = unsafe { self.moving.write(0..self.moving.len()) };
+                plan.update_moving(moving, stats, at.chunks);
+                continue;
+            };
+            // SAFETY: the chunks have met, and nobody writes gradients now.
+            let gradient = |chunk: usize| unsafe {
+                let start = chunk * params_len;
+                gradients.read(start + part.start..start + part.end)
+            };
+            let gradient = if count == 1 {
+                gradient(0)
+            } else {
+                let sum = &mut sum[..part.len()];
+                dispatch!(T, simd::level(), simd => sum_gradients(simd, sum, count, gradient));
+                sum
+            };
+            // SAFETY: this part is this piece of work's.
+            unsafe { optimizer.update(self.params, part.clone(), gradient, at.rate) };
+        }
+    }
+
+    /// Makes of the new weights what the nodes want prepared.
+    fn prepare(&self) {
+        let Training { plan, prepared, .. } = self.training;
+        while let Some(i) = self.take(plan.len()) {
+            // SAFETY: nobody writes weights now, and what node `i` wants is this piece of work's.
+            unsafe {
+                let params = self.params.read(0..self.params.len());
+                let moving = self.moving.read(0..self.moving.len());
+                plan.prepare(i, prepared.write(plan.prepared(i)), Model { params, moving });
+            }
+        }
+    }
+}
+
+/// When it is time to ask whether to stop.
+struct Clock<'a> {
+    poll: Option<Poll<'a>>,
+    last: Instant,
+    /// Products since the last look.
+    work: usize,
+}
+
+impl<'a> Clock<'a> {
+    fn new(poll: Option<Poll<'a>>) -> Self {
+        Self { poll, last: Instant::now(), work: 0 }
+    }
+
+    /// Whether to stop, after so much more work.
+    fn says_stop(&mut self, work: usize) -> bool {
+        let Some(poll) = self.poll else { return false };
+        self.work = self.work.saturating_add(work);
+        if self.work < WORK_BETWEEN_LOOKS {
+            return false;
+        }
+        self.work = 0;
+        if self.last.elapsed() < POLL {
+            return false;
+        }
+        self.last = Instant::now();
+        poll()
+    }
+}
