@@ -9,6 +9,8 @@ mod stages;
 mod step;
 mod steps;
 mod team;
+#[cfg(test)]
+mod tests;
 mod training;
 
 use std::fmt;

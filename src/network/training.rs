@@ -430,6 +430,8 @@ fn updates(len: usize, left_out: &[Range<usize>]) -> Vec<Range<usize>> {
 /// What is done with a chunk between two meetings.
 #[derive(Clone, Debug)]
 struct Phase {
+    /// Whether the images are read.
+    first: bool,
     forward: Range<usize>,
     /// Whether the loss follows.
     loss: bool,
@@ -484,7 +486,13 @@ impl<T: Element> Training<T> {
         let stretches = self.plan.stretches(self.end);
         let mut phases: Vec<Phase> = stretches
             .iter()
-            .map(|stretch| Phase { forward: stretch.clone(), loss: false, backward: 0..0 })
+            .enumerate()
+            .map(|(i, stretch)| Phase {
+                first: i == 0,
+                forward: stretch.clone(),
+                loss: false,
+                backward: 0..0,
+            })
             .collect();
         // On the way back, a node with statistics is the last of the next stretch.
         let turns: Vec<usize> = stretches.iter().skip(1).map(|stretch| stretch.start + 1).collect();
@@ -492,7 +500,12 @@ impl<T: Element> Training<T> {
         for (i, start) in turns.into_iter().rev().chain([0]).enumerate() {
             match phases.last_mut() {
                 Some(last) if i == 0 => (last.loss, last.backward) = (true, start..end),
-                _ => phases.push(Phase { forward: 0..0, loss: false, backward: start..end }),
+                _ => phases.push(Phase {
+                    first: false,
+                    forward: 0..0,
+                    loss: false,
+                    backward: start..end,
+                }),
             }
             end = start;
         }
@@ -636,7 +649,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 d_stats: &self.training.d_stats,
                 chunk: chunks,
             };
-            if phase.forward.start == 0 && (phase.loss || !phase.forward.is_empty()) {
+            if phase.first {
                 for n in 0..block.n {
                     plan.read(&block, n, self.examples.x, self.call.order[at.start + row + n]);
                 }

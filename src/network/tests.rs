@@ -1,0 +1,375 @@
+//! Networks as a whole: gradients, threads, interruptions.
+
+use super::*;
+use crate::kernels::activation::Activation;
+use crate::kernels::loss::{Loss, Targets};
+use crate::kernels::shape::Padding;
+use crate::kernels::testing::random;
+
+const PLAIN: Rule = Rule::Sgd { momentum: 0.0, nesterov: false };
+const SPARSE: Loss = Loss::SparseCategoricalCrossentropy { from_logits: false };
+const RELU: Activation = Activation::Relu { negative_slope: 0.0, max_value: None };
+
+fn conv(filters: usize, side: usize, activation: Activation) -> LayerKind {
+    LayerKind::Conv {
+        filters,
+        window: (side, side),
+        strides: (1, 1),
+        padding: Padding::Valid,
+        use_bias: true,
+        activation,
+    }
+}
+
+fn halving() -> PoolSpec {
+    PoolSpec { window: (2, 2), strides: (2, 2), padding: Padding::Valid }
+}
+
+fn dense(units: usize, activation: Activation) -> LayerKind {
+    LayerKind::Dense { units, use_bias: true, activation }
+}
+
+fn norm() -> LayerKind {
+    LayerKind::BatchNorm { momentum: 0.9, epsilon: 1e-3, center: true, scale: true }
+}
+
+/// A network with random weights.
+fn network(input: &[usize], kinds: &[LayerKind]) -> Network<f64> {
+    let named = |(i, &kind): (usize, &LayerKind)| LayerSpec { name: format!("layer_{i}"), kind };
+    let mut net = Network::new(input, kinds.iter().enumerate().map(named).collect()).unwrap();
+    let layers = net.layers().clone();
+    for (i, layer) in layers.layers.iter().enumerate() {
+        for weight in &layer.weights {
+            let values: Vec<f64> = random(weight.len(), 7 + i as u64);
+            let positive = weight.name == "moving_variance";
+            let value = |&x: &f64| if positive { 1.5 + x } else { 0.5 * x };
+            net.weight(weight).iter_mut().zip(&values).for_each(|(w, x)| *w = value(x));
+        }
+    }
+    net.weights_changed();
+    net
+}
+
+fn call<'a>(order: &'a [usize], batch: usize, rates: &'a [f64], threads: usize) -> Call<'a> {
+    Call { order, batch, rates, seed: 3, first_step: 0, threads }
+}
+
+fn train(net: &mut Network<f64>, x: &[f64], targets: Targets<'_, f64>, call: Call<'_>) -> Outcome {
+    net.train(Examples { x, targets }, call, &|| false).unwrap()
+}
+
+fn weights(net: &mut Network<f64>) -> Vec<f64> {
+    let layers = net.layers().clone();
+    let weights = layers.layers.iter().flat_map(|layer| &layer.weights);
+    weights.flat_map(|weight| net.weight(weight).to_vec()).collect()
+}
+
+/// The mean loss in training, with the weights as they are.
+fn loss(net: &mut Network<f64>, x: &[f64], targets: Targets<'_, f64>, n: usize) -> f64 {
+    let order: Vec<usize> = (0..n).collect();
+    let before = weights(net);
+    let outcome = train(net, x, targets, call(&order, n, &[0.0], 1));
+    let layers = net.layers().clone();
+    // Moving averages have moved.
+    let mut before = &before[..];
+    for weight in layers.layers.iter().flat_map(|layer| &layer.weights) {
+        let (own, rest) = before.split_at(weight.len());
+        net.weight(weight).copy_from_slice(own);
+        before = rest;
+    }
+    outcome.loss / n as f64
+}
+
+/// A step of size 1 moves each parameter by minus its gradient; compares that with central
+/// differences of the loss.
+fn assert_gradients(input: &[usize], kinds: &[LayerKind], loss_kind: Loss, n: usize) {
+    let mut net = network(input, kinds);
+    net.compile(loss_kind, PLAIN).unwrap();
+    let len: usize = input.iter().product();
+    let width: usize = net.layers().output().iter().product();
+    let x: Vec<f64> = random(n * len, 1);
+    let labels: Vec<i64> = (0..n).map(|i| (i * 7 % width) as i64).collect();
+    let values: Vec<f64> = random::<f64>(n * width, 2).iter().map(|y| y.abs()).collect();
+    let targets = match loss_kind {
+        Loss::SparseCategoricalCrossentropy { .. } => Targets::Labels(&labels),
+        _ => Targets::Values(&values),
+    };
+    let order: Vec<usize> = (0..n).collect();
+    let layers = net.layers().clone();
+    let params: Vec<Weight> = layers.layers.iter().flat_map(|l| l.weights.clone()).collect();
+    let params: Vec<Weight> = params.into_iter().filter(|w| w.trainable).collect();
+
+    let mut stepped = network(input, kinds);
+    stepped.compile(loss_kind, PLAIN).unwrap();
+    train(&mut stepped, &x, targets, call(&order, n, &[1.0], 1));
+    for weight in &params {
+        for i in (0..weight.len()).step_by(weight.len() / 10 + 1) {
+            let (value, h) = (net.weight(weight)[i], 1e-6);
+            let mut moved_to = |value: f64| {
+                net.weight(weight)[i] = value;
+                net.weights_changed();
+                loss(&mut net, &x, targets, n)
+            };
+            let slope = (moved_to(value + h) - moved_to(value - h)) / (2.0 * h);
+            moved_to(value);
+            let moved = value - stepped.weight(weight)[i];
+            assert!(
+                (slope - moved).abs() < 1e-7,
+                "{kinds:?}: {} {i}: {slope} by differences, {moved} by the way back",
+                weight.name
+            );
+        }
+    }
+}
+
+#[test]
+fn gradients_are_central_differences() {
+    let same = LayerKind::Conv {
+        filters: 5,
+        window: (3, 2),
+        strides: (2, 1),
+        padding: Padding::Same,
+        use_bias: false,
+        activation: Activation::Tanh,
+    };
+    let pool = PoolSpec { window: (3, 2), strides: (2, 2), padding: Padding::Same };
+    let softmax = dense(4, Activation::Softmax);
+    let nets: &[&[LayerKind]] = &[
+        &[
+            conv(3, 3, Activation::Linear),
+            LayerKind::MaxPool(halving()),
+            LayerKind::Flatten,
+            softmax,
+        ],
+        &[
+            conv(4, 3, RELU),
+            LayerKind::MaxPool(halving()),
+            conv(3, 2, RELU),
+            LayerKind::MaxPool(halving()),
+            LayerKind::Flatten,
+            dense(40, RELU),
+            softmax,
+        ],
+        &[same, norm(), LayerKind::Activation(RELU), LayerKind::Flatten, softmax],
+        &[
+            norm(),
+            conv(3, 3, Activation::Linear),
+            LayerKind::MaxPool(halving()),
+            norm(),
+            LayerKind::Activation(Activation::Elu),
+            conv(2, 2, Activation::Sigmoid),
+            LayerKind::AveragePool(pool),
+            LayerKind::Flatten,
+            softmax,
+        ],
+        &[
+            same,
+            LayerKind::MaxPool(pool),
+            LayerKind::Rescale { scale: 0.5, offset: 0.1 },
+            LayerKind::GlobalAveragePool { keepdims: false },
+            softmax,
+        ],
+        &[
+            LayerKind::Rescale { scale: 2.0, offset: -0.5 },
+            LayerKind::Dropout { rate: 0.3 },
+            conv(3, 2, RELU),
+            LayerKind::Dropout { rate: 0.5 },
+            LayerKind::Flatten,
+            dense(33, Activation::Softplus),
+            LayerKind::Dropout { rate: 0.2 },
+            softmax,
+        ],
+    ];
+    for kinds in nets {
+        for (input, n) in [([9, 8, 1], 1), ([8, 9, 2], 3), ([9, 9, 3], 21)] {
+            assert_gradients(&input, kinds, SPARSE, n);
+        }
+    }
+    for loss in [
+        Loss::MeanSquaredError,
+        Loss::CategoricalCrossentropy { from_logits: false, label_smoothing: 0.1 },
+        Loss::CategoricalCrossentropy { from_logits: true, label_smoothing: 0.0 },
+    ] {
+        assert_gradients(&[5], &[dense(7, Activation::Tanh), softmax], loss, 4);
+    }
+    let probabilities = dense(4, Activation::Sigmoid);
+    assert_gradients(&[6], &[probabilities], SPARSE, 4);
+}
+
+/// A network with everything that could depend on how work is divided, and data for it.
+fn busy() -> (Network<f64>, Vec<f64>, Vec<i64>) {
+    let mut net = network(
+        &[12, 12, 1],
+        &[
+            conv(8, 3, Activation::Linear),
+            LayerKind::MaxPool(halving()),
+            norm(),
+            LayerKind::Activation(RELU),
+            LayerKind::Dropout { rate: 0.25 },
+            conv(64, 2, RELU),
+            LayerKind::Flatten,
+            dense(10, Activation::Softmax),
+        ],
+    );
+    net.compile(SPARSE, Rule::Sgd { momentum: 0.9, nesterov: true }).unwrap();
+    let x = random(150 * 144, 5);
+    let labels = (0..150).map(|i| i * i % 10).collect();
+    (net, x, labels)
+}
+
+fn bits(weights: &[f64]) -> Vec<u64> {
+    weights.iter().map(|w| w.to_bits()).collect()
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let order: Vec<usize> = (0..150).rev().collect();
+    let run = |threads| {
+        let (mut net, x, labels) = busy();
+        let call = call(&order, 64, &[0.05, 0.04, 0.03], threads);
+        let outcome = train(&mut net, &x, Targets::Labels(&labels), call);
+        (outcome, bits(&weights(&mut net)))
+    };
+    let (outcome, alone) = run(1);
+    assert!(outcome.loss.is_finite() && !outcome.stopped);
+    for threads in [2, 3, 7] {
+        assert_eq!(run(threads), (outcome, alone.clone()), "{threads} threads");
+    }
+}
+
+#[test]
+fn the_steps_of_one_call_may_be_those_of_several() {
+    let order: Vec<usize> = (0..150).collect();
+    let rates = [0.05, 0.04, 0.03, 0.02, 0.01];
+    let (mut at_once, x, labels) = busy();
+    let targets = Targets::Labels(&labels);
+    let whole = train(&mut at_once, &x, targets, call(&order, 32, &rates, 2));
+    let (mut in_parts, ..) = busy();
+    let mut sum = Outcome::default();
+    for (first, last) in [(0, 2), (2, 3), (3, 5)] {
+        let order = &order[32 * first..(32 * last).min(150)];
+        let part = Call { first_step: first as u64, ..call(order, 32, &rates[first..last], 2) };
+        let outcome = train(&mut in_parts, &x, targets, part);
+        sum.loss += outcome.loss;
+        sum.correct += outcome.correct;
+    }
+    assert!((sum.loss - whole.loss).abs() < 1e-9);
+    assert_eq!(sum.correct, whole.correct);
+    assert_eq!(bits(&weights(&mut in_parts)), bits(&weights(&mut at_once)));
+}
+
+#[test]
+fn fusing_and_folding_change_nothing() {
+    // A rescaling by 1 stands between layers that would else be one step.
+    let apart = LayerKind::Rescale { scale: 1.0, offset: 0.0 };
+    for relu in [Activation::Linear, RELU] {
+        for (input, n) in [([9, 8, 1], 1), ([8, 9, 3], 11)] {
+            let first = conv(6, 3, Activation::Linear);
+            let relu = LayerKind::Activation(relu);
+            let pool = LayerKind::MaxPool(halving());
+            let rest = [LayerKind::Flatten, dense(40, Activation::Linear), norm(), relu];
+            let end = [dense(5, Activation::Linear), norm(), dense(4, Activation::Softmax)];
+            let together = [&[first, norm(), relu, pool][..], &rest, &end].concat();
+            let split = [
+                &[first, apart, norm(), apart, relu, apart, pool][..],
+                &[LayerKind::Flatten, dense(40, Activation::Linear), apart, norm(), apart, relu],
+                &[dense(5, Activation::Linear), apart, norm(), dense(4, Activation::Softmax)],
+            ]
+            .concat();
+            let len: usize = input.iter().product();
+            let x: Vec<f64> = random(n * len, 1);
+            let outputs = [&together, &split].map(|kinds| {
+                let mut net = network(&input, kinds);
+                // Layers have other numbers, and so other random weights.
+                let named: Vec<Weight> =
+                    net.layers().layers.iter().flat_map(|l| l.weights.clone()).collect();
+                for (i, weight) in named.iter().enumerate() {
+                    let values: Vec<f64> = random(weight.len(), i as u64);
+                    let value =
+                        |x: &f64| if weight.name == "moving_variance" { 1.5 + x } else { *x };
+                    let values: Vec<f64> = values.iter().map(value).collect();
+                    let mut stored = vec![0.0; values.len()];
+                    weight.import(&mut stored, &values);
+                    net.weight(weight).copy_from_slice(&stored);
+                }
+                net.weights_changed();
+                let mut out = vec![f64::NAN; n * 4];
+                assert!(!net.predict(&mut out, &x, n, 2, &|| false).unwrap());
+                out
+            });
+            for (a, b) in outputs[0].iter().zip(&outputs[1]) {
+                assert!((a - b).abs() < 1e-12, "{a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn evaluation_is_the_loss_of_predictions() {
+    let (mut net, x, labels) = busy();
+    let mut p = vec![0.0; 150 * 10];
+    net.predict(&mut p, &x, 150, 3, &|| false).unwrap();
+    let examples = Examples { x: &x[..], targets: Targets::Labels(&labels) };
+    let outcome = net.evaluate(examples, 150, 2, &|| false).unwrap();
+    let rows = || p.chunks_exact(10).zip(&labels);
+    let expected: f64 = rows().map(|(p, &label)| -p[label as usize].ln()).sum();
+    assert!((outcome.loss - expected).abs() < 1e-9, "{} {expected}", outcome.loss);
+    let right = rows().filter(|(p, label)| p.iter().all(|&q| q <= p[**label as usize]));
+    assert_eq!(outcome.correct, right.count());
+}
+
+#[test]
+fn a_stop_leaves_whole_steps() {
+    let (mut net, x, labels) = busy();
+    let targets = Targets::Labels(&labels);
+    let order: Vec<usize> = (0..150).cycle().take(60_000).collect();
+    for batch in [1, 64] {
+        let rates = vec![1e-4; order.len().div_ceil(batch)];
+        let polls = std::sync::atomic::AtomicUsize::new(0);
+        let poll = || polls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
+        let before = net.optimizer().unwrap().steps;
+        let call = call(&order, batch, &rates, 2);
+        let outcome = net.train(Examples { x: &x[..], targets }, call, &poll).unwrap();
+        let steps = net.optimizer().unwrap().steps - before;
+        if outcome.stopped {
+            assert!((steps as usize) < rates.len());
+        }
+        assert!(outcome.stopped || polls.into_inner() < 2);
+        assert!(weights(&mut net).iter().all(|w| w.is_finite()));
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_noticed_at_its_step() {
+    let (mut net, mut x, labels) = busy();
+    x[100 * 144] = f64::NAN;
+    let order: Vec<usize> = (0..150).collect();
+    let call = call(&order, 32, &[0.01; 5], 2);
+    let outcome = train(&mut net, &x, Targets::Labels(&labels), call);
+    assert_eq!(outcome.not_finite, Some(3));
+}
+
+#[test]
+fn layers_that_do_not_fit_are_named() {
+    let refusal = |input: &[usize], kind: LayerKind| {
+        let spec = LayerSpec { name: "the_layer".to_owned(), kind };
+        Network::<f32>::new(input, vec![spec]).unwrap_err().to_string()
+    };
+    for (input, kind, parts) in [
+        (&[2, 2, 1][..], conv(1, 3, RELU), ["at least 3x3", "got 2x2"]),
+        (&[4, 4], conv(1, 3, RELU), ["(height, width, channels)", "(4, 4)"]),
+        (&[4, 4, 1], dense(3, RELU), ["Flatten", "(4, 4, 1)"]),
+        (&[1, 4, 1], LayerKind::MaxPool(halving()), ["at least 2x2", "got 1x4"]),
+        (&[4], LayerKind::Dropout { rate: 1.0 }, ["below 1", "got 1"]),
+        (&[4, 4, 1], conv(usize::MAX / 2, 3, RELU), ["too large", ""]),
+    ] {
+        let text = refusal(input, kind);
+        assert!(text.starts_with("the_layer: expected") || text.contains("too large"), "{text}");
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    }
+    assert!(Network::<f32>::new(&[], vec![]).is_err());
+    let huge = conv(1 << 10, 1, RELU);
+    let spec = LayerSpec { name: "huge".to_owned(), kind: huge };
+    let error = Network::<f32>::new(&[1 << 20, 1 << 20, 1], vec![spec]);
+    assert!(!matches!(error, Err(BuildError::Memory { .. })), "only arenas are that large");
+}
