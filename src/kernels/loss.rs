@@ -1,7 +1,8 @@
 //! Losses of rows of predictions, their gradients, and how many rows were right.
 
 use super::simd::{Element, Simd, for_each_vector};
-use super::softmax::{argmax, exponential_sum, exponentials_in_place, largest, rows, rows_mut};
+use super::softmax::{argmax, exponentials, largest, rows, rows_mut};
+use std::ops::Range;
 
 /// Keras's bound on probabilities: they are clipped to it and to 1 minus it before their logarithm is
 /// taken.
@@ -70,13 +71,13 @@ pub fn loss_forward<T: Element, S: Simd<T>>(
     match (loss, targets) {
         (Loss::SparseCategoricalCrossentropy { from_logits: true }, Targets::Labels(labels)) => {
             for (x, &label) in rows(x, width).zip(labels) {
-                let terms = LabelTerms::new(x, label, largest(simd, x));
-                terms.add_to(sums, exponential_sum(simd, x, terms.max));
+                let terms = LabelTerms::new(simd, x, label as usize, largest(simd, x));
+                terms.add_to(sums, exponentials(simd, x, terms.max, |_, _| ()));
             }
         }
         (Loss::SparseCategoricalCrossentropy { from_logits: false }, Targets::Labels(labels)) => {
             for (x, &label) in rows(x, width).zip(labels) {
-                label_of_probabilities(simd, sums, x, label);
+                label_of_probabilities(simd, sums, x, label as usize);
             }
         }
         (
@@ -86,7 +87,7 @@ pub fn loss_forward<T: Element, S: Simd<T>>(
             let smoothing = Smoothing::new(label_smoothing, width);
             for (x, y) in rows(x, width).zip(rows(y, width)) {
                 let terms = ValueTerms::new(simd, x, y, &smoothing, largest(simd, x));
-                terms.add_to(sums, exponential_sum(simd, x, terms.max));
+                terms.add_to(sums, exponentials(simd, x, terms.max, |_, _| ()));
             }
         }
         (
@@ -122,37 +123,20 @@ pub fn loss_backward<T: Element, S: Simd<T>>(
     scale: T,
 ) {
     assert_eq!(d_x.len(), x.len(), "length");
-    d_x.copy_from_slice(x);
-    loss_backward_in_place(simd, d_x, sums, targets, loss, width, scale);
-}
-
-/// [`loss_backward`] from `x` to `d_x` in `x`.
-#[inline(always)]
-pub fn loss_backward_in_place<T: Element, S: Simd<T>>(
-    simd: S,
-    x: &mut [T],
-    sums: &mut LossSums,
-    targets: Targets<T>,
-    loss: Loss,
-    width: usize,
-    scale: T,
-) {
     check(x, targets, width);
+    let both = rows_mut(d_x, width).zip(rows(x, width));
     match (loss, targets) {
         (Loss::SparseCategoricalCrossentropy { from_logits: true }, Targets::Labels(labels)) => {
-            for (x, &label) in rows_mut(x, width).zip(labels) {
-                let terms = LabelTerms::new(x, label, largest(simd, x));
-                let sum = exponentials_in_place(simd, x, terms.max);
-                terms.add_to(sums, sum);
-                multiply_row(simd, x, scale / sum);
-                x[label as usize] = x[label as usize] - scale;
+            for ((d_x, x), &label) in both.zip(labels) {
+                label_of_logits_backward(simd, d_x, sums, x, label as usize, scale);
             }
         }
         (Loss::SparseCategoricalCrossentropy { from_logits: false }, Targets::Labels(labels)) => {
-            for (x, &label) in rows_mut(x, width).zip(labels) {
+            for ((d_x, x), &label) in both.zip(labels) {
+                let label = label as usize;
                 let (slope, q, sum) = label_of_probabilities(simd, sums, x, label);
-                x.fill(-(slope * q) / sum * scale);
-                x[label as usize] = slope * (T::one() - q) / sum * scale;
+                d_x.fill(-(slope * q) / sum * scale);
+                d_x[label] = slope * (T::one() - q) / sum * scale;
             }
         }
         (
@@ -160,22 +144,8 @@ pub fn loss_backward_in_place<T: Element, S: Simd<T>>(
             Targets::Values(y),
         ) => {
             let smoothing = Smoothing::new(label_smoothing, width);
-            for (x, y) in rows_mut(x, width).zip(rows(y, width)) {
-                let terms = ValueTerms::new(simd, x, y, &smoothing, largest(simd, x));
-                let sum = exponentials_in_place(simd, x, terms.max);
-                terms.add_to(sums, sum);
-                let (share, scale) = (simd.splat(terms.sum * scale / sum), simd.splat(-scale));
-                for_each_vector(
-                    simd,
-                    width,
-                    #[inline(always)]
-                    |at| {
-                        let x = &mut x[at.clone()];
-                        let y = smoothing.apply(simd, simd.load_up_to(&y[at]));
-                        let p = simd.mul(simd.load_up_to(x), share);
-                        simd.store_up_to(simd.mul_add(y, scale, p), x);
-                    },
-                );
+            for ((d_x, x), y) in both.zip(rows(y, width)) {
+                values_of_logits_backward(simd, d_x, sums, x, y, &smoothing, scale);
             }
         }
         (
@@ -183,29 +153,133 @@ pub fn loss_backward_in_place<T: Element, S: Simd<T>>(
             Targets::Values(y),
         ) => {
             let smoothing = Smoothing::new(label_smoothing, width);
-            for (x, y) in rows_mut(x, width).zip(rows(y, width)) {
+            for ((d_x, x), y) in both.zip(rows(y, width)) {
                 let sum = values_of_probabilities(simd, sums, x, y, &smoothing);
-                values_of_probabilities_backward(x, y, &smoothing, sum, scale);
+                values_of_probabilities_backward(d_x, x, y, &smoothing, sum, scale);
             }
         }
         (Loss::MeanSquaredError, Targets::Values(y)) => {
             let factor = simd.splat(T::from_f64(2.0 / width as f64) * scale);
-            for (x, y) in rows_mut(x, width).zip(rows(y, width)) {
+            for ((d_x, x), y) in both.zip(rows(y, width)) {
                 squared_error(simd, sums, x, y);
                 for_each_vector(
                     simd,
                     width,
                     #[inline(always)]
                     |at| {
-                        let (x, y) = (&mut x[at.clone()], simd.load_up_to(&y[at]));
-                        let d = simd.sub(simd.load_up_to(x), y);
-                        simd.store_up_to(simd.mul(d, factor), x);
+                        let (x, y) = (simd.load_up_to(&x[at.clone()]), &y[at.clone()]);
+                        let d = simd.sub(x, simd.load_up_to(y));
+                        simd.store_up_to(simd.mul(d, factor), &mut d_x[at]);
                     },
                 );
             }
         }
         (loss, _) => mismatch(loss),
     }
+}
+
+/// Adds a row of logits: `d_x = (p - one_hot(label)) * scale`
+#[inline(always)]
+fn label_of_logits_backward<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    sums: &mut LossSums,
+    x: &[T],
+    label: usize,
+    scale: T,
+) {
+    let terms = LabelTerms::new(simd, x, label, largest(simd, x));
+    let (sum, tail) = store_exponentials(simd, d_x, x, terms.max);
+    terms.add_to(sums, sum);
+    let (share, scale) = (simd.splat(scale / sum), simd.splat(scale));
+    map_exponentials(
+        simd,
+        d_x,
+        tail,
+        #[inline(always)]
+        |e, at| {
+            let p = simd.mul(e, share);
+            if !at.contains(&label) {
+                return p;
+            }
+            let (before, up_to) = (label - at.start, label - at.start + 1);
+            let p_minus_y = simd.select(simd.first_lanes(up_to), simd.sub(p, scale), p);
+            simd.select(simd.first_lanes(before), p, p_minus_y)
+        },
+    );
+}
+
+/// Adds a row of logits: `d_x = (p * sum(y) - y) * scale`
+#[inline(always)]
+fn values_of_logits_backward<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    sums: &mut LossSums,
+    x: &[T],
+    y: &[T],
+    smoothing: &Smoothing,
+    scale: T,
+) {
+    let terms = ValueTerms::new(simd, x, y, smoothing, largest(simd, x));
+    let (sum, tail) = store_exponentials(simd, d_x, x, terms.max);
+    terms.add_to(sums, sum);
+    let (share, scale) = (simd.splat(terms.sum * scale / sum), simd.splat(-scale));
+    map_exponentials(
+        simd,
+        d_x,
+        tail,
+        #[inline(always)]
+        |e, at| {
+            let y = smoothing.apply(simd, simd.load_up_to(&y[at]));
+            simd.mul_add(y, scale, simd.mul(e, share))
+        },
+    );
+}
+
+/// Writes `exp(x - max)` apart from the last elements, which fill no vector: to load what has just been
+/// stored in part would wait for the store. Returns the sum of all and those.
+#[inline(always)]
+fn store_exponentials<T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    x: &[T],
+    max: T,
+) -> (T, S::Vector) {
+    let mut tail = simd.zero();
+    let sum = exponentials(
+        simd,
+        x,
+        max,
+        #[inline(always)]
+        |at, e| {
+            if at.len() == S::LANES {
+                simd.store(e, &mut out[at]);
+            } else {
+                tail = e;
+            }
+        },
+    );
+    (sum, tail)
+}
+
+/// Writes `f(e, range)` over what [`store_exponentials`] left.
+#[inline(always)]
+fn map_exponentials<T: Element, S: Simd<T>>(
+    simd: S,
+    row: &mut [T],
+    tail: S::Vector,
+    f: impl Fn(S::Vector, Range<usize>) -> S::Vector,
+) {
+    for_each_vector(
+        simd,
+        row.len(),
+        #[inline(always)]
+        |at| {
+            let row = &mut row[at.clone()];
+            let e = if row.len() == S::LANES { simd.load(row) } else { tail };
+            simd.store_up_to(f(e, at), row);
+        },
+    );
 }
 
 /// What the cross-entropy of a label takes from a row of logits, besides the sum of exponentials:
@@ -219,9 +293,8 @@ struct LabelTerms<T> {
 
 impl<T: Element> LabelTerms<T> {
     #[inline(always)]
-    fn new(x: &[T], label: i64, max: T) -> Self {
-        let label = label as usize;
-        Self { max, distance: x[label] - max, correct: is_first_maximum(x, label, max) }
+    fn new<S: Simd<T>>(simd: S, x: &[T], label: usize, max: T) -> Self {
+        Self { max, distance: x[label] - max, correct: is_first_maximum(simd, x, label, max) }
     }
 
     #[inline(always)]
@@ -259,7 +332,7 @@ impl<T: Element> ValueTerms<T> {
                 distances = simd.add(distances, distance);
             },
         );
-        let correct = is_first_maximum(x, argmax(y), max);
+        let correct = is_first_maximum(simd, x, argmax(simd, y), max);
         Self { max, sum: simd.sum(sums), distance: simd.sum(distances), correct }
     }
 
@@ -312,13 +385,12 @@ fn label_of_probabilities<T: Element, S: Simd<T>>(
     simd: S,
     sums: &mut LossSums,
     x: &[T],
-    label: i64,
+    label: usize,
 ) -> (T, T, T) {
-    let label = label as usize;
     let sum = row_sum(simd, x);
     let q = x[label] / sum;
     let (clipped, slope) = clip(q);
-    sums.add(-clipped.ln(), is_first_maximum(x, label, largest(simd, x)));
+    sums.add(-clipped.ln(), is_first_maximum(simd, x, label, largest(simd, x)));
     (-slope, q, sum)
 }
 
@@ -336,7 +408,7 @@ fn values_of_probabilities<T: Element, S: Simd<T>>(
         .iter()
         .zip(y)
         .fold(T::zero(), |loss, (&x, &y)| loss - smoothing.apply_one(y) * clip(x / sum).0.ln());
-    sums.add(loss, is_first_maximum(x, argmax(y), largest(simd, x)));
+    sums.add(loss, is_first_maximum(simd, x, argmax(simd, y), largest(simd, x)));
     sum
 }
 
@@ -344,7 +416,8 @@ fn values_of_probabilities<T: Element, S: Simd<T>>(
 /// `d_x[k] = (g[k] - sum over j of g[j] * q[j]) / sum(x)`
 #[inline(always)]
 fn values_of_probabilities_backward<T: Element>(
-    x: &mut [T],
+    d_x: &mut [T],
+    x: &[T],
     y: &[T],
     smoothing: &Smoothing,
     sum: T,
@@ -352,8 +425,8 @@ fn values_of_probabilities_backward<T: Element>(
 ) {
     let g = |x: T, y: T| -(smoothing.apply_one(y) * clip(x / sum).1);
     let mean = x.iter().zip(y).fold(T::zero(), |mean, (&x, &y)| mean + g(x, y) * (x / sum));
-    for (x, &y) in x.iter_mut().zip(y) {
-        *x = (g(*x, y) - mean) / sum * scale;
+    for ((d_x, &x), &y) in d_x.iter_mut().zip(x).zip(y) {
+        *d_x = (g(x, y) - mean) / sum * scale;
     }
 }
 
@@ -370,14 +443,14 @@ fn squared_error<T: Element, S: Simd<T>>(simd: S, sums: &mut LossSums, x: &[T], 
             squares = simd.mul_add(d, d, squares);
         },
     );
-    let correct = x.len() > 1 && argmax(x) == argmax(y);
+    let correct = x.len() > 1 && argmax(simd, x) == argmax(simd, y);
     sums.add(simd.sum(squares) / T::from_f64(x.len() as f64), correct);
 }
 
 /// Whether `x[at]` is the first of the elements equal to `max`, the maximum.
 #[inline(always)]
-fn is_first_maximum<T: Element>(x: &[T], at: usize, max: T) -> bool {
-    x[at] == max && x[..at].iter().all(|&x| x != max)
+fn is_first_maximum<T: Element, S: Simd<T>>(simd: S, x: &[T], at: usize, max: T) -> bool {
+    x[at] == max && largest(simd, &x[..at]) < max
 }
 
 #[inline(always)]
@@ -390,20 +463,6 @@ fn row_sum<T: Element, S: Simd<T>>(simd: S, x: &[T]) -> T {
         |at| sums = simd.add(sums, simd.load_up_to(&x[at])),
     );
     simd.sum(sums)
-}
-
-#[inline(always)]
-fn multiply_row<T: Element, S: Simd<T>>(simd: S, x: &mut [T], factor: T) {
-    let factor = simd.splat(factor);
-    for_each_vector(
-        simd,
-        x.len(),
-        #[inline(always)]
-        |at| {
-            let x = &mut x[at];
-            simd.store_up_to(simd.mul(simd.load_up_to(x), factor), x);
-        },
-    );
 }
 
 #[cold]

@@ -2,6 +2,7 @@
 
 use super::simd::math::exp;
 use super::simd::{Element, Simd, for_each_vector};
+use std::ops::Range;
 
 /// `p[i, k] = exp(x[i, k]) / sum over j of exp(x[i, j])`, computed from `x - max(x)`, so that no
 /// exponential overflows.
@@ -18,9 +19,20 @@ pub fn softmax_forward<T: Element, S: Simd<T>>(simd: S, p: &mut [T], x: &[T], wi
 #[inline(always)]
 pub fn softmax_in_place<T: Element, S: Simd<T>>(simd: S, x: &mut [T], width: usize) {
     for row in rows_mut(x, width) {
-        let max = largest(simd, row);
-        let sum = exponentials_in_place(simd, row, max);
-        let share = simd.splat(T::one() / sum);
+        let max = simd.splat(largest(simd, row));
+        let mut sums = simd.zero();
+        for_each_vector(
+            simd,
+            width,
+            #[inline(always)]
+            |at| {
+                let row = &mut row[at];
+                let e = exponential(simd, row, max);
+                simd.store_up_to(e, row);
+                sums = simd.add(sums, e);
+            },
+        );
+        let share = simd.splat(T::one() / simd.sum(sums));
         for_each_vector(
             simd,
             width,
@@ -96,65 +108,69 @@ pub(super) fn rows_mut<T>(x: &mut [T], width: usize) -> impl Iterator<Item = &mu
     x.chunks_exact_mut(width.max(1))
 }
 
-/// Replaces a row by `exp(row - max)`; returns the sum of what was written, NaN if the row holds NaN.
+/// Calls `visit(range, exp(x - max))` for every vector of a row; returns the sum of them, NaN if the row
+/// holds NaN.
 #[inline(always)]
-pub(super) fn exponentials_in_place<T: Element, S: Simd<T>>(simd: S, row: &mut [T], max: T) -> T {
+pub(super) fn exponentials<T: Element, S: Simd<T>>(
+    simd: S,
+    x: &[T],
+    max: T,
+    mut visit: impl FnMut(Range<usize>, S::Vector),
+) -> T {
     let max = simd.splat(max);
     let mut sums = simd.zero();
     for_each_vector(
         simd,
-        row.len(),
+        x.len(),
         #[inline(always)]
         |at| {
-            let e = exp(simd, simd.sub(load_above(simd, &row[at.clone()]), max));
-            simd.store_up_to(e, &mut row[at]);
+            let e = exponential(simd, &x[at.clone()], max);
+            visit(at, e);
             sums = simd.add(sums, e);
         },
     );
     simd.sum(sums)
 }
 
-/// What [`exponentials_in_place`] returns, without writing.
+/// `exp(x - max)` of up to a vector, then zeros.
 #[inline(always)]
-pub(super) fn exponential_sum<T: Element, S: Simd<T>>(simd: S, row: &[T], max: T) -> T {
-    let max = simd.splat(max);
-    let mut sums = simd.zero();
-    for_each_vector(
-        simd,
-        row.len(),
-        #[inline(always)]
-        |at| sums = simd.add(sums, exp(simd, simd.sub(load_above(simd, &row[at]), max))),
-    );
-    simd.sum(sums)
+fn exponential<T: Element, S: Simd<T>>(simd: S, x: &[T], max: S::Vector) -> S::Vector {
+    if x.len() >= S::LANES {
+        return exp(simd, simd.sub(simd.load(x), max));
+    }
+    // Not from minus infinity: arithmetic that underflows is slow.
+    let e = exp(simd, simd.sub(load_part_or(simd, x, max), max));
+    simd.select(simd.first_lanes(x.len()), e, simd.zero())
 }
 
 /// The largest element; any number if one is NaN.
 #[inline(always)]
-pub(super) fn largest<T: Element, S: Simd<T>>(simd: S, row: &[T]) -> T {
+pub(super) fn largest<T: Element, S: Simd<T>>(simd: S, x: &[T]) -> T {
     let mut max = simd.splat(T::neg_infinity());
     for_each_vector(
         simd,
-        row.len(),
+        x.len(),
         #[inline(always)]
-        |at| max = simd.max(max, load_above(simd, &row[at])),
+        |at| {
+            let whole = at.len() == S::LANES;
+            let x = if whole { simd.load(&x[at]) } else { load_part_or(simd, &x[at], max) };
+            max = simd.max(max, x);
+        },
     );
     simd.largest(max)
 }
 
-/// [`Simd::load_up_to`] with minus infinity where there is no element: nothing to a maximum, and 0 to
-/// a sum of exponentials.
+/// [`Simd::load_part`] with `other` where there is no element.
 #[inline(always)]
-fn load_above<T: Element, S: Simd<T>>(simd: S, x: &[T]) -> S::Vector {
-    if x.len() >= S::LANES {
-        return simd.load(x);
-    }
-    simd.select(simd.first_lanes(x.len()), simd.load_part(x), simd.splat(T::neg_infinity()))
+fn load_part_or<T: Element, S: Simd<T>>(simd: S, x: &[T], other: S::Vector) -> S::Vector {
+    simd.select(simd.first_lanes(x.len()), simd.load_part(x), other)
 }
 
-/// The index of the first maximum: the predicted class.
+/// The index of the first maximum: the predicted class. Of no use if `x` holds NaN.
 #[inline(always)]
-pub fn argmax<T: Element>(x: &[T]) -> usize {
-    (1..x.len()).fold(0, |best, i| if x[i] > x[best] { i } else { best })
+pub fn argmax<T: Element, S: Simd<T>>(simd: S, x: &[T]) -> usize {
+    let max = largest(simd, x);
+    x.iter().position(|&x| x == max).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -200,6 +216,7 @@ mod tests {
 
     #[test]
     fn argmax_takes_the_first() {
+        let argmax = |x: &[f64]| dispatch!(f64, simd::level(), simd => argmax(simd, x));
         assert_eq!(argmax(&[1.0, 3.0, 3.0, 2.0]), 1);
     }
 }
