@@ -7,6 +7,7 @@ pub mod activation;
 pub mod batch_norm;
 pub mod conv;
 pub mod conv_pool;
+mod cross_entropy;
 pub mod dense;
 pub mod dropout;
 pub mod loss;
