@@ -233,3 +233,222 @@ fn zip_in_place<T: Element, S: Simd<T>>(
         },
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch;
+    use crate::kernels::simd::Level;
+    use crate::kernels::testing::{for_each_level, random};
+
+    const RELU: Activation = Activation::Relu { negative_slope: 0.0, max_value: None };
+    const RELU_6: Activation = Activation::Relu { negative_slope: 0.0, max_value: Some(6.0) };
+    const LEAKY: Activation = Activation::Relu { negative_slope: 0.2, max_value: None };
+    const LEAKY_1: Activation = Activation::Relu { negative_slope: 0.1, max_value: Some(1.0) };
+
+    const ELEMENTWISE: [Activation; 10] = [
+        Activation::Linear,
+        RELU,
+        RELU_6,
+        LEAKY,
+        LEAKY_1,
+        Activation::Elu,
+        Activation::Sigmoid,
+        Activation::Tanh,
+        Activation::Softplus,
+        Activation::Exponential,
+    ];
+
+    fn forward<T: Element>(level: Level, x: &[T], activation: Activation, width: usize) -> Vec<T> {
+        let mut out = vec![T::nan(); x.len()];
+        dispatch!(T, level, simd => activation_forward(simd, &mut out, x, activation, width));
+        out
+    }
+
+    fn backward<T: Element>(
+        level: Level,
+        d_out: &[T],
+        out: &[T],
+        activation: Activation,
+        width: usize,
+    ) -> Vec<T> {
+        let mut d_x = vec![T::nan(); out.len()];
+        dispatch!(T, level, simd => {
+            activation_backward(simd, &mut d_x, d_out, out, activation, width)
+        });
+        d_x
+    }
+
+    /// As one would write it.
+    fn reference(x: f64, activation: Activation) -> f64 {
+        match activation {
+            Activation::Linear => x,
+            Activation::Relu { negative_slope, max_value } => {
+                let y = if x > 0.0 { x } else { negative_slope * x };
+                max_value.map_or(y, |max| y.min(max))
+            }
+            Activation::Elu => {
+                if x > 0.0 {
+                    x
+                } else {
+                    x.exp_m1()
+                }
+            }
+            Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+            Activation::Tanh => x.tanh(),
+            Activation::Softplus if x > 30.0 => x + (-x).exp(),
+            Activation::Softplus => x.exp().ln_1p(),
+            Activation::Exponential => x.exp(),
+            Activation::Softmax => unreachable!("not elementwise"),
+        }
+    }
+
+    fn forward_case<T: Element>(level: Level, activation: Activation) {
+        let sizes = (-16..=6).map(|k| 2f64.powi(k));
+        let x: Vec<T> = sizes
+            .flat_map(|size| random::<f64>(50, 1).into_iter().map(move |x| x * size))
+            .map(T::from_f64)
+            .collect();
+        for (&x, &y) in x.iter().zip(&forward(level, &x, activation, 1)) {
+            let expected = reference(x.to_f64(), activation);
+            let error = (y.to_f64() - expected).abs();
+            assert!(
+                error <= 3.0 * T::epsilon().to_f64() * expected.abs(),
+                "{activation:?} of {x:?}: got {y:?}, expected {expected:e}"
+            );
+        }
+        // Each element alone gives the same, wherever in a vector it lies.
+        for len in (0..20).chain([31, 32, 33]) {
+            let x: Vec<T> = random(len, 2);
+            let alone: Vec<T> =
+                x.iter().flat_map(|x| forward(level, &[*x], activation, 1)).collect();
+            assert_eq!(forward(level, &x, activation, 1), alone);
+            let d_out: Vec<T> = random(len, 3);
+            let d_alone: Vec<T> = d_out
+                .iter()
+                .zip(&alone)
+                .flat_map(|(d, out)| backward(level, &[*d], &[*out], activation, 1))
+                .collect();
+            assert_eq!(backward(level, &d_out, &alone, activation, 1), d_alone);
+        }
+    }
+
+    #[test]
+    fn outputs_are_the_formulas() {
+        for_each_level(|level| {
+            for activation in ELEMENTWISE {
+                forward_case::<f32>(level, activation);
+                forward_case::<f64>(level, activation);
+            }
+        });
+    }
+
+    #[test]
+    fn gradients_are_central_differences() {
+        for_each_level(|level| {
+            for activation in ELEMENTWISE {
+                let x: Vec<f64> = random::<f64>(100, 1).iter().map(|x| x * 8.0).collect();
+                let d_out: Vec<f64> = random(100, 2);
+                let out = forward(level, &x, activation, 1);
+                let d_x = backward(level, &d_out, &out, activation, 1);
+                let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+                let d_x_32 = backward(level, &narrow(&d_out), &narrow(&out), activation, 1);
+                for i in 0..x.len() {
+                    let f = |x| reference(x, activation);
+                    let slope = (f(x[i] + 1e-6) - f(x[i] - 1e-6)) / 2e-6;
+                    let expected = d_out[i] * slope;
+                    let size = 1.0 + f(x[i]).abs();
+                    assert!((d_x[i] - expected).abs() < 1e-9 * size, "{activation:?} {}", x[i]);
+                    assert!((f64::from(d_x_32[i]) - expected).abs() < 1e-6 * size);
+                }
+            }
+        });
+    }
+
+    /// The output at minus infinity, a large negative number, a large number and infinity.
+    fn limits(activation: Activation) -> [f64; 4] {
+        const INF: f64 = f64::INFINITY;
+        match activation {
+            Activation::Linear => [-INF, -1e4, 1e4, INF],
+            RELU => [0.0, 0.0, 1e4, INF],
+            RELU_6 => [0.0, 0.0, 6.0, 6.0],
+            LEAKY => [-INF, -2e3, 1e4, INF],
+            LEAKY_1 => [-INF, -1e3, 1.0, 1.0],
+            Activation::Elu => [-1.0, -1.0, 1e4, INF],
+            Activation::Sigmoid => [0.0, 0.0, 1.0, 1.0],
+            Activation::Tanh => [-1.0, -1.0, 1.0, 1.0],
+            Activation::Softplus => [0.0, 0.0, 1e4, INF],
+            Activation::Exponential => [0.0, 0.0, INF, INF],
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    fn extremes_case<T: Element>(level: Level) {
+        let x = [f64::NEG_INFINITY, -1e4, 1e4, f64::INFINITY, f64::NAN].map(T::from_f64);
+        for activation in ELEMENTWISE {
+            let out = forward(level, &x, activation, 1);
+            let expected = limits(activation).map(T::from_f64);
+            for (out, expected) in out.iter().zip(expected) {
+                let close = (*out - expected).abs() <= T::epsilon() * expected.abs();
+                assert!(*out == expected || close, "{activation:?}: {out:?} {expected:?}");
+            }
+            assert!(out[4].is_nan(), "{activation:?}");
+            let d_x = backward(level, &[T::one(); 5], &out, activation, 1);
+            let flat = matches!(activation, Activation::Sigmoid | Activation::Tanh);
+            if flat {
+                assert_eq!(d_x[..4], [T::zero(); 4], "{activation:?}");
+            }
+            assert!(
+                d_x[4].is_nan()
+                    || matches!(activation, Activation::Linear | Activation::Relu { .. })
+            );
+            assert!(
+                backward(level, &[T::nan()], &[T::one()], activation, 1)[0].is_nan()
+                    || activation == LEAKY_1
+            );
+        }
+    }
+
+    #[test]
+    fn extremes_have_their_limits_and_nan_stays() {
+        for_each_level(extremes_case::<f32>);
+        for_each_level(extremes_case::<f64>);
+    }
+
+    #[test]
+    fn corners_have_the_gradient_of_the_flatter_side() {
+        for_each_level(|level| {
+            let d = |activation, out: f64| backward(level, &[2.0], &[out], activation, 1)[0];
+            assert_eq!([d(RELU, 0.0), d(RELU, -0.0), d(RELU, 1e-300)], [0.0, 0.0, 2.0]);
+            assert_eq!([d(RELU_6, 6.0), d(RELU_6, 5.0), d(RELU_6, 0.0)], [0.0, 2.0, 0.0]);
+            assert_eq!([d(LEAKY, 0.0), d(LEAKY, -1.0), d(LEAKY, 1.0)], [0.4, 0.4, 2.0]);
+            assert_eq!(d(LEAKY_1, 1.0), 0.0);
+            assert_eq!(d(Activation::Elu, 0.0), 2.0);
+        });
+    }
+
+    #[test]
+    fn softmax_runs_over_the_last_axis() {
+        for_each_level(|level| {
+            let x: Vec<f64> = random(6, 1);
+            let out = forward(level, &x, Activation::Softmax, 3);
+            for (x, out) in x.chunks(3).zip(out.chunks(3)) {
+                assert_eq!(forward(level, x, Activation::Softmax, 3), out);
+                assert!((out.iter().sum::<f64>() - 1.0).abs() < 1e-15);
+            }
+            assert!(forward::<f64>(level, &[], Activation::Softmax, 0).is_empty());
+        });
+    }
+
+    #[test]
+    fn names_are_those_of_keras() {
+        assert_eq!(Activation::from_name("relu"), Some(RELU));
+        assert_eq!(Activation::from_name("leaky_relu"), Some(LEAKY));
+        let plain = ["linear", "elu", "sigmoid", "tanh", "softplus", "exponential", "softmax"];
+        for name in plain {
+            let activation = Activation::from_name(name).unwrap();
+            assert_eq!(format!("{activation:?}").to_lowercase(), name);
+        }
+        assert_eq!(Activation::from_name("swish"), None);
+    }
+}

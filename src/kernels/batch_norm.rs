@@ -4,39 +4,61 @@
 //! A batch is worked on in chunks: each has its own sums, and these are merged in the order of the
 //! chunks, so that nothing depends on the number of threads.
 
-use super::simd::{Element, Simd};
+use super::simd::{Element, Simd, for_each_vector};
+use std::ops::Range;
+
+/// Elements of the blocks of rows that are walked channel by channel: a block of each of three arrays
+/// stays in the L1 cache.
+const BLOCK: usize = 2048;
+
+/// Rows summed side by side, to cover the latency of an addition.
+const ROWS: usize = 4;
 
 /// `mean[c] = mean over rows of x[row, c]` and `m2[c] = sum over rows of (x[row, c] - mean[c])^2`, of one
 /// chunk.
 ///
 /// `mean` and `m2` (c,), `x` (rows, c).
 #[inline(always)]
-pub fn batch_stats<T: Element, S: Simd<T>>(_simd: S, mean: &mut [T], m2: &mut [T], x: &[T]) {
+pub fn batch_stats<T: Element, S: Simd<T>>(simd: S, mean: &mut [T], m2: &mut [T], x: &[T]) {
     let c = check(mean.len(), x);
     assert_eq!(m2.len(), c, "m2 length");
     mean.fill(T::zero());
     m2.fill(T::zero());
-    for row in x.chunks_exact(c) {
-        for k in 0..c {
-            mean[k] = mean[k] + row[k];
-        }
-    }
-    let rows = T::from_f64((x.len() / c).max(1) as f64);
-    mean.iter_mut().for_each(|mean| *mean = *mean / rows);
-    for row in x.chunks_exact(c) {
-        for k in 0..c {
-            let d = row[k] - mean[k];
-            m2[k] = m2[k] + d * d;
-        }
-    }
+    for_each_block(
+        simd,
+        x.len() / c,
+        c,
+        #[inline(always)]
+        |rows, at| {
+            let merge = Merge::new(simd, rows.start, rows.len());
+            let share = simd.splat(T::from_f64(1.0 / rows.len() as f64));
+            let [sum] = sum_rows(
+                simd,
+                rows.clone(),
+                #[inline(always)]
+                |row, [sum]| [simd.add(sum, load(simd, x, c, row, &at))],
+            );
+            let block_mean = simd.mul(sum, share);
+            let [block_m2] = sum_rows(
+                simd,
+                rows,
+                #[inline(always)]
+                |row, [sum]| {
+                    let d = simd.sub(load(simd, x, c, row, &at), block_mean);
+                    [simd.mul_add(d, d, sum)]
+                },
+            );
+            merge.add(simd, &mut mean[at.clone()], &mut m2[at], block_mean, block_m2);
+        },
+    );
 }
 
-/// Merges the statistics of `other_rows` further rows into those of `rows` (Chan, Golub and LeVeque,
-/// 1979).
+/// Merges the statistics of `other_rows` further rows into those of `rows`.
 ///
 /// All (c,).
 #[inline(always)]
-pub fn merge_stats<T: Element>(
+pub fn merge_stats<T: Element, S: Simd<T>>(
+    simd: S,
     mean: &mut [T],
     m2: &mut [T],
     rows: usize,
@@ -46,13 +68,50 @@ pub fn merge_stats<T: Element>(
 ) {
     let c = mean.len();
     assert_eq!([m2.len(), other_mean.len(), other_m2.len()], [c; 3], "channels");
-    let all = (rows + other_rows).max(1) as f64;
-    let share = T::from_f64(other_rows as f64 / all);
-    let weight = T::from_f64(rows as f64 * (other_rows as f64 / all));
-    for k in 0..c {
-        let d = other_mean[k] - mean[k];
-        mean[k] = mean[k] + d * share;
-        m2[k] = m2[k] + other_m2[k] + d * d * weight;
+    let merge = Merge::new(simd, rows, other_rows);
+    for_each_vector(
+        simd,
+        c,
+        #[inline(always)]
+        |at| {
+            let other_mean = simd.load_up_to(&other_mean[at.clone()]);
+            let other_m2 = simd.load_up_to(&other_m2[at.clone()]);
+            merge.add(simd, &mut mean[at.clone()], &mut m2[at], other_mean, other_m2);
+        },
+    );
+}
+
+/// Merges mean and squares of two sets of rows without forming sums that cancel (Chan, Golub and LeVeque,
+/// "Updating formulae and a pairwise algorithm for computing sample variances", 1979).
+struct Merge<V> {
+    /// The second set's part of all rows.
+    share: V,
+    /// What the square of the difference of the means weighs.
+    weight: V,
+}
+
+impl<V: Copy> Merge<V> {
+    #[inline(always)]
+    fn new<T: Element, S: Simd<T, Vector = V>>(simd: S, rows: usize, other_rows: usize) -> Self {
+        let share = other_rows as f64 / (rows + other_rows).max(1) as f64;
+        let [share, weight] = [share, rows as f64 * share];
+        Self { share: simd.splat(T::from_f64(share)), weight: simd.splat(T::from_f64(weight)) }
+    }
+
+    #[inline(always)]
+    fn add<T: Element, S: Simd<T, Vector = V>>(
+        &self,
+        simd: S,
+        mean: &mut [T],
+        m2: &mut [T],
+        other_mean: V,
+        other_m2: V,
+    ) {
+        let old = simd.load_up_to(mean);
+        let d = simd.sub(other_mean, old);
+        let squares = simd.add(simd.load_up_to(m2), other_m2);
+        simd.store_up_to(simd.mul_add(simd.mul(d, d), self.weight, squares), m2);
+        simd.store_up_to(simd.mul_add(d, self.share, old), mean);
     }
 }
 
@@ -108,7 +167,7 @@ pub fn scale_and_shift<T: Element>(
 /// `out` and `x` (rows, c), `scale` and `shift` (c,).
 #[inline(always)]
 pub fn normalize<T: Element, S: Simd<T>>(
-    _simd: S,
+    simd: S,
     out: &mut [T],
     x: &[T],
     scale: &[T],
@@ -117,11 +176,20 @@ pub fn normalize<T: Element, S: Simd<T>>(
     let c = check(scale.len(), x);
     assert_eq!(out.len(), x.len(), "length");
     assert_eq!(shift.len(), c, "channels");
-    for (out, x) in out.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-        for k in 0..c {
-            out[k] = x[k] * scale[k] + shift[k];
-        }
-    }
+    for_each_block(
+        simd,
+        x.len() / c,
+        c,
+        #[inline(always)]
+        |rows, at| {
+            let scale = simd.load_up_to(&scale[at.clone()]);
+            let shift = simd.load_up_to(&shift[at.clone()]);
+            for row in rows {
+                let y = simd.mul_add(load(simd, x, c, row, &at), scale, shift);
+                simd.store_up_to(y, &mut out[row * c..][at.clone()]);
+            }
+        },
+    );
 }
 
 /// `sum_d[c] = sum over rows of d_out[row, c]` and, with `xhat = (x - mean) * inv`,
@@ -131,7 +199,7 @@ pub fn normalize<T: Element, S: Simd<T>>(
 /// `d_out` and `x` (rows, c), the others (c,).
 #[inline(always)]
 pub fn batch_norm_backward_sums<T: Element, S: Simd<T>>(
-    _simd: S,
+    simd: S,
     sum_d: &mut [T],
     sum_d_xhat: &mut [T],
     d_out: &[T],
@@ -144,12 +212,30 @@ pub fn batch_norm_backward_sums<T: Element, S: Simd<T>>(
     assert_eq!([sum_d.len(), sum_d_xhat.len(), inv.len()], [c; 3], "channels");
     sum_d.fill(T::zero());
     sum_d_xhat.fill(T::zero());
-    for (d, x) in d_out.chunks_exact(c).zip(x.chunks_exact(c)) {
-        for k in 0..c {
-            sum_d[k] = sum_d[k] + d[k];
-            sum_d_xhat[k] = sum_d_xhat[k] + d[k] * ((x[k] - mean[k]) * inv[k]);
-        }
-    }
+    for_each_block(
+        simd,
+        x.len() / c,
+        c,
+        #[inline(always)]
+        |rows, at| {
+            let mean = simd.load_up_to(&mean[at.clone()]);
+            let inv = simd.load_up_to(&inv[at.clone()]);
+            let sums = sum_rows(
+                simd,
+                rows,
+                #[inline(always)]
+                |row, [sum_d, sum_dx]| {
+                    let d = load(simd, d_out, c, row, &at);
+                    let x = simd.sub(load(simd, x, c, row, &at), mean);
+                    [simd.add(sum_d, d), simd.mul_add(d, x, sum_dx)]
+                },
+            );
+            let (sum_d, sum_d_xhat) = (&mut sum_d[at.clone()], &mut sum_d_xhat[at]);
+            simd.store_up_to(simd.add(simd.load_up_to(sum_d), sums[0]), sum_d);
+            let before = simd.load_up_to(sum_d_xhat);
+            simd.store_up_to(simd.mul_add(sums[1], inv, before), sum_d_xhat);
+        },
+    );
 }
 
 /// `d_x = gamma * inv * (d_out - sum_d / rows - xhat * sum_d_xhat / rows)` with
@@ -159,7 +245,7 @@ pub fn batch_norm_backward_sums<T: Element, S: Simd<T>>(
 /// `d_x`, `d_out` and `x` (rows of this chunk, c), the others (c,).
 #[inline(always)]
 pub fn batch_norm_backward<T: Element, S: Simd<T>>(
-    _simd: S,
+    simd: S,
     d_x: &mut [T],
     d_out: &[T],
     x: &[T],
@@ -173,14 +259,31 @@ pub fn batch_norm_backward<T: Element, S: Simd<T>>(
     let c = check(mean.len(), x);
     assert_eq!([d_x.len(), d_out.len()], [x.len(); 2], "length");
     assert_eq!([inv.len(), sum_d.len(), sum_d_xhat.len()], [c; 3], "channels");
-    let share = T::from_f64(1.0 / rows as f64);
-    for ((d_x, d), x) in d_x.chunks_exact_mut(c).zip(d_out.chunks_exact(c)).zip(x.chunks_exact(c)) {
-        for k in 0..c {
-            let factor = gamma.map_or(T::one(), |gamma| gamma[k]) * inv[k];
-            let xhat = (x[k] - mean[k]) * inv[k];
-            d_x[k] = factor * (d[k] - sum_d[k] * share - xhat * (sum_d_xhat[k] * share));
-        }
-    }
+    let minus_share = simd.splat(T::from_f64(-1.0 / rows as f64));
+    for_each_block(
+        simd,
+        x.len() / c,
+        c,
+        #[inline(always)]
+        |rows, at| {
+            let mean = simd.load_up_to(&mean[at.clone()]);
+            let inv = simd.load_up_to(&inv[at.clone()]);
+            let factor = match gamma {
+                Some(gamma) => simd.mul(simd.load_up_to(&gamma[at.clone()]), inv),
+                None => inv,
+            };
+            let minus_factor = simd.mul(factor, minus_share);
+            let constant = simd.mul(minus_factor, simd.load_up_to(&sum_d[at.clone()]));
+            let slope = simd.mul(minus_factor, simd.load_up_to(&sum_d_xhat[at.clone()]));
+            let slope = simd.mul(slope, inv);
+            for row in rows {
+                let x = simd.sub(load(simd, x, c, row, &at), mean);
+                let rest = simd.mul_add(x, slope, constant);
+                let d = simd.mul_add(load(simd, d_out, c, row, &at), factor, rest);
+                simd.store_up_to(d, &mut d_x[row * c..][at.clone()]);
+            }
+        },
+    );
 }
 
 /// The number of channels of `x` (rows, c).
@@ -188,4 +291,295 @@ pub fn batch_norm_backward<T: Element, S: Simd<T>>(
 fn check<T>(c: usize, x: &[T]) -> usize {
     assert!(c > 0 && x.len().is_multiple_of(c), "whole rows of at least one channel");
     c
+}
+
+/// Calls `visit(rows, channels)` for every vector of channels of every block of rows.
+#[inline(always)]
+fn for_each_block<T: Element, S: Simd<T>>(
+    simd: S,
+    rows: usize,
+    c: usize,
+    mut visit: impl FnMut(Range<usize>, Range<usize>),
+) {
+    let block = (BLOCK / c).max(ROWS);
+    for start in (0..rows).step_by(block) {
+        let end = rows.min(start + block);
+        for_each_vector(
+            simd,
+            c,
+            #[inline(always)]
+            |at| visit(start..end, at),
+        );
+    }
+}
+
+/// `f(row, sums)` over all rows, where `f` adds a row to `N` sums: in a fixed order, of [`ROWS`] rows
+/// side by side.
+#[inline(always)]
+fn sum_rows<T: Element, S: Simd<T>, const N: usize>(
+    simd: S,
+    rows: Range<usize>,
+    f: impl Fn(usize, [S::Vector; N]) -> [S::Vector; N],
+) -> [S::Vector; N] {
+    let mut sums = [[simd.zero(); N]; ROWS];
+    let mut row = rows.start;
+    while row + ROWS <= rows.end {
+        for n in 0..ROWS {
+            sums[n] = f(row + n, sums[n]);
+        }
+        row += ROWS;
+    }
+    while row < rows.end {
+        sums[0] = f(row, sums[0]);
+        row += 1;
+    }
+    for n in 1..ROWS {
+        for i in 0..N {
+            sums[0][i] = simd.add(sums[0][i], sums[n][i]);
+        }
+    }
+    sums[0]
+}
+
+/// The channels `at` of a row of `x` (rows, c).
+#[inline(always)]
+fn load<T: Element, S: Simd<T>>(
+    simd: S,
+    x: &[T],
+    c: usize,
+    row: usize,
+    at: &Range<usize>,
+) -> S::Vector {
+    simd.load_up_to(&x[row * c..][at.clone()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch;
+    use crate::kernels::simd::Level;
+    use crate::kernels::testing::{for_each_level, random};
+
+    const EPSILON: f64 = 1e-3;
+
+    /// Agreement up to the rounding of sums of numbers of a size of about 1.
+    fn assert_near<T: Element>(got: &[T], expected: &[f64], rows: usize) {
+        assert_eq!(got.len(), expected.len());
+        let tolerance = T::epsilon().to_f64() * 32.0 * (rows.max(1) as f64).sqrt();
+        for (i, (g, &e)) in got.iter().zip(expected).enumerate() {
+            let error = (Element::to_f64(*g) - e).abs();
+            assert!(error <= tolerance * e.abs().max(1.0), "element {i}: got {g:?}, expected {e}");
+        }
+    }
+
+    /// Mean and squares of each channel, as one would write them.
+    fn reference_stats(x: &[f64], c: usize) -> (Vec<f64>, Vec<f64>) {
+        let rows = x.len() / c;
+        let of_channel = |k: usize| (0..rows).map(move |row| x[row * c + k]);
+        let mean: Vec<f64> =
+            (0..c).map(|k| of_channel(k).sum::<f64>() / rows.max(1) as f64).collect();
+        let m2 =
+            (0..c).map(|k| of_channel(k).map(|x| (x - mean[k]).powi(2)).sum::<f64>()).collect();
+        (mean, m2)
+    }
+
+    fn reference_forward(x: &[f64], gamma: &[f64], beta: &[f64], epsilon: f64) -> Vec<f64> {
+        let c = gamma.len();
+        let (mean, m2) = reference_stats(x, c);
+        let rows = (x.len() / c) as f64;
+        let out = |(i, x): (usize, &f64)| {
+            let k = i % c;
+            gamma[k] * (x - mean[k]) / (m2[k] / rows + epsilon).sqrt() + beta[k]
+        };
+        x.iter().enumerate().map(out).collect()
+    }
+
+    /// Everything that a layer does in training, in chunks of the given numbers of rows.
+    struct Pass<T> {
+        mean: Vec<T>,
+        variance: Vec<T>,
+        out: Vec<T>,
+        d_x: Vec<T>,
+        d_gamma: Vec<T>,
+        d_beta: Vec<T>,
+    }
+
+    fn pass<T: Element>(
+        level: Level,
+        x: &[T],
+        d_out: &[T],
+        gamma: Option<&[T]>,
+        beta: Option<&[T]>,
+        c: usize,
+        chunks: &[usize],
+    ) -> Pass<T> {
+        let rows = x.len() / c;
+        let mut start = 0;
+        let ranges: Vec<Range<usize>> = chunks
+            .iter()
+            .map(|n| {
+                start += n * c;
+                start - n * c..start
+            })
+            .collect();
+        assert_eq!(start, x.len());
+        let zeros = || vec![T::zero(); c];
+        let nan = || vec![T::nan(); c];
+        dispatch!(T, level, simd => {
+            let (mut mean, mut m2, mut merged) = (zeros(), zeros(), 0);
+            for (range, &rows) in ranges.iter().zip(chunks) {
+                let (mut chunk_mean, mut chunk_m2) = (nan(), nan());
+                batch_stats(simd, &mut chunk_mean, &mut chunk_m2, &x[range.clone()]);
+                merge_stats(simd, &mut mean, &mut m2, merged, &chunk_mean, &chunk_m2, rows);
+                merged += rows;
+            }
+            biased_variance(&mut m2, rows);
+            let variance = m2;
+            let (mut inv, mut scale, mut shift) = (nan(), nan(), nan());
+            inverse_deviation(&mut inv, &variance, EPSILON);
+            scale_and_shift(&mut scale, &mut shift, gamma, beta, &mean, &inv);
+            let mut out = vec![T::nan(); x.len()];
+            let mut d_x = out.clone();
+            let (mut d_beta, mut d_gamma) = (zeros(), zeros());
+            for range in &ranges {
+                let range = range.clone();
+                normalize(simd, &mut out[range.clone()], &x[range.clone()], &scale, &shift);
+                let (mut sum_d, mut sum_d_xhat) = (nan(), nan());
+                batch_norm_backward_sums(
+                    simd, &mut sum_d, &mut sum_d_xhat, &d_out[range.clone()], &x[range], &mean, &inv,
+                );
+                for k in 0..c {
+                    d_beta[k] = d_beta[k] + sum_d[k];
+                    d_gamma[k] = d_gamma[k] + sum_d_xhat[k];
+                }
+            }
+            for range in &ranges {
+                batch_norm_backward(
+                    simd, &mut d_x[range.clone()], &d_out[range.clone()], &x[range.clone()],
+                    &mean, &inv, gamma, &d_beta, &d_gamma, rows,
+                );
+            }
+            Pass { mean, variance, out, d_x, d_gamma, d_beta }
+        })
+    }
+
+    fn to_f64<T: Element>(x: &[T]) -> Vec<f64> {
+        x.iter().map(|&x| x.to_f64()).collect()
+    }
+
+    fn forward_case<T: Element>(level: Level, c: usize, chunks: &[usize]) {
+        let rows: usize = chunks.iter().sum();
+        let x: Vec<T> = random(rows * c, 1);
+        let d_out: Vec<T> = random(rows * c, 2);
+        let (gamma, beta): (Vec<T>, Vec<T>) = (random(c, 3), random(c, 4));
+        let got = pass(level, &x, &d_out, Some(&gamma), Some(&beta), c, chunks);
+        let (mean, m2) = reference_stats(&to_f64(&x), c);
+        let variance: Vec<f64> = m2.iter().map(|m2| m2 / rows.max(1) as f64).collect();
+        assert_near(&got.mean, &mean, rows);
+        assert_near(&got.variance, &variance, rows);
+        let expected = reference_forward(&to_f64(&x), &to_f64(&gamma), &to_f64(&beta), EPSILON);
+        assert_near(&got.out, &expected, rows);
+        // The whole batch in one chunk, in f64.
+        let all = pass(
+            level,
+            &to_f64(&x),
+            &to_f64(&d_out),
+            Some(&to_f64(&gamma)),
+            Some(&to_f64(&beta)),
+            c,
+            &[rows],
+        );
+        assert_near(&got.d_x, &all.d_x, rows);
+        assert_near(&got.d_gamma, &all.d_gamma, rows);
+        assert_near(&got.d_beta, &all.d_beta, rows);
+    }
+
+    #[test]
+    fn equals_reference_around_every_tile_edge() {
+        for_each_level(|level| {
+            for c in [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33] {
+                for chunks in [&[1][..], &[2, 1], &[4, 0, 5], &[9, 9, 8], &[700]] {
+                    forward_case::<f32>(level, c, chunks);
+                    forward_case::<f64>(level, c, chunks);
+                }
+            }
+            forward_case::<f32>(level, BLOCK / 4 + 1, &[ROWS + 1, 2 * ROWS]);
+        });
+    }
+
+    #[test]
+    fn backward_is_the_central_difference() {
+        for_each_level(|level| {
+            let (c, chunks) = (3, [4, 3]);
+            let x: Vec<f64> = random(7 * c, 1);
+            let d_out: Vec<f64> = random(7 * c, 2);
+            let gammas: [Vec<f64>; 2] = [random(c, 3), vec![1.0; c]];
+            let betas: [Vec<f64>; 2] = [random(c, 4), vec![0.0; c]];
+            for (gamma, beta, given) in
+                [(&gammas[0], &betas[0], true), (&gammas[1], &betas[1], false)]
+            {
+                let got = pass(
+                    level,
+                    &x,
+                    &d_out,
+                    given.then_some(&gamma[..]),
+                    given.then_some(&beta[..]),
+                    c,
+                    &chunks,
+                );
+                let loss = |x: &[f64], gamma: &[f64], beta: &[f64]| -> f64 {
+                    let out = reference_forward(x, gamma, beta, EPSILON);
+                    out.iter().zip(&d_out).map(|(out, d)| out * d).sum()
+                };
+                let slope = |values: &[f64], i: usize, loss: &dyn Fn(&[f64]) -> f64| {
+                    let (mut above, mut below) = (values.to_vec(), values.to_vec());
+                    above[i] += 1e-6;
+                    below[i] -= 1e-6;
+                    (loss(&above) - loss(&below)) / 2e-6
+                };
+                for i in 0..x.len() {
+                    let expected = slope(&x, i, &|x| loss(x, gamma, beta));
+                    assert!((got.d_x[i] - expected).abs() < 1e-8, "{} {expected}", got.d_x[i]);
+                }
+                for k in 0..c {
+                    let expected = slope(gamma, k, &|gamma| loss(&x, gamma, beta));
+                    assert!((got.d_gamma[k] - expected).abs() < 1e-8);
+                    let expected = slope(beta, k, &|beta| loss(&x, gamma, beta));
+                    assert!((got.d_beta[k] - expected).abs() < 1e-8);
+                }
+            }
+        });
+    }
+
+    /// The squares of numbers around 10,000 would leave no digit of a variance of 1/3 in f32.
+    #[test]
+    fn a_large_mean_costs_no_digits_of_the_variance() {
+        for_each_level(|level| {
+            let x: Vec<f32> = random::<f32>(3000, 1).iter().map(|x| x + 10_000.0).collect();
+            let (mut mean, mut m2) = ([0.0], [0.0]);
+            dispatch!(f32, level, simd => batch_stats(simd, &mut mean, &mut m2, &x));
+            let (_, expected) = reference_stats(&to_f64(&x), 1);
+            assert!((f64::from(m2[0]) / expected[0] - 1.0).abs() < 1e-4, "{m2:?} {expected:?}");
+        });
+    }
+
+    #[test]
+    fn nan_spoils_its_channel_only() {
+        for_each_level(|level| {
+            let mut x: Vec<f32> = random(20 * 3, 1);
+            x[7 * 3 + 1] = f32::NAN;
+            let got = pass(level, &x, &random(20 * 3, 2), None, None, 3, &[10, 10]);
+            for (i, (out, d)) in got.out.iter().zip(&got.d_x).enumerate() {
+                assert_eq!((out.is_nan(), d.is_nan()), (i % 3 == 1, i % 3 == 1));
+            }
+        });
+    }
+
+    #[test]
+    fn moving_averages_move() {
+        let mut moving = [1.0f64, 2.0];
+        update_moving(&mut moving, &[2.0, f64::NAN], 0.75);
+        assert_eq!(moving[0], 1.25);
+        assert!(moving[1].is_nan());
+    }
 }

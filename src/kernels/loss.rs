@@ -1,11 +1,12 @@
 //! Losses of rows of predictions, their gradients, and how many rows were right.
 
+use super::cross_entropy::{
+    Smoothing, label_of_logits, label_of_logits_backward, label_of_probabilities,
+    label_of_probabilities_backward, values_of_logits, values_of_logits_backward,
+    values_of_probabilities, values_of_probabilities_backward,
+};
 use super::simd::{Element, Simd, for_each_vector};
-use super::softmax::{argmax, exponential_sum, exponentials_in_place, largest, rows, rows_mut};
-
-/// Keras's bound on probabilities: they are clipped to it and to 1 minus it before their logarithm is
-/// taken.
-const CLIP: f64 = 1e-7;
+use super::softmax::{argmax, rows, rows_mut};
 
 /// A loss as Keras defines it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,7 +49,7 @@ pub struct LossSums {
 
 impl LossSums {
     #[inline(always)]
-    fn add<T: Element>(&mut self, loss: T, correct: bool) {
+    pub(super) fn add<T: Element>(&mut self, loss: T, correct: bool) {
         self.loss += loss.to_f64();
         self.correct += usize::from(correct && !loss.is_nan());
     }
@@ -70,13 +71,12 @@ pub fn loss_forward<T: Element, S: Simd<T>>(
     match (loss, targets) {
         (Loss::SparseCategoricalCrossentropy { from_logits: true }, Targets::Labels(labels)) => {
             for (x, &label) in rows(x, width).zip(labels) {
-                let terms = LabelTerms::new(x, label, largest(simd, x));
-                terms.add_to(sums, exponential_sum(simd, x, terms.max));
+                label_of_logits(simd, sums, x, label as usize);
             }
         }
         (Loss::SparseCategoricalCrossentropy { from_logits: false }, Targets::Labels(labels)) => {
             for (x, &label) in rows(x, width).zip(labels) {
-                label_of_probabilities(simd, sums, x, label);
+                label_of_probabilities(simd, sums, x, label as usize);
             }
         }
         (
@@ -85,8 +85,7 @@ pub fn loss_forward<T: Element, S: Simd<T>>(
         ) => {
             let smoothing = Smoothing::new(label_smoothing, width);
             for (x, y) in rows(x, width).zip(rows(y, width)) {
-                let terms = ValueTerms::new(simd, x, y, &smoothing, largest(simd, x));
-                terms.add_to(sums, exponential_sum(simd, x, terms.max));
+                values_of_logits(simd, sums, x, y, &smoothing);
             }
         }
         (
@@ -122,37 +121,17 @@ pub fn loss_backward<T: Element, S: Simd<T>>(
     scale: T,
 ) {
     assert_eq!(d_x.len(), x.len(), "length");
-    d_x.copy_from_slice(x);
-    loss_backward_in_place(simd, d_x, sums, targets, loss, width, scale);
-}
-
-/// [`loss_backward`] from `x` to `d_x` in `x`.
-#[inline(always)]
-pub fn loss_backward_in_place<T: Element, S: Simd<T>>(
-    simd: S,
-    x: &mut [T],
-    sums: &mut LossSums,
-    targets: Targets<T>,
-    loss: Loss,
-    width: usize,
-    scale: T,
-) {
     check(x, targets, width);
+    let both = rows_mut(d_x, width).zip(rows(x, width));
     match (loss, targets) {
         (Loss::SparseCategoricalCrossentropy { from_logits: true }, Targets::Labels(labels)) => {
-            for (x, &label) in rows_mut(x, width).zip(labels) {
-                let terms = LabelTerms::new(x, label, largest(simd, x));
-                let sum = exponentials_in_place(simd, x, terms.max);
-                terms.add_to(sums, sum);
-                multiply_row(simd, x, scale / sum);
-                x[label as usize] = x[label as usize] - scale;
+            for ((d_x, x), &label) in both.zip(labels) {
+                label_of_logits_backward(simd, d_x, sums, x, label as usize, scale);
             }
         }
         (Loss::SparseCategoricalCrossentropy { from_logits: false }, Targets::Labels(labels)) => {
-            for (x, &label) in rows_mut(x, width).zip(labels) {
-                let (slope, q, sum) = label_of_probabilities(simd, sums, x, label);
-                x.fill(-(slope * q) / sum * scale);
-                x[label as usize] = slope * (T::one() - q) / sum * scale;
+            for ((d_x, x), &label) in both.zip(labels) {
+                label_of_probabilities_backward(simd, d_x, sums, x, label as usize, scale);
             }
         }
         (
@@ -160,22 +139,8 @@ pub fn loss_backward_in_place<T: Element, S: Simd<T>>(
             Targets::Values(y),
         ) => {
             let smoothing = Smoothing::new(label_smoothing, width);
-            for (x, y) in rows_mut(x, width).zip(rows(y, width)) {
-                let terms = ValueTerms::new(simd, x, y, &smoothing, largest(simd, x));
-                let sum = exponentials_in_place(simd, x, terms.max);
-                terms.add_to(sums, sum);
-                let (share, scale) = (simd.splat(terms.sum * scale / sum), simd.splat(-scale));
-                for_each_vector(
-                    simd,
-                    width,
-                    #[inline(always)]
-                    |at| {
-                        let x = &mut x[at.clone()];
-                        let y = smoothing.apply(simd, simd.load_up_to(&y[at]));
-                        let p = simd.mul(simd.load_up_to(x), share);
-                        simd.store_up_to(simd.mul_add(y, scale, p), x);
-                    },
-                );
+            for ((d_x, x), y) in both.zip(rows(y, width)) {
+                values_of_logits_backward(simd, d_x, sums, x, y, &smoothing, scale);
             }
         }
         (
@@ -183,177 +148,27 @@ pub fn loss_backward_in_place<T: Element, S: Simd<T>>(
             Targets::Values(y),
         ) => {
             let smoothing = Smoothing::new(label_smoothing, width);
-            for (x, y) in rows_mut(x, width).zip(rows(y, width)) {
-                let sum = values_of_probabilities(simd, sums, x, y, &smoothing);
-                values_of_probabilities_backward(x, y, &smoothing, sum, scale);
+            for ((d_x, x), y) in both.zip(rows(y, width)) {
+                values_of_probabilities_backward(simd, d_x, sums, x, y, &smoothing, scale);
             }
         }
         (Loss::MeanSquaredError, Targets::Values(y)) => {
             let factor = simd.splat(T::from_f64(2.0 / width as f64) * scale);
-            for (x, y) in rows_mut(x, width).zip(rows(y, width)) {
+            for ((d_x, x), y) in both.zip(rows(y, width)) {
                 squared_error(simd, sums, x, y);
                 for_each_vector(
                     simd,
                     width,
                     #[inline(always)]
                     |at| {
-                        let (x, y) = (&mut x[at.clone()], simd.load_up_to(&y[at]));
-                        let d = simd.sub(simd.load_up_to(x), y);
-                        simd.store_up_to(simd.mul(d, factor), x);
+                        let (x, y) = (simd.load_up_to(&x[at.clone()]), &y[at.clone()]);
+                        let d = simd.sub(x, simd.load_up_to(y));
+                        simd.store_up_to(simd.mul(d, factor), &mut d_x[at]);
                     },
                 );
             }
         }
         (loss, _) => mismatch(loss),
-    }
-}
-
-/// What the cross-entropy of a label takes from a row of logits, besides the sum of exponentials:
-/// `ln(sum) - (x[label] - max)`. The logarithm of `p[label]` itself would be that of 0 long before it
-/// is large.
-struct LabelTerms<T> {
-    max: T,
-    distance: T,
-    correct: bool,
-}
-
-impl<T: Element> LabelTerms<T> {
-    #[inline(always)]
-    fn new(x: &[T], label: i64, max: T) -> Self {
-        let label = label as usize;
-        Self { max, distance: x[label] - max, correct: is_first_maximum(x, label, max) }
-    }
-
-    #[inline(always)]
-    fn add_to(&self, sums: &mut LossSums, sum: T) {
-        sums.add(sum.ln() - self.distance, self.correct);
-    }
-}
-
-/// The same of a distribution `y`: `sum(y) * ln(sum) - sum of y * (x - max)`.
-struct ValueTerms<T> {
-    max: T,
-    /// `sum(y)`
-    sum: T,
-    distance: T,
-    correct: bool,
-}
-
-impl<T: Element> ValueTerms<T> {
-    #[inline(always)]
-    fn new<S: Simd<T>>(simd: S, x: &[T], y: &[T], smoothing: &Smoothing, max: T) -> Self {
-        let shift = simd.splat(max);
-        let (mut sums, mut distances) = (simd.zero(), simd.zero());
-        for_each_vector(
-            simd,
-            x.len(),
-            #[inline(always)]
-            |at| {
-                let inside = simd.first_lanes(at.len());
-                let y = smoothing.apply(simd, simd.load_up_to(&y[at.clone()]));
-                let y = simd.select(inside, y, simd.zero());
-                // What weighs nothing adds nothing, even at minus infinity.
-                let distance = simd.mul(y, simd.sub(simd.load_up_to(&x[at]), shift));
-                let distance = simd.select(simd.equal(y, simd.zero()), y, distance);
-                sums = simd.add(sums, y);
-                distances = simd.add(distances, distance);
-            },
-        );
-        let correct = is_first_maximum(x, argmax(y), max);
-        Self { max, sum: simd.sum(sums), distance: simd.sum(distances), correct }
-    }
-
-    #[inline(always)]
-    fn add_to(&self, sums: &mut LossSums, sum: T) {
-        sums.add(self.sum * sum.ln() - self.distance, self.correct);
-    }
-}
-
-/// `y * keep + share`
-struct Smoothing {
-    keep: f64,
-    share: f64,
-}
-
-impl Smoothing {
-    #[inline(always)]
-    fn new(label_smoothing: f64, width: usize) -> Self {
-        Self { keep: 1.0 - label_smoothing, share: label_smoothing / width as f64 }
-    }
-
-    #[inline(always)]
-    fn apply<T: Element, S: Simd<T>>(&self, simd: S, y: S::Vector) -> S::Vector {
-        let [keep, share] = [self.keep, self.share].map(|x| simd.splat(T::from_f64(x)));
-        simd.mul_add(y, keep, share)
-    }
-
-    #[inline(always)]
-    fn apply_one<T: Element>(&self, y: T) -> T {
-        y * T::from_f64(self.keep) + T::from_f64(self.share)
-    }
-}
-
-/// A clipped probability and the slope of its logarithm, which is 0 where it is clipped.
-#[inline(always)]
-fn clip<T: Element>(q: T) -> (T, T) {
-    let (low, high) = (T::from_f64(CLIP), T::from_f64(1.0 - CLIP));
-    if q < low {
-        (low, T::zero())
-    } else if q > high {
-        (high, T::zero())
-    } else {
-        (q, T::one() / q)
-    }
-}
-
-/// Adds a row of probabilities; returns the slope of the loss at `q = x[label] / sum`, `q` and the sum.
-#[inline(always)]
-fn label_of_probabilities<T: Element, S: Simd<T>>(
-    simd: S,
-    sums: &mut LossSums,
-    x: &[T],
-    label: i64,
-) -> (T, T, T) {
-    let label = label as usize;
-    let sum = row_sum(simd, x);
-    let q = x[label] / sum;
-    let (clipped, slope) = clip(q);
-    sums.add(-clipped.ln(), is_first_maximum(x, label, largest(simd, x)));
-    (-slope, q, sum)
-}
-
-/// Adds a row of probabilities; returns its sum.
-#[inline(always)]
-fn values_of_probabilities<T: Element, S: Simd<T>>(
-    simd: S,
-    sums: &mut LossSums,
-    x: &[T],
-    y: &[T],
-    smoothing: &Smoothing,
-) -> T {
-    let sum = row_sum(simd, x);
-    let loss = x
-        .iter()
-        .zip(y)
-        .fold(T::zero(), |loss, (&x, &y)| loss - smoothing.apply_one(y) * clip(x / sum).0.ln());
-    sums.add(loss, is_first_maximum(x, argmax(y), largest(simd, x)));
-    sum
-}
-
-/// With `q = x / sum(x)` and `g` the loss's gradient at `q`:
-/// `d_x[k] = (g[k] - sum over j of g[j] * q[j]) / sum(x)`
-#[inline(always)]
-fn values_of_probabilities_backward<T: Element>(
-    x: &mut [T],
-    y: &[T],
-    smoothing: &Smoothing,
-    sum: T,
-    scale: T,
-) {
-    let g = |x: T, y: T| -(smoothing.apply_one(y) * clip(x / sum).1);
-    let mean = x.iter().zip(y).fold(T::zero(), |mean, (&x, &y)| mean + g(x, y) * (x / sum));
-    for (x, &y) in x.iter_mut().zip(y) {
-        *x = (g(*x, y) - mean) / sum * scale;
     }
 }
 
@@ -370,40 +185,8 @@ fn squared_error<T: Element, S: Simd<T>>(simd: S, sums: &mut LossSums, x: &[T], 
             squares = simd.mul_add(d, d, squares);
         },
     );
-    let correct = x.len() > 1 && argmax(x) == argmax(y);
+    let correct = x.len() > 1 && argmax(simd, x) == argmax(simd, y);
     sums.add(simd.sum(squares) / T::from_f64(x.len() as f64), correct);
-}
-
-/// Whether `x[at]` is the first of the elements equal to `max`, the maximum.
-#[inline(always)]
-fn is_first_maximum<T: Element>(x: &[T], at: usize, max: T) -> bool {
-    x[at] == max && x[..at].iter().all(|&x| x != max)
-}
-
-#[inline(always)]
-fn row_sum<T: Element, S: Simd<T>>(simd: S, x: &[T]) -> T {
-    let mut sums = simd.zero();
-    for_each_vector(
-        simd,
-        x.len(),
-        #[inline(always)]
-        |at| sums = simd.add(sums, simd.load_up_to(&x[at])),
-    );
-    simd.sum(sums)
-}
-
-#[inline(always)]
-fn multiply_row<T: Element, S: Simd<T>>(simd: S, x: &mut [T], factor: T) {
-    let factor = simd.splat(factor);
-    for_each_vector(
-        simd,
-        x.len(),
-        #[inline(always)]
-        |at| {
-            let x = &mut x[at];
-            simd.store_up_to(simd.mul(simd.load_up_to(x), factor), x);
-        },
-    );
 }
 
 #[cold]
@@ -416,5 +199,243 @@ fn check<T>(x: &[T], targets: Targets<T>, width: usize) {
     match targets {
         Targets::Labels(labels) => assert_eq!(x.len(), labels.len() * width, "labels"),
         Targets::Values(y) => assert_eq!(x.len(), y.len(), "values"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch;
+    use crate::kernels::simd::Level;
+    use crate::kernels::testing::{for_each_level, random};
+
+    const ROWS: usize = 3;
+    const WIDTHS: [usize; 13] = [1, 2, 3, 4, 5, 7, 8, 9, 10, 15, 16, 17, 33];
+
+    const fn sparse(from_logits: bool) -> Loss {
+        Loss::SparseCategoricalCrossentropy { from_logits }
+    }
+    const fn dense(from_logits: bool, label_smoothing: f64) -> Loss {
+        Loss::CategoricalCrossentropy { from_logits, label_smoothing }
+    }
+    const DENSE: [Loss; 5] = [
+        dense(true, 0.0),
+        dense(true, 0.1),
+        dense(false, 0.0),
+        dense(false, 0.1),
+        Loss::MeanSquaredError,
+    ];
+
+    /// The sums of `loss_forward`, which `loss_backward` must agree with, and the gradient.
+    fn run<T: Element>(
+        level: Level,
+        loss: Loss,
+        x: &[T],
+        targets: Targets<T>,
+        width: usize,
+        scale: f64,
+    ) -> (LossSums, Vec<T>) {
+        let scale = T::from_f64(scale);
+        let (mut forward, mut backward) = (LossSums::default(), LossSums::default());
+        let mut d_x = vec![T::nan(); x.len()];
+        dispatch!(T, level, simd => {
+            loss_forward(simd, &mut forward, x, targets, loss, width);
+            loss_backward(simd, &mut d_x, &mut backward, x, targets, loss, width, scale);
+        });
+        assert_eq!(forward.correct, backward.correct);
+        assert_eq!(forward.loss.to_bits(), backward.loss.to_bits());
+        (forward, d_x)
+    }
+
+    /// One row as one would write it; a label is a distribution.
+    fn reference(loss: Loss, x: &[f64], y: &[f64]) -> f64 {
+        let (from_logits, smoothing) = match loss {
+            Loss::SparseCategoricalCrossentropy { from_logits } => (from_logits, 0.0),
+            Loss::CategoricalCrossentropy { from_logits, label_smoothing } => {
+                (from_logits, label_smoothing)
+            }
+            Loss::MeanSquaredError => {
+                let squares: f64 = x.iter().zip(y).map(|(x, y)| (x - y).powi(2)).sum();
+                return squares / x.len() as f64;
+            }
+        };
+        let p: Vec<f64> = if from_logits {
+            let sum: f64 = x.iter().map(|x| x.exp()).sum();
+            x.iter().map(|x| x.exp() / sum).collect()
+        } else {
+            let sum: f64 = x.iter().sum();
+            x.iter().map(|x| (x / sum).clamp(1e-7, 1.0 - 1e-7)).collect()
+        };
+        let y = y.iter().map(|y| y * (1.0 - smoothing) + smoothing / x.len() as f64);
+        -y.zip(p).map(|(y, p)| y * p.ln()).sum::<f64>()
+    }
+
+    fn first_maximum(x: &[f64]) -> usize {
+        (1..x.len()).fold(0, |best, i| if x[i] > x[best] { i } else { best })
+    }
+
+    /// Predictions in which probabilities, if that is what they are, are clipped here and there.
+    fn predictions<T: Element>(loss: Loss, width: usize) -> Vec<T> {
+        let mut x: Vec<T> = random(ROWS * width, width as u64);
+        if matches!(loss, Loss::SparseCategoricalCrossentropy { from_logits: false })
+            || matches!(loss, Loss::CategoricalCrossentropy { from_logits: false, .. })
+        {
+            x.iter_mut().for_each(|x| *x = x.abs() + T::from_f64(0.1));
+            x.iter_mut().skip(2).step_by(7).for_each(|x| *x = T::from_f64(-0.001));
+        }
+        x
+    }
+
+    fn check<T: Element>(level: Level, loss: Loss, width: usize, targets: Targets<T>, y: &[f64]) {
+        let x: Vec<T> = predictions(loss, width);
+        let (sums, d_x) = run(level, loss, &x, targets, width, 0.25);
+        let x: Vec<f64> = x.iter().map(|&x| x.to_f64()).collect();
+        let rows = || x.chunks(width).zip(y.chunks(width));
+        let expected: f64 = rows().map(|(x, y)| reference(loss, x, y)).sum();
+        let size = T::epsilon().to_f64() * (ROWS * width) as f64;
+        let close = (sums.loss - expected).abs() <= size * expected.abs().max(1.0);
+        assert!(close, "{loss:?} {width}: got {}, expected {expected}", sums.loss);
+        let right = rows().filter(|(x, y)| first_maximum(x) == first_maximum(y)).count();
+        let counted = loss != Loss::MeanSquaredError || width > 1;
+        assert_eq!(sums.correct, if counted { right } else { 0 });
+
+        for (n, (row, y)) in rows().enumerate() {
+            let slopes: Vec<f64> = (0..width)
+                .map(|k| {
+                    let (mut above, mut below) = (row.to_vec(), row.to_vec());
+                    above[k] += 1e-6;
+                    below[k] -= 1e-6;
+                    0.25 * (reference(loss, &above, y) - reference(loss, &below, y)) / 2e-6
+                })
+                .collect();
+            let largest = slopes.iter().fold(1.0, |max: f64, s| max.max(s.abs()));
+            for (k, slope) in slopes.iter().enumerate() {
+                let d = d_x[n * width + k].to_f64();
+                let close = (d - slope).abs() <= (size + 1e-8) * largest;
+                assert!(close, "{loss:?} {width} {n} {k}: got {d}, expected {slope}");
+            }
+        }
+    }
+
+    fn sparse_case<T: Element>(level: Level, width: usize) {
+        let labels: [i64; ROWS] = std::array::from_fn(|n| ((5 * n + 2) % width) as i64);
+        let mut y = vec![0.0; ROWS * width];
+        for (row, &label) in y.chunks_mut(width).zip(&labels) {
+            row[label as usize] = 1.0;
+        }
+        for from_logits in [true, false] {
+            check::<T>(level, sparse(from_logits), width, Targets::Labels(&labels), &y);
+        }
+    }
+
+    fn dense_case<T: Element>(level: Level, width: usize) {
+        for loss in DENSE {
+            let targets: Vec<T> =
+                random::<T>(ROWS * width, 9).iter().map(|&y| y.max(T::zero())).collect();
+            let y: Vec<f64> = targets.iter().map(|&y| y.to_f64()).collect();
+            check::<T>(level, loss, width, Targets::Values(&targets), &y);
+        }
+    }
+
+    #[test]
+    fn losses_and_gradients_are_those_of_the_definition() {
+        for_each_level(|level| {
+            for width in WIDTHS {
+                sparse_case::<f32>(level, width);
+                sparse_case::<f64>(level, width);
+                dense_case::<f32>(level, width);
+                dense_case::<f64>(level, width);
+            }
+        });
+    }
+
+    #[test]
+    fn sums_go_on_and_no_rows_add_nothing() {
+        for_each_level(|level| {
+            let start = LossSums { loss: 2.0, correct: 5 };
+            let mut sums = start;
+            dispatch!(f32, level, simd => {
+                loss_forward(simd, &mut sums, &[0f32; 0], Targets::Labels(&[]), sparse(true), 10);
+                assert_eq!(sums, start);
+                loss_forward(simd, &mut sums, &[1.0, 1.0], Targets::Labels(&[0]), sparse(true), 2);
+            });
+            assert_eq!(sums.correct, 6);
+            assert!((sums.loss - 2.0 - 2f64.ln()).abs() < 1e-6);
+        });
+    }
+
+    #[test]
+    fn the_first_of_equal_maxima_is_the_prediction() {
+        for_each_level(|level| {
+            for width in 2..40 {
+                for at in 1..width {
+                    let mut x = vec![-3f32; width];
+                    (x[at - 1], x[at]) = (1.0, 1.0);
+                    let correct = |label: usize| {
+                        let labels = [label as i64];
+                        run(level, sparse(true), &x, Targets::Labels(&labels), width, 1.0).0.correct
+                    };
+                    assert_eq!([correct(at - 1), correct(at)], [1, 0], "{width} {at}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_nan_is_a_nan_and_wrong_in_its_row_alone() {
+        for_each_level(|level| {
+            for (width, at) in [(2, 0), (2, 1), (10, 0), (10, 9), (17, 16), (33, 5)] {
+                let mut x: Vec<f32> = random(2 * width, 1);
+                x.iter_mut().for_each(|x| *x += 2.0);
+                x[at] = f32::NAN;
+                let labels = [at as i64, argmax_of(&x[width..]) as i64];
+                let mut y = vec![0.0; 2 * width];
+                y[at] = 1.0;
+                y[width + labels[1] as usize] = 1.0;
+                let cases = DENSE.map(|loss| (loss, Targets::Values(&y[..])));
+                let sparse = [true, false].map(|l| (sparse(l), Targets::Labels(&labels)));
+                for (loss, targets) in cases.into_iter().chain(sparse) {
+                    let (sums, d_x) = run(level, loss, &x, targets, width, 1.0);
+                    assert!(sums.loss.is_nan() && sums.correct == 1, "{loss:?} {width} {at}");
+                    assert!(d_x[at].is_nan() && d_x[width..].iter().all(|d| d.is_finite()));
+                }
+            }
+        });
+    }
+
+    fn argmax_of(x: &[f32]) -> usize {
+        first_maximum(&x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>())
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        for_each_level(|level| {
+            let labels = Targets::Labels(&[0]);
+            let (sums, d_x) = run(level, sparse(true), &[0.0, 1e6], labels, 2, 1.0);
+            assert_eq!((sums.loss, d_x), (1e6, vec![-1.0, 1.0]));
+            let y = Targets::Values(&[0.0, 1.0]);
+            let (sums, d_x) = run(level, dense(true, 0.0), &[f64::NEG_INFINITY, 3.0], y, 2, 1.0);
+            assert_eq!((sums.loss, sums.correct, d_x), (0.0, 1, vec![0.0, 0.0]));
+        });
+    }
+
+    #[test]
+    fn certain_probabilities_are_clipped() {
+        for_each_level(|level| {
+            for (label, expected) in [(0, 1e-7), (1, -(1e-7f64.ln()))] {
+                let labels = [label];
+                let labels = Targets::Labels(&labels);
+                let (sums, d_x) = run(level, sparse(false), &[2.0, 0.0], labels, 2, 1.0);
+                assert!((sums.loss - expected).abs() < 1e-12, "{}", sums.loss);
+                assert_eq!(d_x, [0.0; 2]);
+            }
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "values to the others")]
+    fn refuses_labels_where_values_belong() {
+        let level = Level::available()[0];
+        run(level, Loss::MeanSquaredError, &[0.0; 2], Targets::Labels(&[0]), 2, 1.0);
     }
 }

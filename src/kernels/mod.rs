@@ -9,6 +9,7 @@ pub mod conv;
 pub mod conv_backward;
 pub mod conv_pool_grey;
 pub mod conv_pool_sparse;
+mod cross_entropy;
 pub mod dense;
 pub mod dropout;
 pub mod loss;

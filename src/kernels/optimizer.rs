@@ -97,10 +97,8 @@ pub fn adam<T: Element, S: Simd<T>>(
             let (params, m) = (&mut params[at.clone()], &mut m[at.clone()]);
             let v = &mut v[at.clone()];
             let g = simd.load_up_to(&grad[at]);
-            let [w, mean, square] = [&*params, &*m, &*v].map(
-                #[inline(always)]
-                |x| simd.load_up_to(x),
-            );
+            let (w, mean) = (simd.load_up_to(params), simd.load_up_to(m));
+            let square = simd.load_up_to(v);
             let mean = simd.mul_add(simd.sub(g, mean), new_1, mean);
             let square = simd.mul_add(simd.sub(simd.mul(g, g), square), new_2, square);
             simd.store_up_to(mean, m);
@@ -156,10 +154,10 @@ fn add_tree<'a, T: Element, S: Simd<T>, const N: usize>(
         out.len(),
         #[inline(always)]
         |at| {
-            let mut sums = chunks.map(
-                #[inline(always)]
-                |chunk| simd.load_up_to(&chunk[at.clone()]),
-            );
+            let mut sums = [simd.zero(); N];
+            for i in 0..N {
+                sums[i] = simd.load_up_to(&chunks[i][at.clone()]);
+            }
             let mut step = 1;
             while step < N {
                 for i in (0..N).step_by(2 * step) {
@@ -172,4 +170,174 @@ fn add_tree<'a, T: Element, S: Simd<T>, const N: usize>(
             simd.store_up_to(sum, out);
         },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch;
+    use crate::kernels::simd::Level;
+    use crate::kernels::testing::{assert_close, for_each_level, random};
+
+    const LENGTHS: [usize; 13] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 67];
+
+    /// Steps of two parameter vectors: by the kernel, and by the formula element by element.
+    struct Twin<T> {
+        params: Vec<T>,
+        slots: [Vec<T>; 2],
+        expected: Vec<f64>,
+        expected_slots: [Vec<f64>; 2],
+    }
+
+    impl<T: Element> Twin<T> {
+        fn new(len: usize) -> Self {
+            let params: Vec<T> = random(len, 1);
+            let expected = params.iter().map(|&w| w.to_f64()).collect();
+            let (slots, expected_slots) = (vec![T::zero(); len], vec![0.0; len]);
+            Self {
+                params,
+                slots: [slots.clone(), slots],
+                expected,
+                expected_slots: [expected_slots.clone(), expected_slots],
+            }
+        }
+
+        /// `formula(params, slots, gradient)` for every element, then compares.
+        fn check(&mut self, grad: &[T], formula: impl Fn(&mut f64, [&mut f64; 2], f64)) {
+            let [first, second] = &mut self.expected_slots;
+            for (i, &g) in grad.iter().enumerate() {
+                formula(&mut self.expected[i], [&mut first[i], &mut second[i]], g.to_f64());
+            }
+            let rounded = |x: &[f64]| x.iter().map(|&x| T::from_f64(x)).collect::<Vec<T>>();
+            assert_close(&self.params, &rounded(&self.expected), 4);
+            assert_close(&self.slots[0], &rounded(&self.expected_slots[0]), 4);
+            assert_close(&self.slots[1], &rounded(&self.expected_slots[1]), 4);
+        }
+    }
+
+    fn sgd_case<T: Element>(level: Level) {
+        for len in LENGTHS {
+            let mut twin = Twin::<T>::new(len);
+            for step in 0..3 {
+                let grad: Vec<T> = random(len, 10 + step);
+                dispatch!(T, level, simd => sgd(simd, &mut twin.params, &grad, 0.1));
+                twin.check(&grad, |w, _, g| *w -= 0.1 * g);
+            }
+        }
+    }
+
+    fn momentum_case<T: Element>(level: Level) {
+        for (len, nesterov) in LENGTHS.into_iter().flat_map(|len| [(len, false), (len, true)]) {
+            let mut twin = Twin::<T>::new(len);
+            for step in 0..4 {
+                let grad: Vec<T> = random(len, 10 + step);
+                let [velocity, _] = &mut twin.slots;
+                dispatch!(T, level, simd => {
+                    sgd_momentum(simd, &mut twin.params, velocity, &grad, 0.1, 0.9, nesterov)
+                });
+                twin.check(&grad, |w, [velocity, _], g| {
+                    *velocity = 0.9 * *velocity - 0.1 * g;
+                    *w += if nesterov { 0.9 * *velocity - 0.1 * g } else { *velocity };
+                });
+            }
+        }
+    }
+
+    fn adam_case<T: Element>(level: Level) {
+        for (len, weight_decay) in LENGTHS.into_iter().flat_map(|len| [(len, 0.0), (len, 0.1)]) {
+            let mut twin = Twin::<T>::new(len);
+            let (rate, beta_1, beta_2, epsilon) = (0.01, 0.9f64, 0.999f64, 1e-7);
+            let settings = Adam { rate, beta_1, beta_2, epsilon, weight_decay };
+            for t in 1..5 {
+                let grad: Vec<T> = random(len, 10 + t);
+                let [m, v] = &mut twin.slots;
+                dispatch!(T, level, simd => {
+                    adam(simd, &mut twin.params, m, v, &grad, &settings, t)
+                });
+                let t = t as i32;
+                let alpha = rate * (1.0 - beta_2.powi(t)).sqrt() / (1.0 - beta_1.powi(t));
+                twin.check(&grad, |w, [m, v], g| {
+                    *m += (g - *m) * (1.0 - beta_1);
+                    *v += (g * g - *v) * (1.0 - beta_2);
+                    *w -= *w * weight_decay * rate;
+                    *w -= alpha * *m / (v.sqrt() + epsilon);
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn steps_are_their_formulas() {
+        for_each_level(|level| {
+            sgd_case::<f32>(level);
+            sgd_case::<f64>(level);
+            momentum_case::<f32>(level);
+            momentum_case::<f64>(level);
+            adam_case::<f32>(level);
+            adam_case::<f64>(level);
+        });
+    }
+
+    #[test]
+    fn the_first_step_of_adam_is_the_rate() {
+        let (mut params, mut m, mut v) = ([1.0, 1.0], [0.0; 2], [0.0; 2]);
+        let settings =
+            Adam { rate: 0.1, beta_1: 0.9, beta_2: 0.999, epsilon: 0.0, weight_decay: 0.0 };
+        dispatch!(f64, Level::available()[0], simd => {
+            adam(simd, &mut params, &mut m, &mut v, &[1e-6, -5.0], &settings, 1)
+        });
+        assert_close(&params, &[0.9, 1.1], 4);
+    }
+
+    #[test]
+    fn nan_stays() {
+        for_each_level(|level| {
+            let (mut w, mut m, mut v) = ([1f32; 3], [0f32; 3], [0f32; 3]);
+            let settings =
+                Adam { rate: 0.1, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7, weight_decay: 0.0 };
+            dispatch!(f32, level, simd => {
+                adam(simd, &mut w, &mut m, &mut v, &[0.0, f32::NAN, 1.0], &settings, 1)
+            });
+            assert_eq!(w.map(f32::is_nan), [false, true, false]);
+        });
+    }
+
+    /// The documented order, one element at a time.
+    fn sum_in_order<T: Element>(terms: &[T]) -> T {
+        fn tree<T: Element>(terms: &[T]) -> T {
+            match terms {
+                [term] => *term,
+                _ => tree(&terms[..terms.len() / 2]) + tree(&terms[terms.len() / 2..]),
+            }
+        }
+        let (mut sum, mut rest) = (None, terms);
+        for size in [8, 4, 2, 1] {
+            while rest.len() >= size {
+                let next = tree(&rest[..size]);
+                sum = Some(sum.map_or(next, |sum| sum + next));
+                rest = &rest[size..];
+            }
+        }
+        sum.unwrap_or_default()
+    }
+
+    fn sum_case<T: Element>(level: Level) {
+        for count in 0..=20 {
+            for len in LENGTHS {
+                let chunks: Vec<Vec<T>> = (0..count).map(|n| random(len, n as u64)).collect();
+                let mut out = vec![T::nan(); len];
+                dispatch!(T, level, simd => sum_gradients(simd, &mut out, count, |n| &chunks[n][..]));
+                let expected: Vec<T> = (0..len)
+                    .map(|i| sum_in_order(&chunks.iter().map(|c| c[i]).collect::<Vec<T>>()))
+                    .collect();
+                assert_eq!(out, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_have_one_order_on_every_instruction_set() {
+        for_each_level(sum_case::<f32>);
+        for_each_level(sum_case::<f64>);
+    }
 }

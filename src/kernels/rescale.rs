@@ -47,11 +47,64 @@ pub fn rescale<T: Element, X: Source>(out: &mut [T], x: &[X], scale: T, offset: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatch;
+    use crate::kernels::simd::Level;
+    use crate::kernels::testing::{for_each_level, random};
 
     #[test]
     fn maps_the_ends_of_the_range() {
         let mut out = [f64::NAN; 3];
         rescale(&mut out, &[0u8, 51, 255], 1.0 / 255.0, -0.5);
         assert_eq!(out, [-0.5, -0.3, 0.5]);
+    }
+
+    fn case<T: Element, X: Source>(level: Level, x: &[X], to_f64: impl Fn(X) -> f64) {
+        let value = |x| T::from_f64(to_f64(x));
+        for len in (0..x.len()).filter(|len| *len < 40 || len + 1 == x.len()) {
+            let x = &x[..len];
+            for (scale, offset) in [(1.0 / 255.0, -0.5), (2.0, 0.0), (1.0, 3.0)] {
+                let (scale, offset) = (T::from_f64(scale), T::from_f64(offset));
+                let mut out = vec![T::nan(); len];
+                dispatch!(T, level, simd => {
+                    let _ = simd;
+                    rescale(&mut out, x, scale, offset);
+                });
+                let expected: Vec<T> = x.iter().map(|&x| value(x) * scale + offset).collect();
+                assert_eq!(out, expected);
+            }
+            let mut out = vec![T::nan(); len];
+            dispatch!(T, level, simd => {
+                let _ = simd;
+                rescale(&mut out, x, T::one(), T::zero());
+            });
+            for (out, &x) in out.iter().zip(x) {
+                let value = value(x);
+                let same_sign = out.is_sign_negative() == value.is_sign_negative();
+                assert!(*out == value && same_sign || out.is_nan() && value.is_nan());
+            }
+        }
+    }
+
+    #[test]
+    fn is_the_formula_for_every_type() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let mut numbers: Vec<f64> = random(300, 1);
+        numbers[1] = -0.0;
+        let floats: Vec<f32> = numbers.iter().map(|&x| x as f32).collect();
+        for_each_level(|level| {
+            case::<f32, _>(level, &bytes, f64::from);
+            case::<f64, _>(level, &bytes, f64::from);
+            case::<f32, _>(level, &floats, f64::from);
+            case::<f64, _>(level, &floats, f64::from);
+            case::<f32, _>(level, &numbers, |x| x);
+            case::<f64, _>(level, &numbers, |x| x);
+        });
+    }
+
+    #[test]
+    fn keeps_nan_and_infinity() {
+        let mut out = [0f32; 3];
+        rescale(&mut out, &[f64::NAN, f64::INFINITY, 1e300], 1.0, 0.0);
+        assert!(out[0].is_nan() && out[1] == f32::INFINITY && out[2] == f32::INFINITY);
     }
 }

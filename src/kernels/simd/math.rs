@@ -124,3 +124,93 @@ fn series<T: Element, S: Simd<T>>(simd: S, coefficients: &[T], x: S::Vector) -> 
     }
     sum
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch;
+    use crate::kernels::simd::{Level, for_each_vector};
+    use crate::kernels::testing::for_each_level;
+
+    /// Evaluates a vector function on a slice.
+    macro_rules! map {
+        ($t:ty, $level:expr, $f:ident, $x:expr) => {{
+            let x: &[$t] = $x;
+            let mut out = vec![<$t>::nan(); x.len()];
+            dispatch!($t, $level, simd => for_each_vector::<$t, _>(
+                simd,
+                x.len(),
+                #[inline(always)]
+                |at| {
+                    simd.store_up_to($f(simd, simd.load_up_to(&x[at.clone()])), &mut out[at]);
+                },
+            ));
+            out
+        }};
+    }
+
+    /// Asserts that every result is off by at most `ulps` units in the last place.
+    fn assert_accurate<T: Element>(x: &[T], got: &[T], ulps: f64, f: impl Fn(f64) -> f64) {
+        for (&x, &g) in x.iter().zip(got) {
+            let expected = f(x.to_f64());
+            let (g, rounded) = (g.to_f64(), T::from_f64(expected).to_f64());
+            // A unit is between half of epsilon and epsilon of the number, or the smallest number.
+            let unit = expected.abs().max(T::min_positive_value().to_f64()) * T::epsilon().to_f64();
+            let close = g == rounded || (g - expected).abs() <= ulps * unit;
+            assert!(close || g.is_nan() && x.is_nan(), "{x:?}: got {g:e}, expected {expected:e}");
+        }
+    }
+
+    /// A fine grid from `from` to `to`, and magnitudes from very small to the larger of them.
+    fn arguments<T: Element>(from: f64, to: f64) -> Vec<T> {
+        let grid = (0..=40_000).map(|i| from + (to - from) * f64::from(i) / 40_000.0);
+        let small = (0..4000).map(|i| 2f64.powf(-f64::from(i) / 100.0));
+        let both = small.flat_map(|x| [from * x, to * x]);
+        grid.chain(both).map(T::from_f64).collect()
+    }
+
+    fn exp_case<T: Element>(level: Level, from: f64, to: f64) {
+        let x: Vec<T> = arguments(from, to);
+        assert_accurate(&x, &map!(T, level, exp, &x), 1.5, f64::exp);
+        let limits = [T::neg_infinity(), T::infinity(), T::max_value(), T::min_value(), T::nan()];
+        let limits = map!(T, level, exp, &limits);
+        assert_eq!(limits[..4], [T::zero(), T::infinity(), T::infinity(), T::zero()]);
+        assert!(limits[4].is_nan());
+        assert_eq!(map!(T, level, exp, &[T::zero(), -T::zero()]), [T::one(); 2]);
+    }
+
+    fn expm1_case<T: Element>(level: Level, from: f64) {
+        let x: Vec<T> = arguments(from, 0.0);
+        assert_accurate(&x, &map!(T, level, expm1_not_positive, &x), 1.5, f64::exp_m1);
+        let limits = map!(T, level, expm1_not_positive, &[T::neg_infinity(), T::nan()]);
+        assert!(limits[0] == -T::one() && limits[1].is_nan());
+    }
+
+    fn ln_1p_case<T: Element>(level: Level) {
+        let x: Vec<T> = arguments(0.0, 1.0);
+        assert_accurate(&x, &map!(T, level, ln_1p_unit, &x), 2.5, f64::ln_1p);
+        assert!(map!(T, level, ln_1p_unit, &[T::nan()])[0].is_nan());
+    }
+
+    #[test]
+    fn exp_is_accurate_from_zero_to_infinity() {
+        for_each_level(|level| {
+            exp_case::<f32>(level, -106.0, 90.0);
+            exp_case::<f64>(level, -748.0, 712.0);
+        });
+    }
+
+    #[test]
+    fn expm1_is_accurate_at_and_below_zero() {
+        for_each_level(|level| {
+            expm1_case::<f32>(level, -20.0);
+            expm1_case::<f64>(level, -45.0);
+        });
+    }
+
+    #[test]
+    fn ln_1p_is_accurate_up_to_one() {
+        for_each_level(ln_1p_case::<f32>);
+        for_each_level(ln_1p_case::<f64>);
+    }
+}

@@ -469,6 +469,8 @@ mod arm;
 mod x86;
 
 pub mod math;
+#[cfg(test)]
+mod tests;
 
 #[cfg(target_arch = "aarch64")]
 pub use arm::Neon;

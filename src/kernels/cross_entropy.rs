@@ -1,0 +1,322 @@
+//! Cross-entropy, row by row: of logits or probabilities, with a label or with values as the target.
+
+use super::loss::LossSums;
+use super::simd::{Element, Simd, for_each_vector};
+use super::softmax::{argmax, exponentials, largest};
+use std::ops::Range;
+
+/// Keras's bound on probabilities: they are clipped to it and to 1 minus it before their logarithm is
+/// taken.
+const CLIP: f64 = 1e-7;
+
+/// Adds a row of logits.
+#[inline(always)]
+pub(super) fn label_of_logits<T: Element, S: Simd<T>>(
+    simd: S,
+    sums: &mut LossSums,
+    x: &[T],
+    label: usize,
+) {
+    let terms = LabelTerms::new(simd, x, label, largest(simd, x));
+    terms.add_to(sums, exponentials(simd, x, terms.max, |_, _| ()));
+}
+
+/// Adds a row of logits: `d_x = (p - one_hot(label)) * scale`
+#[inline(always)]
+pub(super) fn label_of_logits_backward<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    sums: &mut LossSums,
+    x: &[T],
+    label: usize,
+    scale: T,
+) {
+    let terms = LabelTerms::new(simd, x, label, largest(simd, x));
+    let (sum, tail) = store_exponentials(simd, d_x, x, terms.max);
+    terms.add_to(sums, sum);
+    let (share, scale) = (simd.splat(scale / sum), simd.splat(scale));
+    map_exponentials(
+        simd,
+        d_x,
+        tail,
+        #[inline(always)]
+        |e, at| {
+            let p = simd.mul(e, share);
+            if !at.contains(&label) {
+                return p;
+            }
+            let (before, up_to) = (label - at.start, label - at.start + 1);
+            let p_minus_y = simd.select(simd.first_lanes(up_to), simd.sub(p, scale), p);
+            simd.select(simd.first_lanes(before), p, p_minus_y)
+        },
+    );
+}
+
+/// Adds a row of logits.
+#[inline(always)]
+pub(super) fn values_of_logits<T: Element, S: Simd<T>>(
+    simd: S,
+    sums: &mut LossSums,
+    x: &[T],
+    y: &[T],
+    smoothing: &Smoothing,
+) {
+    let terms = ValueTerms::new(simd, x, y, smoothing, largest(simd, x));
+    terms.add_to(sums, exponentials(simd, x, terms.max, |_, _| ()));
+}
+
+/// Adds a row of logits: `d_x = (p * sum(y) - y) * scale`
+#[inline(always)]
+pub(super) fn values_of_logits_backward<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    sums: &mut LossSums,
+    x: &[T],
+    y: &[T],
+    smoothing: &Smoothing,
+    scale: T,
+) {
+    let terms = ValueTerms::new(simd, x, y, smoothing, largest(simd, x));
+    let (sum, tail) = store_exponentials(simd, d_x, x, terms.max);
+    terms.add_to(sums, sum);
+    let (share, scale) = (simd.splat(terms.sum * scale / sum), simd.splat(-scale));
+    map_exponentials(
+        simd,
+        d_x,
+        tail,
+        #[inline(always)]
+        |e, at| {
+            let y = smoothing.apply(simd, simd.load_up_to(&y[at]));
+            simd.mul_add(y, scale, simd.mul(e, share))
+        },
+    );
+}
+
+/// Writes `exp(x - max)` apart from the last elements, which fill no vector: to load what has just been
+/// stored in part would wait for the store. Returns the sum of all and those.
+#[inline(always)]
+fn store_exponentials<T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    x: &[T],
+    max: T,
+) -> (T, S::Vector) {
+    let mut tail = simd.zero();
+    let sum = exponentials(
+        simd,
+        x,
+        max,
+        #[inline(always)]
+        |at, e| {
+            if at.len() == S::LANES {
+                simd.store(e, &mut out[at]);
+            } else {
+                tail = e;
+            }
+        },
+    );
+    (sum, tail)
+}
+
+/// Writes `f(e, range)` over what [`store_exponentials`] left.
+#[inline(always)]
+fn map_exponentials<T: Element, S: Simd<T>>(
+    simd: S,
+    row: &mut [T],
+    tail: S::Vector,
+    f: impl Fn(S::Vector, Range<usize>) -> S::Vector,
+) {
+    for_each_vector(
+        simd,
+        row.len(),
+        #[inline(always)]
+        |at| {
+            let row = &mut row[at.clone()];
+            let e = if row.len() == S::LANES { simd.load(row) } else { tail };
+            simd.store_up_to(f(e, at), row);
+        },
+    );
+}
+
+/// What the cross-entropy of a label takes from a row of logits, besides the sum of exponentials:
+/// `ln(sum) - (x[label] - max)`. The logarithm of `p[label]` itself would be that of 0 long before it
+/// is large.
+struct LabelTerms<T> {
+    max: T,
+    distance: T,
+    correct: bool,
+}
+
+impl<T: Element> LabelTerms<T> {
+    #[inline(always)]
+    fn new<S: Simd<T>>(simd: S, x: &[T], label: usize, max: T) -> Self {
+        Self { max, distance: x[label] - max, correct: is_first_maximum(simd, x, label, max) }
+    }
+
+    #[inline(always)]
+    fn add_to(&self, sums: &mut LossSums, sum: T) {
+        sums.add(sum.ln() - self.distance, self.correct);
+    }
+}
+
+/// The same of a distribution `y`: `sum(y) * ln(sum) - sum of y * (x - max)`.
+struct ValueTerms<T> {
+    max: T,
+    /// `sum(y)`
+    sum: T,
+    distance: T,
+    correct: bool,
+}
+
+impl<T: Element> ValueTerms<T> {
+    #[inline(always)]
+    fn new<S: Simd<T>>(simd: S, x: &[T], y: &[T], smoothing: &Smoothing, max: T) -> Self {
+        let shift = simd.splat(max);
+        let (mut sums, mut distances) = (simd.zero(), simd.zero());
+        for_each_vector(
+            simd,
+            x.len(),
+            #[inline(always)]
+            |at| {
+                let inside = simd.first_lanes(at.len());
+                let y = smoothing.apply(simd, simd.load_up_to(&y[at.clone()]));
+                let y = simd.select(inside, y, simd.zero());
+                // What weighs nothing adds nothing, even at minus infinity.
+                let distance = simd.mul(y, simd.sub(simd.load_up_to(&x[at]), shift));
+                let distance = simd.select(simd.equal(y, simd.zero()), y, distance);
+                sums = simd.add(sums, y);
+                distances = simd.add(distances, distance);
+            },
+        );
+        let correct = is_first_maximum(simd, x, argmax(simd, y), max);
+        Self { max, sum: simd.sum(sums), distance: simd.sum(distances), correct }
+    }
+
+    #[inline(always)]
+    fn add_to(&self, sums: &mut LossSums, sum: T) {
+        sums.add(self.sum * sum.ln() - self.distance, self.correct);
+    }
+}
+
+/// `y * keep + share`
+pub(super) struct Smoothing {
+    keep: f64,
+    share: f64,
+}
+
+impl Smoothing {
+    #[inline(always)]
+    pub(super) fn new(label_smoothing: f64, width: usize) -> Self {
+        Self { keep: 1.0 - label_smoothing, share: label_smoothing / width as f64 }
+    }
+
+    #[inline(always)]
+    fn apply<T: Element, S: Simd<T>>(&self, simd: S, y: S::Vector) -> S::Vector {
+        let [keep, share] = [self.keep, self.share].map(|x| simd.splat(T::from_f64(x)));
+        simd.mul_add(y, keep, share)
+    }
+
+    #[inline(always)]
+    fn apply_one<T: Element>(&self, y: T) -> T {
+        y * T::from_f64(self.keep) + T::from_f64(self.share)
+    }
+}
+
+/// A clipped probability and the slope of its logarithm, which is 0 where it is clipped.
+#[inline(always)]
+fn clip<T: Element>(q: T) -> (T, T) {
+    let (low, high) = (T::from_f64(CLIP), T::from_f64(1.0 - CLIP));
+    if q < low {
+        (low, T::zero())
+    } else if q > high {
+        (high, T::zero())
+    } else {
+        (q, T::one() / q)
+    }
+}
+
+/// Adds a row of probabilities; returns the slope of the loss at `q = x[label] / sum`, `q` and the sum.
+#[inline(always)]
+pub(super) fn label_of_probabilities<T: Element, S: Simd<T>>(
+    simd: S,
+    sums: &mut LossSums,
+    x: &[T],
+    label: usize,
+) -> (T, T, T) {
+    let sum = row_sum(simd, x);
+    let q = x[label] / sum;
+    let (clipped, slope) = clip(q);
+    sums.add(-clipped.ln(), is_first_maximum(simd, x, label, largest(simd, x)));
+    (-slope, q, sum)
+}
+
+/// The same with the gradient: that of `q[label]` is the slope, and `q` divides by a sum of all.
+#[inline(always)]
+pub(super) fn label_of_probabilities_backward<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    sums: &mut LossSums,
+    x: &[T],
+    label: usize,
+    scale: T,
+) {
+    let (slope, q, sum) = label_of_probabilities(simd, sums, x, label);
+    d_x.fill(-(slope * q) / sum * scale);
+    d_x[label] = slope * (T::one() - q) / sum * scale;
+}
+
+/// Adds a row of probabilities; returns its sum.
+#[inline(always)]
+pub(super) fn values_of_probabilities<T: Element, S: Simd<T>>(
+    simd: S,
+    sums: &mut LossSums,
+    x: &[T],
+    y: &[T],
+    smoothing: &Smoothing,
+) -> T {
+    let sum = row_sum(simd, x);
+    let loss = x
+        .iter()
+        .zip(y)
+        .fold(T::zero(), |loss, (&x, &y)| loss - smoothing.apply_one(y) * clip(x / sum).0.ln());
+    sums.add(loss, is_first_maximum(simd, x, argmax(simd, y), largest(simd, x)));
+    sum
+}
+
+/// The same with the gradient. With `q = x / sum(x)` and `g` the loss's gradient at `q` it is
+/// `d_x[k] = (g[k] - sum over j of g[j] * q[j]) / sum(x)`.
+#[inline(always)]
+pub(super) fn values_of_probabilities_backward<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    sums: &mut LossSums,
+    x: &[T],
+    y: &[T],
+    smoothing: &Smoothing,
+    scale: T,
+) {
+    let sum = values_of_probabilities(simd, sums, x, y, smoothing);
+    let g = |x: T, y: T| -(smoothing.apply_one(y) * clip(x / sum).1);
+    let mean = x.iter().zip(y).fold(T::zero(), |mean, (&x, &y)| mean + g(x, y) * (x / sum));
+    for ((d_x, &x), &y) in d_x.iter_mut().zip(x).zip(y) {
+        *d_x = (g(x, y) - mean) / sum * scale;
+    }
+}
+
+/// Whether `x[at]` is the first of the elements equal to `max`, the maximum.
+#[inline(always)]
+fn is_first_maximum<T: Element, S: Simd<T>>(simd: S, x: &[T], at: usize, max: T) -> bool {
+    x[at] == max && largest(simd, &x[..at]) < max
+}
+
+#[inline(always)]
+fn row_sum<T: Element, S: Simd<T>>(simd: S, x: &[T]) -> T {
+    let mut sums = simd.zero();
+    for_each_vector(
+        simd,
+        x.len(),
+        #[inline(always)]
+        |at| sums = simd.add(sums, simd.load_up_to(&x[at])),
+    );
+    simd.sum(sums)
+}
