@@ -17,4 +17,5 @@ pub mod simd;
 pub mod softmax;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tile;
 mod walk;
