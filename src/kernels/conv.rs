@@ -34,9 +34,8 @@ pub fn conv_forward<T: Element, S: Simd<T>>(
         Lattice::packed(shape.output()),
     );
     let mut sink = Plain { out, finish: Finish { bias, relu }, c_out };
-    for_channels!(simd, T, S, c_out => match shape.with_constant_window() {
-        Some(shape) => convolve(simd, &mut sink, x, packed, Taps::of(&shape), &pixels),
-        None => convolve(simd, &mut sink, x, packed, Taps::of(shape), &pixels),
+    for_channels!(simd, T, S, c_out => {
+        convolve(simd, &mut sink, x, packed, Taps::of(shape), &pixels)
     });
 }
 
@@ -71,9 +70,8 @@ pub fn conv_pool_forward<T: Element, S: Simd<T>>(
     );
     let positions = [0, column, row, row + column];
     let mut sink = Pooled { out, argmax, finish: Finish { bias, relu }, c_out, positions };
-    for_channels!(simd, T, S, c_out => match conv.with_constant_window() {
-        Some(conv) => convolve(simd, &mut sink, x, packed, Taps::of(&conv), &pixels),
-        None => convolve(simd, &mut sink, x, packed, Taps::of(conv), &pixels),
+    for_channels!(simd, T, S, c_out => {
+        convolve(simd, &mut sink, x, packed, Taps::of(conv), &pixels)
     });
 }
 
@@ -107,13 +105,10 @@ impl<T: Element> Finish<'_, T> {
             Some(bias) => simd.load_up_to(&bias[o..o + lanes]),
             None => simd.zero(),
         };
-        // A branch for each sum would cost more than the comparison.
+        // A branch for each sum would cost more than the maximum.
         let least = simd.splat(if self.relu { T::zero() } else { T::neg_infinity() });
         #[inline(always)]
-        move |sum| {
-            let sum = simd.add(sum, bias);
-            simd.select(simd.greater_or_nan(sum, least), sum, least)
-        }
+        move |sum| simd.at_least(simd.add(sum, bias), least)
     }
 }
 

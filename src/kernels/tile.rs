@@ -15,9 +15,16 @@ const VECTORS: usize = 2;
 /// Pixels of the tile for what is left, and of the one that fills 16 registers.
 const FEW_PIXELS: usize = 4;
 
+/// Pixels of the tile of one vector that fills 16 registers.
+const SOME_PIXELS: usize = 8;
+
 /// Vectors of the tiles for few pixels or one, which every vector of the kernel serves only once.
 const MANY_VECTORS: usize = 4;
 const MOST_VECTORS: usize = 8;
+
+/// The side of the window whose loops are unrolled: a 3x3 kernel on one channel, where they would
+/// cost as much as the few products. It is the first layer of most networks.
+const UNROLLED: usize = 3;
 
 /// What is summed for one output element: `rows` runs of neighbouring elements of the input.
 #[derive(Clone, Copy, Debug)]
@@ -89,117 +96,140 @@ pub(super) fn convolve<T: Element, S: Simd<T>, O: Sink<T>>(
     }
     assert!(last.to + c_out <= sink.len(), "the last place lies inside the output");
 
-    let count = O::POSITIONS * pixels.count();
-    let large = S::SUMS >= PIXELS * VECTORS;
-    let mut o = 0;
-    while o < c_out {
-        let vectors = (c_out - o).div_ceil(S::LANES);
-        // SAFETY: the assertions above, and there are at least as many vectors left as each
-        // of these takes.
-        let done = unsafe {
-            if O::POSITIONS == 1 && count == 1 && vectors >= MOST_VECTORS {
-                block_of_channels::<T, S, O, 1, 1, MOST_VECTORS>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
-            } else if large && count <= 2 * FEW_PIXELS && vectors >= MANY_VECTORS {
-                block_of_channels::<T, S, O, FEW_PIXELS, FEW_PIXELS, MANY_VECTORS>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
-            } else if large && vectors >= VECTORS {
-                block_of_channels::<T, S, O, PIXELS, FEW_PIXELS, VECTORS>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
-            } else if large {
-                block_of_channels::<T, S, O, PIXELS, FEW_PIXELS, 1>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
-            } else if vectors >= VECTORS {
-                block_of_channels::<T, S, O, FEW_PIXELS, FEW_PIXELS, VECTORS>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
-            } else {
-                block_of_channels::<T, S, O, FEW_PIXELS, FEW_PIXELS, 1>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
-            }
-        };
-        o += done * S::LANES;
+    let mut job = Job { sink, x, packed, taps, pixels, o: 0 };
+    // SAFETY: the assertions above.
+    unsafe {
+        if (taps.rows, taps.run) == (UNROLLED, UNROLLED) {
+            job.run::<S, UNROLLED>(simd);
+        } else {
+            job.run::<S, 0>(simd);
+        }
     }
 }
 
-/// All places, for `V` vectors of channels from `o`: in tiles of `P` pixels and then of `FEW`.
-/// Returns `V`.
-///
-/// # Safety
-/// The assertions of [`convolve`], and `o` plus `V` vectors lie inside the packed channels.
-#[inline(always)]
-unsafe fn block_of_channels<
-    T: Element,
-    S: Simd<T>,
-    O: Sink<T>,
-    const P: usize,
-    const FEW: usize,
-    const V: usize,
->(
-    simd: S,
-    sink: &mut O,
-    x: &[T],
-    packed: &[T],
+/// See [`convolve`].
+struct Job<'a, T, O> {
+    sink: &'a mut O,
+    x: &'a [T],
+    packed: &'a [T],
     taps: Taps,
-    pixels: &Pixels,
+    pixels: &'a Pixels,
+    /// The channels that are done.
     o: usize,
-) -> usize {
-    let channel = o / block::<T>() * block::<T>() * taps.count() + o % block::<T>();
-    let weights = packed[channel..].as_ptr();
-    let mut walk = pixels.walk();
-    while walk.left() > 0 {
-        // SAFETY: the caller's promise, and the walk's places lie before its last one.
-        unsafe {
-            if FEW < P && walk.left() * O::POSITIONS <= P - FEW {
-                tile::<T, S, O, FEW, V>(simd, sink, x, weights, taps, &mut walk, o);
-            } else {
-                tile::<T, S, O, P, V>(simd, sink, x, weights, taps, &mut walk, o);
+}
+
+impl<T: Element, O: Sink<T>> Job<'_, T, O> {
+    /// All channels; `SIDE` is that of the window if it is to be unrolled, else 0.
+    ///
+    /// # Safety
+    /// The assertions of [`convolve`].
+    #[inline(always)]
+    unsafe fn run<S: Simd<T>, const SIDE: usize>(&mut self, simd: S) {
+        let pixels = O::POSITIONS * self.pixels.count();
+        let large = S::SUMS >= PIXELS * VECTORS;
+        while self.o < self.sink.c_out() {
+            let vectors = (self.sink.c_out() - self.o).div_ceil(S::LANES);
+            // SAFETY: the caller's promise, and there are as many vectors left as each takes.
+            unsafe {
+                if O::POSITIONS == 1 && pixels == 1 && vectors >= MOST_VECTORS {
+                    self.block::<S, 1, 1, MOST_VECTORS, 0>(simd);
+                } else if large && pixels <= 2 * FEW_PIXELS && vectors >= MANY_VECTORS {
+                    self.block::<S, FEW_PIXELS, FEW_PIXELS, MANY_VECTORS, 0>(simd);
+                } else if large && vectors >= VECTORS {
+                    self.block::<S, PIXELS, FEW_PIXELS, VECTORS, SIDE>(simd);
+                } else if large {
+                    self.block::<S, PIXELS, FEW_PIXELS, 1, SIDE>(simd);
+                } else if vectors >= VECTORS {
+                    self.block::<S, FEW_PIXELS, FEW_PIXELS, VECTORS, SIDE>(simd);
+                } else {
+                    self.block::<S, SOME_PIXELS, FEW_PIXELS, 1, SIDE>(simd);
+                }
             }
         }
     }
-    V
-}
 
-/// The next `P` pixels of the walk for `V` vectors of channels from `o`, whose weights begin at
-/// `weights`.
-///
-/// # Safety
-/// As for [`block_of_channels`].
-#[inline(always)]
-unsafe fn tile<T: Element, S: Simd<T>, O: Sink<T>, const P: usize, const V: usize>(
-    simd: S,
-    sink: &mut O,
-    x: &[T],
-    weights: *const T,
-    taps: Taps,
-    walk: &mut Walk,
-    o: usize,
-) {
-    let mut places = [Place::default(); P];
-    let places = &mut places[..P / O::POSITIONS];
-    walk.take(places);
-    let mut pixels = [x.as_ptr(); P];
-    for p in 0..P {
-        let pixel = places[p / O::POSITIONS].from + sink.position(p % O::POSITIONS);
-        // SAFETY: the caller's promise.
-        pixels[p] = unsafe { pixels[p].add(pixel) };
+    /// All places for the next `V` vectors of channels: tiles of `P` pixels, then of `FEW`.
+    ///
+    /// # Safety
+    /// The assertions of [`convolve`], and there are so many vectors left.
+    #[inline(always)]
+    unsafe fn block<
+        S: Simd<T>,
+        const P: usize,
+        const FEW: usize,
+        const V: usize,
+        const SIDE: usize,
+    >(
+        &mut self,
+        simd: S,
+    ) {
+        simd.outlined(
+            #[inline(always)]
+            |simd| {
+                if SIDE > 0 {
+                    (self.taps.rows, self.taps.run) = (SIDE, SIDE);
+                }
+                let mut walk = self.pixels.walk();
+                while walk.left() > 0 {
+                    // SAFETY: the caller's promise, and the walk's places are all of the pixels.
+                    unsafe {
+                        if FEW < P && walk.left() * O::POSITIONS <= P - FEW {
+                            self.tile::<S, FEW, V, SIDE>(simd, &mut walk);
+                        } else {
+                            self.tile::<S, P, V, SIDE>(simd, &mut walk);
+                        }
+                    }
+                }
+            },
+        );
+        self.o += V * S::LANES;
     }
-    // SAFETY: the caller's promise.
-    let sums = unsafe { sums::<T, S, P, V>(simd, &pixels, weights, taps) };
-    for v in 0..V {
-        let at = o + v * S::LANES;
-        let left = sink.c_out() - at;
+
+    /// The next `P` pixels of the walk for the next `V` vectors of channels.
+    ///
+    /// # Safety
+    /// As for [`block`](Self::block), and the walk is that of the pixels.
+    #[inline(always)]
+    unsafe fn tile<S: Simd<T>, const P: usize, const V: usize, const SIDE: usize>(
+        &mut self,
+        simd: S,
+        walk: &mut Walk,
+    ) {
+        let mut places = [Place::default(); P];
+        let places = &mut places[..P / O::POSITIONS];
+        walk.take(places);
+        let mut pixels = [self.x.as_ptr(); P];
+        for p in 0..P {
+            let pixel = places[p / O::POSITIONS].from + self.sink.position(p % O::POSITIONS);
+            // SAFETY: the caller's promise.
+            pixels[p] = unsafe { pixels[p].add(pixel) };
+        }
+        let block = block::<T>();
+        let weights = &self.packed[self.o / block * block * self.taps.count() + self.o % block..];
         // SAFETY: the caller's promise.
-        unsafe {
-            if v + 1 < V || left >= S::LANES {
-                sink.write(simd, &sums[v], places, at, S::LANES);
+        let sums = unsafe {
+            // Unrolled loops over the taps of neighbouring pixels load each element once for all,
+            // for which a small tile has registers left.
+            if SIDE > 0 && P * V <= PIXELS && pixels[P - 1].offset_from(pixels[0]) == P as isize - 1
+            {
+                for p in 0..P {
+                    pixels[p] = pixels[0].add(p);
+                }
+                sums::<T, S, P, V>(simd, &pixels, weights.as_ptr(), self.taps)
             } else {
-                sink.write(simd, &sums[v], places, at, left);
+                sums::<T, S, P, V>(simd, &pixels, weights.as_ptr(), self.taps)
+            }
+        };
+        for v in 0..V {
+            let o = self.o + v * S::LANES;
+            let left = self.sink.c_out() - o;
+            // SAFETY: the caller's promise.
+            unsafe {
+                if v + 1 < V || left >= S::LANES {
+                    self.sink.write(simd, &sums[v], places, o, S::LANES);
+                } else {
+                    self.sink.write(simd, &sums[v], places, o, left);
+                }
             }
         }
     }
@@ -219,8 +249,9 @@ unsafe fn sums<T: Element, S: Simd<T>, const P: usize, const V: usize>(
 ) -> [[S::Vector; P]; V] {
     let block = block::<T>();
     let mut sums = [[simd.zero(); P]; V];
-    let (mut at, mut tap) = (0, 0);
+    let (mut row, mut tap) = (0, 0);
     for _ in 0..taps.rows {
+        let mut at = row;
         for _ in 0..taps.run {
             let mut w = [simd.zero(); V];
             for v in 0..V {
@@ -238,10 +269,10 @@ unsafe fn sums<T: Element, S: Simd<T>, const P: usize, const V: usize>(
                     sums[v][p] = simd.mul_add(x, w[v], sums[v][p]);
                 }
             }
-            at += 1;
             tap += block;
+            at += 1;
         }
-        at += taps.step - taps.run;
+        row += taps.step;
     }
     sums
 }

@@ -17,6 +17,12 @@ impl Neon {
     pub fn call<R>(self, f: impl FnOnce(Self) -> R) -> R {
         f(self)
     }
+
+    /// Runs `f` in a function of its own.
+    #[inline(never)]
+    fn outline<R>(self, f: impl FnOnce(Self) -> R) -> R {
+        f(self)
+    }
 }
 
 /// `n` elements from `p`, then zeros.
@@ -41,6 +47,7 @@ impl_simd! {
         vst1q_f32(lanes.as_mut_ptr(), v);
         std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
     },
+    at_least: |x, limit| vmaxq_f32(limit, x), // NaN if either is
     greater_or_nan: |a, b| vorrq_u32(vcgtq_f32(a, b), vmvnq_u32(vceqq_f32(a, a))),
     equal: |a, b| vceqq_f32(a, b),
     select: |m, a, b| vbslq_f32(m, a, b),
@@ -57,6 +64,7 @@ impl_simd! {
         vst1q_f64(lanes.as_mut_ptr(), v);
         std::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n);
     },
+    at_least: |x, limit| vmaxq_f64(limit, x), // NaN if either is
     greater_or_nan: |a, b| {
         let number = vreinterpretq_u32_u64(vceqq_f64(a, a));
         vorrq_u64(vcgtq_f64(a, b), vreinterpretq_u64_u32(vmvnq_u32(number)))

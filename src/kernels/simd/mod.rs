@@ -82,6 +82,9 @@ pub trait Simd<T: Element>: Copy {
 
     /// The proof for [`Simd::Narrow`].
     fn narrow(self) -> Self::Narrow;
+    /// Runs `f` in a function of its own: the compiler finds registers for a tile's sums more
+    /// reliably where nothing else is inlined around it.
+    fn outlined<R>(self, f: impl FnOnce(Self) -> R) -> R;
     /// `x` in every lane.
     fn splat(self, x: T) -> Self::Vector;
     /// The first `LANES` elements. Panics if there are fewer.
@@ -98,6 +101,8 @@ pub trait Simd<T: Element>: Copy {
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c`, rounded once where the instruction set can.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// `x`, or `limit` where `x` is less: NaN stays. `limit` is not NaN.
+    fn at_least(self, x: Self::Vector, limit: Self::Vector) -> Self::Vector;
     /// `a > b`, or `a` is NaN: the comparison under which a maximum keeps NaN.
     fn greater_or_nan(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// `a == b`
@@ -143,6 +148,10 @@ impl<T: Element> Simd<T> for Scalar {
     fn narrow(self) -> Self {
         self
     }
+    #[inline(never)]
+    fn outlined<R>(self, f: impl FnOnce(Self) -> R) -> R {
+        f(self)
+    }
     #[inline(always)]
     fn splat(self, x: T) -> Self::Vector {
         [x; SCALAR_LANES]
@@ -177,6 +186,10 @@ impl<T: Element> Simd<T> for Scalar {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
+    fn at_least(self, x: Self::Vector, limit: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| if x[i] < limit[i] { limit[i] } else { x[i] })
+    }
+    #[inline(always)]
     fn greater_or_nan(self, a: Self::Vector, b: Self::Vector) -> Self::Mask {
         std::array::from_fn(|i| a[i] > b[i] || a[i].is_nan())
     }
@@ -203,6 +216,7 @@ macro_rules! impl_simd {
         add: $add:path, mul: $mul:path, mul_add: |$fa:ident, $fb:ident, $fc:ident| $mul_add:expr,
         load_part: |$lp:ident, $ln:ident| $load_part:expr,
         store_part: |$sp:ident, $sn:ident, $sv:ident| $store_part:expr,
+        at_least: |$mx:ident, $ml:ident| $at_least:expr,
         greater_or_nan: |$ga:ident, $gb:ident| $greater_or_nan:expr,
         equal: |$ea:ident, $eb:ident| $equal:expr,
         select: |$cm:ident, $ca:ident, $cb:ident| $select:expr,
@@ -222,6 +236,10 @@ macro_rules! impl_simd {
             #[inline(always)]
             fn narrow(self) -> $narrow {
                 $narrow(self.0)
+            }
+            #[inline(always)]
+            fn outlined<R>(self, f: impl FnOnce(Self) -> R) -> R {
+                self.outline(f)
             }
             #[inline(always)]
             fn splat(self, x: $t) -> $vector {
@@ -258,6 +276,10 @@ macro_rules! impl_simd {
             #[inline(always)]
             fn mul_add(self, $fa: $vector, $fb: $vector, $fc: $vector) -> $vector {
                 unsafe { $mul_add }
+            }
+            #[inline(always)]
+            fn at_least(self, $mx: $vector, $ml: $vector) -> $vector {
+                unsafe { $at_least }
             }
             #[inline(always)]
             fn greater_or_nan(self, $ga: $vector, $gb: $vector) -> $mask {

@@ -15,6 +15,29 @@ pub struct Avx512(());
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512Narrow(());
 
+/// `outline` of one instruction set.
+macro_rules! impl_outline {
+    ($token:ident, $features:literal) => {
+        impl $token {
+            /// Runs `f` compiled for this instruction set, in a function of its own.
+            #[inline(always)]
+            fn outline<R>(self, f: impl FnOnce(Self) -> R) -> R {
+                #[inline(never)]
+                #[target_feature(enable = $features)]
+                fn with_features<R>(token: $token, f: impl FnOnce($token) -> R) -> R {
+                    f(token)
+                }
+                // SAFETY: `self` exists, so `detect` found these features.
+                unsafe { with_features(self, f) }
+            }
+        }
+    };
+}
+
+impl_outline!(Avx2, "avx2,fma");
+impl_outline!(Avx512, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
+impl_outline!(Avx512Narrow, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
+
 impl Avx2 {
     pub(super) fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
@@ -115,6 +138,7 @@ impl_simd! {
     add: _mm256_add_ps, mul: _mm256_mul_ps, mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
     load_part: |p, n| _mm256_maskload_ps(p, first_lanes_32(n)),
     store_part: |p, n, v| _mm256_maskstore_ps(p, first_lanes_32(n), v),
+    at_least: |x, limit| _mm256_max_ps(limit, x), // the second if either is NaN
     greater_or_nan: |a, b| _mm256_or_ps(
         _mm256_cmp_ps::<_CMP_GT_OQ>(a, b), _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)),
     equal: |a, b| _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b),
@@ -128,6 +152,7 @@ impl_simd! {
     add: _mm256_add_pd, mul: _mm256_mul_pd, mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
     load_part: |p, n| _mm256_maskload_pd(p, first_lanes_64(n)),
     store_part: |p, n, v| _mm256_maskstore_pd(p, first_lanes_64(n), v),
+    at_least: |x, limit| _mm256_max_pd(limit, x), // the second if either is NaN
     greater_or_nan: |a, b| _mm256_or_pd(
         _mm256_cmp_pd::<_CMP_GT_OQ>(a, b), _mm256_cmp_pd::<_CMP_UNORD_Q>(a, a)),
     equal: |a, b| _mm256_cmp_pd::<_CMP_EQ_OQ>(a, b),
@@ -141,6 +166,7 @@ impl_simd! {
     add: _mm256_add_ps, mul: _mm256_mul_ps, mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
     load_part: |p, n| _mm256_maskz_loadu_ps(low_bits(n) as u8, p),
     store_part: |p, n, v| _mm256_mask_storeu_ps(p, low_bits(n) as u8, v),
+    at_least: |x, limit| _mm256_max_ps(limit, x), // the second if either is NaN
     greater_or_nan: |a, b| _mm256_cmp_ps_mask::<_CMP_GT_OQ>(a, b)
         | _mm256_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
     equal: |a, b| _mm256_cmp_ps_mask::<_CMP_EQ_OQ>(a, b),
@@ -154,6 +180,7 @@ impl_simd! {
     add: _mm256_add_pd, mul: _mm256_mul_pd, mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
     load_part: |p, n| _mm256_maskz_loadu_pd(low_bits(n) as u8, p),
     store_part: |p, n, v| _mm256_mask_storeu_pd(p, low_bits(n) as u8, v),
+    at_least: |x, limit| _mm256_max_pd(limit, x), // the second if either is NaN
     greater_or_nan: |a, b| _mm256_cmp_pd_mask::<_CMP_GT_OQ>(a, b)
         | _mm256_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
     equal: |a, b| _mm256_cmp_pd_mask::<_CMP_EQ_OQ>(a, b),
@@ -167,6 +194,7 @@ impl_simd! {
     add: _mm512_add_ps, mul: _mm512_mul_ps, mul_add: |a, b, c| _mm512_fmadd_ps(a, b, c),
     load_part: |p, n| _mm512_maskz_loadu_ps(low_bits(n), p),
     store_part: |p, n, v| _mm512_mask_storeu_ps(p, low_bits(n), v),
+    at_least: |x, limit| _mm512_max_ps(limit, x), // the second if either is NaN
     greater_or_nan: |a, b| _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b)
         | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
     equal: |a, b| _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b),
@@ -180,6 +208,7 @@ impl_simd! {
     add: _mm512_add_pd, mul: _mm512_mul_pd, mul_add: |a, b, c| _mm512_fmadd_pd(a, b, c),
     load_part: |p, n| _mm512_maskz_loadu_pd(low_bits(n) as u8, p),
     store_part: |p, n, v| _mm512_mask_storeu_pd(p, low_bits(n) as u8, v),
+    at_least: |x, limit| _mm512_max_pd(limit, x), // the second if either is NaN
     greater_or_nan: |a, b| _mm512_cmp_pd_mask::<_CMP_GT_OQ>(a, b)
         | _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
     equal: |a, b| _mm512_cmp_pd_mask::<_CMP_EQ_OQ>(a, b),
