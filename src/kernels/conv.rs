@@ -1,26 +1,10 @@
 //! Convolution (cross-correlation, as everywhere in deep learning), alone or with the 2x2 max pooling
 //! behind it.
-//!
-//! One tile does it all: the sums of some output pixels for some vectors of channels stay in
-//! registers, while a walk over the taps loads each vector of the packed kernel once for all the
-//! pixels, and one element of every pixel for all the vectors. The pixels may lie anywhere, so that
-//! tiles cross rows and images. A block of the kernel stays in the L1 cache while all the pixels pass.
 
-use super::pack::{block, packed_len};
 use super::shape::{ConvPoolShape, ConvShape, POOL};
 use super::simd::{Element, Simd, for_channels};
-use super::walk::{Lattice, Pixels, Place, Walk};
-
-/// Pixels and vectors of the tile that fills 32 registers.
-const PIXELS: usize = 12;
-const VECTORS: usize = 2;
-
-/// Pixels of the tile for what is left, and of the one that fills 16 registers.
-const FEW_PIXELS: usize = 4;
-
-/// Vectors of the tiles for few pixels or one, which every vector of the kernel serves only once.
-const MANY_VECTORS: usize = 4;
-const MOST_VECTORS: usize = 8;
+use super::tile::{Sink, Taps, convolve};
+use super::walk::{Lattice, Pixels, Place};
 
 /// Positions in a pooling window.
 const POSITIONS: usize = POOL * POOL;
@@ -50,9 +34,8 @@ pub fn conv_forward<T: Element, S: Simd<T>>(
         Lattice::packed(shape.output()),
     );
     let mut sink = Plain { out, finish: Finish { bias, relu }, c_out };
-    for_channels!(simd, T, S, c_out => match shape.with_constant_window() {
-        Some(shape) => convolve(simd, &mut sink, x, packed, Taps::of(&shape), &pixels),
-        None => convolve(simd, &mut sink, x, packed, Taps::of(shape), &pixels),
+    for_channels!(simd, T, S, c_out => {
+        convolve(simd, &mut sink, x, packed, Taps::of(shape), &pixels)
     });
 }
 
@@ -87,9 +70,8 @@ pub fn conv_pool_forward<T: Element, S: Simd<T>>(
     );
     let positions = [0, column, row, row + column];
     let mut sink = Pooled { out, argmax, finish: Finish { bias, relu }, c_out, positions };
-    for_channels!(simd, T, S, c_out => match conv.with_constant_window() {
-        Some(conv) => convolve(simd, &mut sink, x, packed, Taps::of(&conv), &pixels),
-        None => convolve(simd, &mut sink, x, packed, Taps::of(conv), &pixels),
+    for_channels!(simd, T, S, c_out => {
+        convolve(simd, &mut sink, x, packed, Taps::of(conv), &pixels)
     });
 }
 
@@ -102,32 +84,6 @@ pub(super) fn window_steps(shape: &ConvShape) -> [usize; 3] {
     [image, sh * row, sw * column]
 }
 
-/// What is summed for one output element: `rows` runs of neighbouring elements of the input.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Taps {
-    pub rows: usize,
-    pub run: usize,
-    /// From one run to the next.
-    pub step: usize,
-}
-
-impl Taps {
-    #[inline(always)]
-    pub fn of(shape: &ConvShape) -> Self {
-        let (_, w, c_in) = shape.windows().padded();
-        Self { rows: shape.window().0, run: shape.run(), step: w * c_in }
-    }
-    #[inline(always)]
-    pub fn count(&self) -> usize {
-        self.rows * self.run
-    }
-    /// From the first element to behind the last.
-    #[inline(always)]
-    pub fn reach(&self) -> usize {
-        self.rows.saturating_sub(1) * self.step + self.run
-    }
-}
-
 /// What happens to each sum on its way to the output.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finish<'a, T> {
@@ -137,30 +93,23 @@ pub(super) struct Finish<'a, T> {
 }
 
 impl<T: Element> Finish<'_, T> {
-    /// For the channels from `o`, as many of a vector as there are.
+    /// What to do with the sums of `lanes` channels from `o`.
     #[inline(always)]
-    fn apply<S: Simd<T>>(&self, simd: S, sum: S::Vector, o: usize) -> S::Vector {
-        let sum = match self.bias {
-            Some(bias) => simd.add(sum, simd.load_up_to(&bias[o..])),
-            None => sum,
+    fn channels<S: Simd<T>>(
+        &self,
+        simd: S,
+        o: usize,
+        lanes: usize,
+    ) -> impl Fn(S::Vector) -> S::Vector + use<'_, T, S> {
+        let bias = match self.bias {
+            Some(bias) => simd.load_up_to(&bias[o..o + lanes]),
+            None => simd.zero(),
         };
-        if self.relu {
-            simd.select(simd.greater_or_nan(sum, simd.zero()), sum, simd.zero())
-        } else {
-            sum
-        }
+        // A branch for each sum would cost more than the maximum.
+        let least = simd.splat(if self.relu { T::zero() } else { T::neg_infinity() });
+        #[inline(always)]
+        move |sum| simd.max(least, simd.add(sum, bias))
     }
-}
-
-/// Where the sums go.
-pub(super) trait Sink<T: Element> {
-    /// How many convolutions there are at each of the walk's places.
-    const POSITIONS: usize;
-    /// From the place to each of them, in the input.
-    fn position(&self, n: usize) -> usize;
-    fn c_out(&self) -> usize;
-    /// Takes the sums at some places, for a vector of channels from `o`.
-    fn write<S: Simd<T>>(&mut self, simd: S, sums: &[S::Vector], place: usize, o: usize);
 }
 
 /// Each sum for itself.
@@ -182,9 +131,23 @@ impl<T: Element> Sink<T> for Plain<'_, T> {
         self.c_out
     }
     #[inline(always)]
-    fn write<S: Simd<T>>(&mut self, simd: S, sums: &[S::Vector], place: usize, o: usize) {
-        let end = self.c_out.min(o + S::LANES);
-        simd.store_up_to(self.finish.apply(simd, sums[0], o), &mut self.out[place..][o..end]);
+    fn len(&self) -> usize {
+        self.out.len()
+    }
+    #[inline(always)]
+    unsafe fn write<S: Simd<T>>(
+        &mut self,
+        simd: S,
+        sums: &[S::Vector],
+        places: &[Place],
+        o: usize,
+        lanes: usize,
+    ) {
+        let finish = self.finish.channels(simd, o, lanes);
+        for (place, &sum) in places.iter().zip(sums) {
+            // SAFETY: the caller's promise.
+            unsafe { store(simd, finish(sum), self.out, place.to + o, lanes) };
+        }
     }
 }
 
@@ -209,191 +172,56 @@ impl<T: Element> Sink<T> for Pooled<'_, T> {
         self.c_out
     }
     #[inline(always)]
-    fn write<S: Simd<T>>(&mut self, simd: S, sums: &[S::Vector], place: usize, o: usize) {
-        let (mut max, mut at) = (sums[0], simd.zero());
-        for n in 1..POSITIONS {
-            let larger = simd.greater_or_nan(sums[n], max);
-            max = simd.select(larger, sums[n], max);
-            at = simd.select(larger, simd.splat(T::from_f64(n as f64)), at);
-        }
-        let end = self.c_out.min(o + S::LANES);
-        simd.store_up_to(self.finish.apply(simd, max, o), &mut self.out[place..][o..end]);
-        simd.store_up_to(at, &mut self.argmax[place..][o..end]);
+    fn len(&self) -> usize {
+        self.out.len().min(self.argmax.len())
     }
-}
-
-/// Convolves at all places of `pixels`: from `x` into the sink.
-///
-/// `packed` is a packed kernel (taps, c_out).
-#[inline(always)]
-pub(super) fn convolve<T: Element, S: Simd<T>, O: Sink<T>>(
-    simd: S,
-    sink: &mut O,
-    x: &[T],
-    packed: &[T],
-    taps: Taps,
-    pixels: &Pixels,
-) {
-    let c_out = sink.c_out();
-    assert_eq!(packed.len(), packed_len::<T>(taps.count(), c_out), "packed kernel length");
-    let Some(last) = pixels.last() else { return };
-    let reach = last.from + sink.position(O::POSITIONS - 1) + taps.reach();
-    assert!(reach <= x.len(), "the last window ends inside the input");
-
-    let count = O::POSITIONS * pixels.count();
-    let large = S::SUMS >= PIXELS * VECTORS;
-    let mut o = 0;
-    while o < c_out {
-        let vectors = (c_out - o).div_ceil(S::LANES);
-        // SAFETY: the two assertions above, and there are at least as many vectors left as each
-        // of these takes.
-        let done = unsafe {
-            if O::POSITIONS == 1 && count == 1 && vectors >= MOST_VECTORS {
-                block_of_channels::<T, S, O, 1, 1, MOST_VECTORS>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
-            } else if large && count <= 2 * FEW_PIXELS && vectors >= MANY_VECTORS {
-                block_of_channels::<T, S, O, FEW_PIXELS, FEW_PIXELS, MANY_VECTORS>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
-            } else if large && vectors >= VECTORS {
-                block_of_channels::<T, S, O, PIXELS, FEW_PIXELS, VECTORS>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
-            } else if large {
-                block_of_channels::<T, S, O, PIXELS, FEW_PIXELS, 1>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
-            } else if vectors >= VECTORS {
-                block_of_channels::<T, S, O, FEW_PIXELS, FEW_PIXELS, VECTORS>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
-            } else {
-                block_of_channels::<T, S, O, FEW_PIXELS, FEW_PIXELS, 1>(
-                    simd, sink, x, packed, taps, pixels, o,
-                )
+    #[inline(always)]
+    unsafe fn write<S: Simd<T>>(
+        &mut self,
+        simd: S,
+        sums: &[S::Vector],
+        places: &[Place],
+        o: usize,
+        lanes: usize,
+    ) {
+        let finish = self.finish.channels(simd, o, lanes);
+        for (place, sums) in places.iter().zip(sums.chunks_exact(POSITIONS)) {
+            let (mut max, mut argmax) = (sums[0], simd.zero());
+            for n in 1..POSITIONS {
+                let larger = simd.greater_or_nan(sums[n], max);
+                max = simd.select(larger, sums[n], max);
+                argmax = simd.select(larger, simd.splat(T::from_f64(n as f64)), argmax);
             }
-        };
-        o += done * S::LANES;
-    }
-}
-
-/// All places, for `V` vectors of channels from `o`: in tiles of `P` pixels and then of `FEW`.
-/// Returns `V`.
-///
-/// # Safety
-/// The assertions of [`convolve`], and `o` plus `V` vectors lie inside the packed channels.
-#[inline(always)]
-unsafe fn block_of_channels<
-    T: Element,
-    S: Simd<T>,
-    O: Sink<T>,
-    const P: usize,
-    const FEW: usize,
-    const V: usize,
->(
-    simd: S,
-    sink: &mut O,
-    x: &[T],
-    packed: &[T],
-    taps: Taps,
-    pixels: &Pixels,
-    o: usize,
-) -> usize {
-    let channel = o / block::<T>() * block::<T>() * taps.count() + o % block::<T>();
-    let weights = packed[channel..].as_ptr();
-    let mut walk = pixels.walk();
-    while walk.left() > 0 {
-        // SAFETY: the caller's promise, and the walk's places lie before its last one.
-        unsafe {
-            if FEW < P && walk.left() * O::POSITIONS <= P - FEW {
-                tile::<T, S, O, FEW, V>(simd, sink, x, weights, taps, &mut walk, o);
-            } else {
-                tile::<T, S, O, P, V>(simd, sink, x, weights, taps, &mut walk, o);
-            }
-        }
-    }
-    V
-}
-
-/// The next `P` pixels of the walk for `V` vectors of channels from `o`, whose weights begin at
-/// `weights`.
-///
-/// # Safety
-/// As for [`block_of_channels`].
-#[inline(always)]
-unsafe fn tile<T: Element, S: Simd<T>, O: Sink<T>, const P: usize, const V: usize>(
-    simd: S,
-    sink: &mut O,
-    x: &[T],
-    weights: *const T,
-    taps: Taps,
-    walk: &mut Walk,
-    o: usize,
-) {
-    let mut places = [Place::default(); P];
-    let places = &mut places[..P / O::POSITIONS];
-    walk.take(places);
-    let pixels: [usize; P] =
-        std::array::from_fn(|p| places[p / O::POSITIONS].from + sink.position(p % O::POSITIONS));
-    // SAFETY: the caller's promise.
-    let sums = unsafe { sums::<T, S, P, V>(simd, x, &pixels, weights, taps) };
-    for v in 0..V {
-        let sums: [S::Vector; P] = std::array::from_fn(|p| sums[p][v]);
-        for (place, sums) in places.iter().zip(sums.chunks_exact(O::POSITIONS)) {
-            sink.write(simd, sums, place.to, o + v * S::LANES);
-        }
-    }
-}
-
-/// `sums[p][v] = sum over the taps of x[pixels[p] + tap] * weights[tap, v]`
-///
-/// # Safety
-/// For each pixel, `taps.reach()` elements lie in `x`; `V` vectors of a packed kernel with `taps`
-/// lie behind `weights`, which begins at a multiple of `V` vectors or of a block.
-#[inline(always)]
-unsafe fn sums<T: Element, S: Simd<T>, const P: usize, const V: usize>(
-    simd: S,
-    x: &[T],
-    pixels: &[usize; P],
-    weights: *const T,
-    taps: Taps,
-) -> [[S::Vector; V]; P] {
-    let block = block::<T>();
-    let channel: [usize; V] =
-        std::array::from_fn(|v| v * S::LANES / block * block * taps.count() + v * S::LANES % block);
-    // SAFETY: the caller's promise.
-    let pixels = pixels.map(|p| unsafe { x.as_ptr().add(p) });
-    let mut sums = [[simd.zero(); V]; P];
-    let (mut at, mut tap) = (0, 0);
-    for _ in 0..taps.rows {
-        for _ in 0..taps.run {
             // SAFETY: the caller's promise.
-            unsafe {
-                let weights: [S::Vector; V] = std::array::from_fn(|v| {
-                    let weights = weights.add(tap + channel[v]);
-                    simd.load(std::slice::from_raw_parts(weights, S::LANES))
-                });
-                for p in 0..P {
-                    let x = simd.splat(*pixels[p].add(at));
-                    for v in 0..V {
-                        sums[p][v] = simd.mul_add(x, weights[v], sums[p][v]);
-                    }
-                }
-            }
-            at += 1;
-            tap += block;
+            unsafe { store(simd, finish(max), self.out, place.to + o, lanes) };
+            // SAFETY: as above.
+            unsafe { store(simd, argmax, self.argmax, place.to + o, lanes) };
         }
-        at += taps.step - taps.run;
     }
-    sums
+}
+
+/// Writes the first `lanes` elements of `v`.
+///
+/// # Safety
+/// `out` reaches that far.
+#[inline(always)]
+unsafe fn store<T: Element, S: Simd<T>>(
+    simd: S,
+    v: S::Vector,
+    out: &mut [T],
+    at: usize,
+    lanes: usize,
+) {
+    debug_assert!(at + lanes <= out.len());
+    // SAFETY: the caller's promise.
+    simd.store_up_to(v, unsafe { out.get_unchecked_mut(at..at + lanes) });
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::dispatch;
-    use crate::kernels::pack::{pack_taps, pad};
+    use crate::kernels::pack::{pack_taps, packed_len, pad};
     use crate::kernels::reference;
     use crate::kernels::shape::Padding;
     use crate::kernels::testing::{assert_close, for_each_level, random};

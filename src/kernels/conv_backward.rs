@@ -1,9 +1,10 @@
 //! The gradients of a convolution: of its kernel, of its bias, and of its input.
 
-use super::conv::{Finish, Plain, Taps, convolve, window_steps};
+use super::conv::{Finish, Plain, window_steps};
 use super::pack::{Phase, packed_input_len, packed_len, surround};
 use super::shape::ConvShape;
 use super::simd::{Element, Simd, for_channels};
+use super::tile::{Taps, convolve};
 use super::walk::{Lattice, Pixels, Place};
 
 /// Taps and vectors of the tile that fills 32 registers.
@@ -120,29 +121,57 @@ impl<T: Element> Block<'_, T> {
         simd: S,
         taps: &[Place; E],
     ) {
+        let mut lanes = [S::LANES; V];
+        lanes[V - 1] = S::LANES.min(self.c_out - self.o - (V - 1) * S::LANES);
+        // SAFETY: the caller's promise.
+        let sums = unsafe {
+            if lanes[V - 1] == S::LANES {
+                self.sums::<S, E, V>(simd, taps, [S::LANES; V])
+            } else {
+                self.sums::<S, E, V>(simd, taps, lanes)
+            }
+        };
+        for v in 0..V {
+            for e in 0..E {
+                let d_kernel = &mut self.d_kernel[taps[e].to + self.o + v * S::LANES..];
+                simd.store_up_to(sums[v][e], &mut d_kernel[..lanes[v]]);
+            }
+        }
+    }
+
+    /// `sums[v][e] = sum over the pixels of x[pixel, e] * d_out[pixel, v]`, for the first lanes of each
+    /// vector.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run), and the lanes are not more than the channels.
+    #[inline(always)]
+    unsafe fn sums<S: Simd<T>, const E: usize, const V: usize>(
+        &self,
+        simd: S,
+        taps: &[Place; E],
+        lanes: [usize; V],
+    ) -> [[S::Vector; E]; V] {
         let [images, rows, columns] = self.pixels.counts();
         let [image_step, row_step, step] = self.pixels.steps();
-        let lanes: [usize; V] =
-            std::array::from_fn(|v| S::LANES.min(self.c_out.saturating_sub(self.o + v * S::LANES)));
-        let mut sums = [[simd.zero(); V]; E];
+        let first = self.pixels.first();
+        let mut sums = [[simd.zero(); E]; V];
         for image in 0..images {
             for row in 0..rows {
-                let at = |first, image_step, row_step| first + image * image_step + row * row_step;
-                let first = self.pixels.first();
-                let mut x = at(first.from, image_step.from, row_step.from);
-                let mut d = at(first.to, image_step.to, row_step.to) + self.o;
+                let mut x = first.from + image * image_step.from + row * row_step.from;
+                let mut d = first.to + image * image_step.to + row * row_step.to + self.o;
                 for _ in 0..columns {
-                    // SAFETY: the caller's promise; the vectors are cut off at `c_out`.
-                    unsafe {
-                        let d: [S::Vector; V] = std::array::from_fn(|v| {
-                            let d = self.d_out.as_ptr().add(d + v * S::LANES);
-                            simd.load_up_to(std::slice::from_raw_parts(d, lanes[v]))
-                        });
-                        for e in 0..E {
-                            let x = simd.splat(*self.x.get_unchecked(x + taps[e].from));
-                            for v in 0..V {
-                                sums[e][v] = simd.mul_add(x, d[v], sums[e][v]);
-                            }
+                    let mut d_out = [simd.zero(); V];
+                    for v in 0..V {
+                        let at = d + v * S::LANES;
+                        // SAFETY: the caller's promise.
+                        let d = unsafe { self.d_out.get_unchecked(at..at + lanes[v]) };
+                        d_out[v] = simd.load_up_to(d);
+                    }
+                    for e in 0..E {
+                        // SAFETY: the caller's promise.
+                        let x = simd.splat(unsafe { *self.x.get_unchecked(x + taps[e].from) });
+                        for v in 0..V {
+                            sums[v][e] = simd.mul_add(x, d_out[v], sums[v][e]);
                         }
                     }
                     x += step.from;
@@ -150,12 +179,7 @@ impl<T: Element> Block<'_, T> {
                 }
             }
         }
-        for e in 0..E {
-            for v in 0..V {
-                let d_kernel = &mut self.d_kernel[taps[e].to + self.o + v * S::LANES..];
-                simd.store_up_to(sums[e][v], &mut d_kernel[..lanes[v]]);
-            }
-        }
+        sums
     }
 }
 

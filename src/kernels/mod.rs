@@ -24,4 +24,5 @@ pub mod simd;
 pub mod softmax;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tile;
 mod walk;

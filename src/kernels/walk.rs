@@ -139,16 +139,27 @@ impl Walk {
     /// Sets `places` to the next pixels; where fewer are left, to the last one again and again.
     #[inline(always)]
     pub fn take(&mut self, places: &mut [Place]) {
-        let [_, _, columns] = self.pixels.counts;
+        let [images, rows, columns] = self.pixels.counts;
         let [_, _, step] = self.pixels.steps();
         let count = places.len();
-        if self.column + count < columns {
+        let head = columns - self.column;
+        if count < head {
             let start = self.place;
             for (n, place) in places.iter_mut().enumerate() {
                 *place = start.plus(n, step);
             }
             self.column += count;
             self.place = start.plus(count, step);
+        } else if count - head < columns && (self.row + 1 < rows || self.image + 1 < images) {
+            // A few comparisons cost less than branches that go another way in every row.
+            let start = self.place;
+            self.next_row();
+            for (n, place) in places.iter_mut().enumerate() {
+                let (start, n) = if n < head { (start, n) } else { (self.row_start, n - head) };
+                *place = start.plus(n, step);
+            }
+            self.column = count - head;
+            self.place = self.row_start.plus(self.column, step);
         } else {
             for place in places {
                 *place = self.place;
@@ -162,20 +173,30 @@ impl Walk {
     #[inline(always)]
     fn advance(&mut self) {
         let [images, rows, columns] = self.pixels.counts;
-        let [image_step, row_step, step] = self.pixels.steps();
+        let [_, _, step] = self.pixels.steps();
         if self.column + 1 < columns {
             self.column += 1;
             self.place = self.place.plus(1, step);
-        } else if self.row + 1 < rows {
-            (self.row, self.column) = (self.row + 1, 0);
+        } else if self.row + 1 < rows || self.image + 1 < images {
+            self.next_row();
+        }
+    }
+
+    /// To the first pixel of the next row, which there is.
+    #[inline(always)]
+    fn next_row(&mut self) {
+        let [_, rows, _] = self.pixels.counts;
+        let [image_step, row_step, _] = self.pixels.steps();
+        if self.row + 1 < rows {
+            self.row += 1;
             self.row_start = self.row_start.plus(1, row_step);
-            self.place = self.row_start;
-        } else if self.image + 1 < images {
-            (self.image, self.row, self.column) = (self.image + 1, 0, 0);
+        } else {
+            (self.image, self.row) = (self.image + 1, 0);
             self.image_start = self.image_start.plus(1, image_step);
             self.row_start = self.image_start;
-            self.place = self.row_start;
         }
+        self.column = 0;
+        self.place = self.row_start;
     }
 }
 

@@ -17,6 +17,12 @@ impl Neon {
     pub fn call<R>(self, f: impl FnOnce(Self) -> R) -> R {
         f(self)
     }
+
+    /// Runs `f` in a function of its own.
+    #[inline(never)]
+    fn outline<R>(self, f: impl FnOnce(Self) -> R) -> R {
+        f(self)
+    }
 }
 
 /// `n` elements from `p`, then zeros.

@@ -127,6 +127,9 @@ pub trait Simd<T: Element>: Copy {
 
     /// The proof for [`Simd::Narrow`].
     fn narrow(self) -> Self::Narrow;
+    /// Runs `f` in a function of its own: the compiler finds registers for a tile's sums more
+    /// reliably where nothing else is inlined around it.
+    fn outlined<R>(self, f: impl FnOnce(Self) -> R) -> R;
     /// `x` in every lane.
     fn splat(self, x: T) -> Self::Vector;
     /// The first `LANES` elements. Panics if there are fewer.
@@ -227,6 +230,10 @@ impl<T: Element> Simd<T> for Scalar {
     #[inline(always)]
     fn narrow(self) -> Self {
         self
+    }
+    #[inline(never)]
+    fn outlined<R>(self, f: impl FnOnce(Self) -> R) -> R {
+        f(self)
     }
     #[inline(always)]
     fn splat(self, x: T) -> Self::Vector {
@@ -357,6 +364,10 @@ macro_rules! impl_simd {
             #[inline(always)]
             fn narrow(self) -> $narrow {
                 $narrow(self.0)
+            }
+            #[inline(always)]
+            fn outlined<R>(self, f: impl FnOnce(Self) -> R) -> R {
+                self.outline(f)
             }
             #[inline(always)]
             fn splat(self, x: $t) -> $vector {

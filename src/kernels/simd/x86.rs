@@ -18,6 +18,29 @@ pub struct Avx512(());
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512Narrow(());
 
+/// `outline` of one instruction set.
+macro_rules! impl_outline {
+    ($token:ident, $features:literal) => {
+        impl $token {
+            /// Runs `f` compiled for this instruction set, in a function of its own.
+            #[inline(always)]
+            fn outline<R>(self, f: impl FnOnce(Self) -> R) -> R {
+                #[inline(never)]
+                #[target_feature(enable = $features)]
+                fn with_features<R>(token: $token, f: impl FnOnce($token) -> R) -> R {
+                    f(token)
+                }
+                // SAFETY: `self` exists, so `detect` found these features.
+                unsafe { with_features(self, f) }
+            }
+        }
+    };
+}
+
+impl_outline!(Avx2, "avx2,fma");
+impl_outline!(Avx512, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
+impl_outline!(Avx512Narrow, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
+
 impl Avx2 {
     pub(super) fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
