@@ -20,6 +20,11 @@ def real(name: str, value: npt.ArrayLike) -> Array:
     return array
 
 
+def plain(array: Array, dtype: npt.DTypeLike) -> Array:
+    """The array itself if it is of that type, in C order, aligned and native, else such a copy."""
+    return np.require(array, dtype, ["C", "A"])
+
+
 def inputs(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     """The value as a C-contiguous array of at least one axis, uint8, float32 or float64.
 
@@ -29,7 +34,7 @@ def inputs(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     if array.ndim == 0:
         raise ValueError(f"{name}: expected an array with a batch axis, got the number {array}")
     native = array.dtype.newbyteorder("=")
-    return np.require(array, native if native in TAKEN_AS_THEY_ARE else dtype, ["C", "A"])
+    return plain(array, native if native in TAKEN_AS_THEY_ARE else dtype)
 
 
 def fit_shape(name: str, array: Array, shape: Shape) -> Array:
@@ -56,4 +61,4 @@ def class_numbers(name: str, array: Array) -> npt.NDArray[np.int64]:
         wrong = array[~np.isfinite(array) | (array != np.trunc(array))]
         if wrong.size:
             raise ValueError(f"{name}: expected whole class numbers, got {wrong[0]}")
-    return np.ascontiguousarray(array, np.int64)
+    return plain(array, np.int64)

@@ -3,7 +3,7 @@
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -64,10 +64,9 @@ class Pace:
 class CallbackList:
     """All callbacks of one training, of which the last is its history."""
 
-    def __init__(
-        self, callbacks: Callback | Iterable[Callback] | None, model: "Sequential", **params: Any
-    ) -> None:
-        given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+    def __init__(self, callbacks: Any, model: "Sequential", **params: Any) -> None:
+        several = isinstance(callbacks, list | tuple)
+        given = list(callbacks) if several else [] if callbacks is None else [callbacks]
         for callback in given:
             if not isinstance(callback, Callback):
                 raise TypeError(
@@ -75,7 +74,7 @@ class CallbackList:
                 )
         histories = [callback for callback in given if isinstance(callback, History)]
         self.history = histories[-1] if histories else History()
-        self._callbacks = given if histories else [*given, self.history]
+        self._callbacks: list[Callback] = given if histories else [*given, self.history]
         self.wants_batches = any(map(_wants_batches, self._callbacks))
         for callback in self._callbacks:
             callback.set_params(params)
@@ -120,7 +119,7 @@ def evaluate(network: "_core.Network", data: Data) -> Sums:
     return Sums(len(data.x), *network.evaluate(data.x, data.y))
 
 
-def draw_seed(rng: np.random.Generator) -> int:
+def draw_seed(rng: "np.random.Generator") -> int:
     """A seed for the random numbers of an epoch's layers."""
     return int(rng.integers(2**64, dtype=np.uint64))
 
@@ -211,7 +210,7 @@ class Fit:
         self._warned = False
 
     def epoch(
-        self, epoch: int, rng: np.random.Generator, shuffle: bool, validation: Data | None
+        self, epoch: int, rng: "np.random.Generator", shuffle: bool, validation: Data | None
     ) -> Logs:
         """Train one epoch, validate, tell the callbacks, and return the logs."""
         self._callbacks.epoch_begin(epoch)

@@ -24,7 +24,7 @@ class Structure:
         layers: Iterable[Layer | Input],
         name: str,
         dtype: npt.DTypeLike,
-        rng: np.random.Generator,
+        rng: "np.random.Generator",
     ) -> None:
         """Become a model of these layers."""
         self.name = name

@@ -47,7 +47,7 @@ class Initializer:
         self,
         shape: Shape,
         dtype: npt.DTypeLike = np.float32,
-        rng: np.random.Generator | None = None,
+        rng: "np.random.Generator | None" = None,
     ) -> Array:
         """Make the array.
 
@@ -64,7 +64,7 @@ class Initializer:
         """
         return self._draw(tuple(shape), rng or _random.new_generator()).astype(dtype)
 
-    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
+    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class Zeros(Initializer):
         [0.0, 0.0]
     """
 
-    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
+    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
         return np.zeros(shape)
 
 
@@ -98,7 +98,7 @@ class Ones(Initializer):
         [1.0, 1.0]
     """
 
-    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
+    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
         return np.ones(shape)
 
 
@@ -112,7 +112,7 @@ class _Random(Initializer):
         self,
         shape: Shape,
         dtype: npt.DTypeLike = np.float32,
-        rng: np.random.Generator | None = None,
+        rng: "np.random.Generator | None" = None,
     ) -> Array:
         if self.seed is not None:
             rng = np.random.default_rng(self.seed)
@@ -142,7 +142,7 @@ class RandomNormal(_Random):
         self.mean = number("mean", mean)
         self.stddev = number("stddev", stddev, "a number of at least 0", lambda value: value >= 0)
 
-    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
+    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
         return rng.normal(self.mean, self.stddev, shape)
 
 
@@ -173,7 +173,7 @@ class RandomUniform(_Random):
             "maxval", maxval, f"at least minval={minval}", lambda value: value >= self.minval
         )
 
-    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
+    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
         return rng.uniform(self.minval, self.maxval, shape)
 
 
@@ -193,7 +193,7 @@ class TruncatedNormal(RandomNormal):
         True
     """
 
-    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
+    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
         return self.mean + self.stddev * _truncated_normal(shape, rng)
 
 
@@ -236,7 +236,7 @@ class VarianceScaling(_Random):
             "distribution", distribution, ("truncated_normal", "untruncated_normal", "uniform")
         )
 
-    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
+    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
         fan_in, fan_out = _fans(shape)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         deviation = math.sqrt(self.scale / max(1.0, fan))
@@ -439,7 +439,7 @@ def draw(
     initializer: Draw,
     shape: Shape,
     dtype: str,
-    rng: np.random.Generator,
+    rng: "np.random.Generator",
 ) -> Array:
     """Draw a weight from an initializer or a user's function."""
     if isinstance(initializer, Initializer):
@@ -456,7 +456,7 @@ def _fans(shape: Shape) -> tuple[int, int]:
     return math.prod(window) * channels_in, math.prod(window) * channels_out
 
 
-def _truncated_normal(shape: Shape, rng: np.random.Generator) -> Array:
+def _truncated_normal(shape: Shape, rng: "np.random.Generator") -> Array:
     values = rng.standard_normal(shape)
     while (far := np.abs(values) > 2).any():
         values[far] = rng.standard_normal(np.count_nonzero(far))

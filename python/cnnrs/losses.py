@@ -2,10 +2,9 @@
 
 from typing import Any, ClassVar, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
-from cnnrs._arrays import check_length, class_numbers, fit_shape, real
+from cnnrs._arrays import check_length, class_numbers, fit_shape, plain, real
 from cnnrs._checks import Shape, number, one_of
 
 __all__ = [
@@ -96,7 +95,7 @@ class CategoricalCrossentropy(Loss):
                 f"{array.shape}; for class numbers compile with "
                 f'loss="sparse_categorical_crossentropy", or take cnnrs.utils.to_categorical(y)'
             )
-        return np.ascontiguousarray(fit_shape(name, array, outputs), dtype)
+        return plain(fit_shape(name, array, outputs), dtype)
 
 
 class SparseCategoricalCrossentropy(Loss):
@@ -159,7 +158,7 @@ class MeanSquaredError(Loss):
     def _targets(self, name: str, y: npt.ArrayLike, n: int, outputs: Shape, dtype: str) -> Array:
         array = real(name, y)
         check_length(name, array, n)
-        return np.ascontiguousarray(fit_shape(name, array, outputs), dtype)
+        return plain(fit_shape(name, array, outputs), dtype)
 
 
 BY_NAME: dict[str, type[Loss]] = {

@@ -74,7 +74,7 @@ class Sequential(Structure):
         layers: Iterable[Layer | Input],
         name: str,
         dtype: npt.DTypeLike,
-        rng: np.random.Generator,
+        rng: "np.random.Generator",
     ) -> None:
         self.optimizer: Optimizer | None = None
         self.loss: Loss | None = None
@@ -135,7 +135,7 @@ class Sequential(Structure):
         batch_size: int | None = 32,
         epochs: int = 1,
         verbose: Verbose = "auto",
-        callbacks: Callback | Iterable[Callback] | None = None,
+        callbacks: Callback | Sequence[Callback] | None = None,
         validation_split: float = 0.0,
         validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
         shuffle: bool = True,
@@ -339,7 +339,7 @@ class Sequential(Structure):
     def _inputs(self, name: str, x: npt.ArrayLike) -> Array:
         """The images as the compiled network takes them; if need be the model is built for them."""
         array = _arrays.inputs(name, x, self.dtype)
-        if self._shape is None:
+        if self._network is None:
             self.build((None, *array.shape[1:]))
         assert self._shape is not None
         return _arrays.fit_shape(name, array, self._shape)
