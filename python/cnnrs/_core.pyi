@@ -1,20 +1,24 @@
 """The compiled module: kernels and the network, without the conveniences."""
 
-from typing import Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
 
 _Array: TypeAlias = npt.NDArray[np.float64]
+_Layer: TypeAlias = tuple[str, str, dict[str, Any]]
 
 __all__ = [
     "BUILD_PROFILE",
+    "Network",
     "TutorialNet",
     "__version__",
     "conv3x3_backprop",
     "conv3x3_forward",
+    "get_num_threads",
     "max_pool2_backprop",
     "max_pool2_forward",
+    "set_num_threads",
     "simd_level",
     "simd_levels",
     "softmax_backprop",
@@ -26,6 +30,8 @@ BUILD_PROFILE: Final[str]
 
 def simd_level() -> str: ...
 def simd_levels() -> list[str]: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
 def conv3x3_forward(image: npt.ArrayLike, filters: _Array) -> _Array: ...
 def conv3x3_backprop(
     d_out: npt.ArrayLike, image: npt.ArrayLike, filters: _Array, learn_rate: float
@@ -69,3 +75,28 @@ class TutorialNet:
         labels: npt.NDArray[np.uint8],
         order: npt.NDArray[np.int64],
     ) -> tuple[float, int]: ...
+
+@final
+class Network:
+    def __new__(cls, input_shape: tuple[int, ...], layers: list[_Layer], dtype: str) -> Network: ...
+    def output_shapes(self) -> list[tuple[int, ...]]: ...
+    def weight_shapes(self) -> list[list[tuple[str, tuple[int, ...], bool]]]: ...
+    def get_weights(self) -> list[npt.NDArray[Any]]: ...
+    def set_weights(self, weights: list[npt.NDArray[Any]]) -> None: ...
+    def compile(
+        self, loss: tuple[str, dict[str, Any]], optimizer: tuple[str, dict[str, Any]]
+    ) -> None: ...
+    def train(
+        self,
+        x: npt.NDArray[Any],
+        y: npt.NDArray[Any],
+        order: npt.NDArray[np.int64],
+        batch_size: int,
+        rates: npt.NDArray[np.float64],
+        seed: int,
+        first_step: int,
+    ) -> tuple[float, int, int | None]: ...
+    def evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[float, int]: ...
+    def predict(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
+    def optimizer_state(self) -> list[npt.NDArray[Any]]: ...
+    def set_optimizer_state(self, state: list[npt.NDArray[Any]]) -> None: ...

@@ -1,0 +1,64 @@
+"""Turning what users pass as data into arrays that the compiled network takes."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cnnrs._checks import Shape
+
+Array: TypeAlias = npt.NDArray[Any]
+
+TAKEN_AS_THEY_ARE = (np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64))
+
+
+def real(name: str, value: npt.ArrayLike) -> Array:
+    """The value as an array of integers, floats or booleans."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    return array
+
+
+def plain(array: Array, dtype: npt.DTypeLike) -> Array:
+    """The array itself if it is of that type, in C order, aligned and native, else such a copy."""
+    return np.require(array, dtype, ["C", "A"])
+
+
+def inputs(name: str, value: npt.ArrayLike, dtype: str) -> Array:
+    """The value as a C-contiguous array of at least one axis, uint8, float32 or float64.
+
+    An array of that kind is returned as it is. Other element types become `dtype`.
+    """
+    array = real(name, value)
+    if array.ndim == 0:
+        raise ValueError(f"{name}: expected an array with a batch axis, got the number {array}")
+    native = array.dtype.newbyteorder("=")
+    return plain(array, native if native in TAKEN_AS_THEY_ARE else dtype)
+
+
+def fit_shape(name: str, array: Array, shape: Shape) -> Array:
+    """The array as (n, *shape); like Keras, with a last axis of size 1 put in or left out."""
+    got = array.shape[1:]
+    if got == shape:
+        return array
+    if (*got, 1) != shape and got != (*shape, 1):
+        expected = ", ".join(map(str, ("n", *shape)))
+        raise ValueError(f"{name}: expected shape ({expected}), got {array.shape}")
+    return array.reshape(len(array), *shape)
+
+
+def check_length(name: str, array: Array, n: int) -> None:
+    """Refuse labels that are not as many as the inputs."""
+    if array.ndim == 0 or len(array) != n:
+        got = len(array) if array.ndim else f"the number {array}"
+        raise ValueError(f"{name}: expected {n} labels, as many as inputs, got {got}")
+
+
+def class_numbers(name: str, array: Array) -> npt.NDArray[np.int64]:
+    """The array as int64, if all its numbers are whole."""
+    if array.dtype.kind == "f":
+        wrong = array[~np.isfinite(array) | (array != np.trunc(array))]
+        if wrong.size:
+            raise ValueError(f"{name}: expected whole class numbers, got {wrong[0]}")
+    return plain(array, np.int64)

@@ -1,0 +1,72 @@
+"""Checks of arguments: each error names the argument, what was expected and what came."""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any, SupportsIndex, TypeAlias
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+def integer(name: str, value: SupportsIndex, least: int = 1) -> int:
+    """The value as an int, which is at least `least`."""
+    try:
+        number = int(operator.index(value))
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {value!r}") from None
+    if number < least:
+        raise ValueError(f"{name}: expected at least {least}, got {number}")
+    return number
+
+
+def pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width from one positive integer for both, or from two."""
+    if not isinstance(value, list | tuple):
+        side = integer(name, value)  # type: ignore[arg-type]
+        return side, side
+    if len(value) != 2:
+        raise ValueError(f"{name}: expected one integer or two, got {value!r}")
+    return integer(name, value[0]), integer(name, value[1])
+
+
+def number(
+    name: str,
+    value: float,
+    expected: str = "a finite number",
+    fits: Callable[[float], bool] = math.isfinite,
+) -> float:
+    """The value as a float, if it fits what `expected` says in words; NaN never should."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    if not fits(float(value)):
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return float(value)
+
+
+def choice(name: str, value: str | None, allowed: Sequence[str]) -> str:
+    """The value, if it is one of the allowed strings."""
+    if value is None or value not in allowed:
+        raise ValueError(f"{name}: expected {one_of(allowed)}, got {value!r}")
+    return value
+
+
+def sizes(name: str, value: Sequence[int]) -> Shape:
+    """The sizes of an array without its batch axis: at least one, each positive."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{name}: expected a tuple of sizes such as (28, 28, 1), got {value!r}")
+    if not value or None in value:
+        raise ValueError(f"{name}: expected one or more known sizes, got {value!r}")
+    return tuple(integer(name, size) for size in value)
+
+
+def only(name: str, value: Any, *supported: Any) -> None:
+    """Refuse any value but the ones that Keras has and this library supports."""
+    if value not in supported:
+        raise ValueError(f"{name}: expected {one_of(supported)}, got {value!r}")
+
+
+def one_of(values: Sequence[Any]) -> str:
+    """The values as an error's text lists them."""
+    *first, last = map(repr, values)
+    return f"{', '.join(first)} or {last}" if first else last

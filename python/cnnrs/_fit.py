@@ -1,0 +1,271 @@
+"""Training epoch by epoch, in calls of many steps that each are one Rust call."""
+
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cnnrs.callbacks import Callback, History, Logs
+
+if TYPE_CHECKING:
+    from cnnrs import _core
+    from cnnrs.models import Sequential
+
+Array: TypeAlias = npt.NDArray[Any]
+
+CALL_SECONDS = 0.07
+"""How long one call should take: then Ctrl-C and the progress bar have a turn."""
+
+GROWTH = 8
+"""How many times longer than the last a call may get: the first ones are no good measure."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images and labels as the compiled network takes them."""
+
+    x: Array
+    y: Array
+
+
+@dataclass
+class Sums:
+    """What some images came to: their number, the sum of their losses, how many are right."""
+
+    images: int = 0
+    loss: float = 0.0
+    right: int = 0
+
+    def logs(self, metric: str | None) -> Logs:
+        """The means, `metric` being the name of the accuracy, if it is reported."""
+        logs = {"loss": self.loss / self.images}
+        if metric is not None:
+            logs[metric] = self.right / self.images
+        return logs
+
+
+class Pace:
+    """Chooses how many steps the next call takes, from how long the last one took."""
+
+    def __init__(self) -> None:
+        self.steps = 1
+
+    def took(self, steps: int, seconds: float) -> None:
+        fitting = int(steps * CALL_SECONDS / max(seconds, 1e-9))
+        self.steps = max(1, min(fitting, GROWTH * self.steps))
+
+
+class CallbackList:
+    """All callbacks of one training, of which the last is its history."""
+
+    def __init__(self, callbacks: Any, model: "Sequential", **params: Any) -> None:
+        several = isinstance(callbacks, list | tuple)
+        given = list(callbacks) if several else [] if callbacks is None else [callbacks]
+        for callback in given:
+            if not isinstance(callback, Callback):
+                raise TypeError(
+                    f"callbacks: expected objects of cnnrs.callbacks.Callback, got {callback!r}"
+                )
+        histories = [callback for callback in given if isinstance(callback, History)]
+        self.history = histories[-1] if histories else History()
+        self._callbacks: list[Callback] = given if histories else [*given, self.history]
+        self.wants_batches = any(map(_wants_batches, self._callbacks))
+        for callback in self._callbacks:
+            callback.set_params(params)
+            callback.set_model(model)
+
+    def train_begin(self) -> None:
+        for callback in self._callbacks:
+            callback.on_train_begin({})
+
+    def train_end(self, logs: Logs) -> None:
+        for callback in self._callbacks:
+            callback.on_train_end(logs)
+
+    def epoch_begin(self, epoch: int) -> None:
+        for callback in self._callbacks:
+            callback.on_epoch_begin(epoch, {})
+
+    def epoch_end(self, epoch: int, logs: Logs) -> None:
+        for callback in self._callbacks:
+            callback.on_epoch_end(epoch, logs)
+
+    def batch_begin(self, batch: int) -> None:
+        for callback in self._callbacks:
+            callback.on_train_batch_begin(batch, logs={})
+
+    def batch_end(self, batch: int, logs: Logs) -> None:
+        for callback in self._callbacks:
+            callback.on_train_batch_end(batch, logs=logs)
+
+
+def _wants_batches(callback: Callback) -> bool:
+    """Whether a callback overrides one of the hooks that are called at every step."""
+    hooks = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+    return any(
+        getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
+        for hook in hooks
+    )
+
+
+def evaluate(network: "_core.Network", data: Data) -> Sums:
+    """Judge images without training."""
+    return Sums(len(data.x), *network.evaluate(data.x, data.y))
+
+
+def draw_seed(rng: "np.random.Generator") -> int:
+    """A seed for the random numbers of an epoch's layers."""
+    return int(rng.integers(2**64, dtype=np.uint64))
+
+
+class Bar(Protocol):
+    """What is told of each call's steps."""
+
+    def update(self, n: int) -> object: ...
+
+
+class NoBar:
+    """A progress bar that nobody sees."""
+
+    def update(self, n: int) -> None:
+        pass
+
+
+class Report:
+    """What the user sees of a training: lines on standard output, a bar on a terminal's errors."""
+
+    def __init__(self, verbose: int, *, epochs: int, steps: int) -> None:
+        self._verbose = verbose
+        self._epochs = epochs
+        self.steps = steps
+
+    def begin(self, epoch: int) -> None:
+        """Print an epoch's heading."""
+        if self._verbose:
+            print(f"Epoch {epoch + 1}/{self._epochs}", flush=True)
+
+    @contextmanager
+    def bar(self) -> Iterator[Bar]:
+        """Show a progress bar over the steps of an epoch."""
+        if self._verbose != 1 or sys.stderr is None or not sys.stderr.isatty():
+            yield NoBar()
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=self.steps, unit=" steps", leave=False, file=sys.stderr) as bar:
+            yield bar
+
+    def end(self, steps: int, seconds: float, logs: Logs) -> None:
+        """Print an epoch's figures."""
+        if self._verbose:
+            print(line(steps, self.steps, seconds, logs), flush=True)
+
+
+def line(steps: int, of: int, seconds: float, logs: Logs) -> str:
+    """Steps, seconds and figures, as Keras writes them."""
+    each = seconds / steps
+    if each >= 1:
+        pace = f"{each:.0f}s"
+    elif each >= 1e-3:
+        pace = f"{each * 1e3:.0f}ms"
+    else:
+        pace = f"{each * 1e6:.0f}us"
+    head = f"{steps}/{of} - {seconds:.1f}s - {pace}/step"
+    return " - ".join([head, *(f"{name}: {_figure(value)}" for name, value in logs.items())])
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4f}" if abs(value) > 1e-3 else f"{value:.4e}"
+
+
+class Fit:
+    """One call of `Sequential.fit`: what stays the same over its epochs."""
+
+    def __init__(
+        self,
+        model: "Sequential",
+        network: "_core.Network",
+        data: Data,
+        *,
+        batch_size: int,
+        metric: str | None,
+        callbacks: CallbackList,
+        report: Report,
+    ) -> None:
+        self._model = model
+        self._network = network
+        self._data = data
+        self._batch_size = batch_size
+        self._metric = metric
+        self._callbacks = callbacks
+        self._report = report
+        self._pace = Pace()
+        self._step = int(network.optimizer_state()[0][0])
+        self._warned = False
+
+    def epoch(
+        self, epoch: int, rng: "np.random.Generator", shuffle: bool, validation: Data | None
+    ) -> Logs:
+        """Train one epoch, validate, tell the callbacks, and return the logs."""
+        self._callbacks.epoch_begin(epoch)
+        self._report.begin(epoch)
+        order = np.arange(len(self._data.x), dtype=np.int64)
+        if shuffle:
+            order = rng.permutation(order)
+        start = time.perf_counter()
+        steps, sums = self._train(epoch, order, draw_seed(rng))
+        seconds = time.perf_counter() - start
+        logs = sums.logs(self._metric)
+        if validation is not None:
+            judged = evaluate(self._network, validation).logs(self._metric)
+            logs |= {f"val_{name}": value for name, value in judged.items()}
+        self._callbacks.epoch_end(epoch, logs)
+        self._report.end(steps, seconds, logs)
+        return logs
+
+    def _train(self, epoch: int, order: npt.NDArray[np.int64], seed: int) -> tuple[int, Sums]:
+        """Take the steps of an epoch, and return how many they were and what they came to."""
+        total = self._report.steps
+        done, sums = 0, Sums()
+        with self._report.bar() as bar:
+            while done < total and not (done and self._model.stop_training):
+                count = min(self._pace.steps, total - done)
+                if self._callbacks.wants_batches:
+                    count = 1
+                    self._callbacks.batch_begin(done)
+                self._call(epoch, order, seed, done, count, sums)
+                done += count
+                bar.update(count)
+                if self._callbacks.wants_batches:
+                    self._callbacks.batch_end(done - 1, sums.logs(self._metric))
+        return done, sums
+
+    def _call(
+        self, epoch: int, order: npt.NDArray[np.int64], seed: int, done: int, count: int, sums: Sums
+    ) -> None:
+        """Take `count` steps after `done` of the epoch, and add what they came to to `sums`."""
+        part = order[done * self._batch_size : (done + count) * self._batch_size]
+        rates = self._model._rates(self._step, count)
+        start = time.perf_counter()
+        loss, right, strange = self._network.train(
+            self._data.x, self._data.y, part, self._batch_size, rates, seed, done
+        )
+        self._pace.took(count, time.perf_counter() - start)
+        self._step += count
+        sums.images += len(part)
+        sums.loss += loss
+        sums.right += right
+        if strange is not None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the loss is not finite at epoch {epoch + 1}, step {done + strange + 1}; a "
+                f"learning rate below {rates[strange]:g} may help",
+                RuntimeWarning,
+                stacklevel=5,  # the caller of Sequential.fit
+            )

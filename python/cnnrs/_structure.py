@@ -1,0 +1,367 @@
+"""The layers of a model and their weights: the half of `Sequential` that does not train."""
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cnnrs import _arrays, _core, initializers
+from cnnrs._checks import Shape, choice, sizes
+from cnnrs._layer import Input, Layer
+from cnnrs._summary import Row, summary
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+class Structure:
+    """A list of layers, compiled to a network whenever it changes."""
+
+    def _begin(
+        self,
+        layers: Iterable[Layer | Input],
+        name: str,
+        dtype: npt.DTypeLike,
+        rng: "np.random.Generator",
+    ) -> None:
+        """Become a model of these layers."""
+        self.name = name
+        self.dtype = _dtype(dtype)
+        self._rng = rng
+        self._lock = threading.RLock()  # held while the structure changes
+        self._layers: list[Layer] = []
+        self._shape: Shape | None = None  # of the input, without the batch axis
+        self._network: _core.Network | None = None
+        self._in_network: list[Layer] = []
+        self._change(lambda: self._extend(layers))
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers, without the `Input`; a new list."""
+        return list(self._layers)
+
+    @property
+    def built(self) -> bool:
+        """Whether the input's shape is known, and with it the weights are there."""
+        return self._network is not None
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """The shape of what the model is fed, None standing for the batch axis.
+
+        Raises:
+            AttributeError: if it is not known yet.
+        """
+        if self._shape is None:
+            raise AttributeError(f"{self.name} has no input shape yet")
+        return None, *self._shape
+
+    @property
+    def output_shape(self) -> tuple[int | None, ...]:
+        """The shape of what the model predicts, None standing for the batch axis.
+
+        Raises:
+            AttributeError: if it is not known yet.
+        """
+        if self._network is None:
+            raise AttributeError(f"{self.name} has no output shape yet")
+        return None, *self._outputs()
+
+    def add(self, layer: Layer | Input) -> None:
+        """Add a layer behind the last one. The others keep their weights.
+
+        Args:
+            layer: a layer that is in no model yet, or first of all an `Input`.
+
+        Raises:
+            TypeError: if it is no layer.
+            ValueError: if it does not fit what it is fed, its name is taken, or it belongs to
+                another model. The model stays as it was.
+
+        Reference: `keras.Sequential.add`.
+
+        Example:
+            >>> from cnnrs import Dense, Input, Sequential
+            >>> model = Sequential([Input((4,))])
+            >>> model.add(Dense(3))
+            >>> model.output_shape
+            (None, 3)
+        """
+        self._change(lambda: self._append(layer))
+
+    def pop(self) -> Layer:
+        """Take the last layer off. The others keep their weights.
+
+        Returns:
+            The layer, which can be added to a model again; its weights are gone.
+
+        Raises:
+            IndexError: if there is none.
+
+        Reference: `keras.Sequential.pop`.
+
+        Example:
+            >>> from cnnrs import Dense, Input, Sequential
+            >>> model = Sequential([Input((4,)), Dense(3), Dense(2)])
+            >>> model.pop()
+            <Dense name=dense_1>
+            >>> model.output_shape
+            (None, 3)
+        """
+        if not self._layers:
+            raise IndexError(f"pop: expected a model with layers, got {self.name} with none")
+        layer = self._layers[-1]
+        self._change(lambda: self._layers.pop())
+        layer._leave()
+        return layer
+
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        """Fix the shape of the input, and draw the weights.
+
+        Args:
+            input_shape: with the batch axis, as in `(None, 28, 28, 1)`; its size may be anything.
+                Not needed if the model knows.
+
+        Raises:
+            ValueError: if the shape is not known, it is another than the model knows, there are no
+                layers, or one of them does not fit what it is fed.
+
+        Reference: `keras.Sequential.build`.
+
+        Example:
+            >>> from cnnrs import Dense, Sequential
+            >>> model = Sequential([Dense(3)])
+            >>> model.build((None, 4))
+            >>> model.count_params()
+            15
+        """
+        if not self._layers:
+            raise ValueError(f"build: expected a model with layers, got {self.name} with none")
+        if input_shape is None:
+            if self._shape is None:
+                raise ValueError(
+                    "input_shape: expected a shape such as (None, 28, 28, 1), got None"
+                )
+            return
+        self._build(sizes("input_shape", tuple(input_shape)[1:]))  # type: ignore[arg-type]
+
+    def summary(self, print_fn: Callable[[str], object] | None = None) -> None:
+        """Print a table of the layers, their outputs' shapes and their weights.
+
+        Args:
+            print_fn: called with each line, instead of `print`.
+
+        Reference: `keras.Model.summary`.
+
+        Example:
+            >>> from cnnrs import Conv2D, Flatten, Input, Sequential
+            >>> Sequential([Input((28, 28, 1)), Conv2D(8, 3), Flatten()]).summary()
+            Model: "sequential"
+            +-------------------+-------------------+---------+
+            | Layer (type)      | Output Shape      | Param # |
+            +-------------------+-------------------+---------+
+            | conv2d (Conv2D)   | (None, 26, 26, 8) |      80 |
+            | flatten (Flatten) | (None, 5408)      |       0 |
+            +-------------------+-------------------+---------+
+             Total params: 80 (320.00 B)
+             Trainable params: 80 (320.00 B)
+             Non-trainable params: 0 (0.00 B)
+        """
+        with self._lock:
+            rows = [Row(layer.name, type(layer).__name__) for layer in self._layers]
+            if self._network is not None:
+                outputs, weights = self._network.output_shapes(), self._network.weight_shapes()
+                for row, output, parts in zip(rows, outputs, weights, strict=True):
+                    row.output, row.weights = output, [part[1:] for part in parts]
+        for text in summary(self.name, rows, np.dtype(self.dtype).itemsize):
+            (print_fn or print)(text)
+
+    def get_weights(self) -> list[Array]:
+        """Copy all weights.
+
+        Returns:
+            Arrays of the model's dtype, in Keras's order and shapes: layer by layer, a kernel
+            (kh, kw, in, out) or (in, out) before its bias.
+
+        Raises:
+            ValueError: if the model is not built.
+
+        Reference: `keras.Model.get_weights`.
+
+        Example:
+            >>> from cnnrs import Dense, Input, Sequential
+            >>> [array.shape for array in Sequential([Input((4,)), Dense(3)]).get_weights()]
+            [(4, 3), (3,)]
+        """
+        return self._need_network("get_weights").get_weights()
+
+    def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
+        """Replace all weights, also by those of the same model in Keras.
+
+        Args:
+            weights: arrays of real numbers in the order and of the shapes of `get_weights`.
+
+        Raises:
+            TypeError: if one does not hold real numbers.
+            ValueError: if the model is not built, or their number or a shape is another.
+
+        Reference: `keras.Model.set_weights`.
+
+        Example:
+            >>> import numpy as np
+            >>> from cnnrs import Dense, Input, Sequential
+            >>> model = Sequential([Input((2,)), Dense(1)])
+            >>> model.set_weights([np.array([[2.0], [3.0]]), np.array([1.0])])
+            >>> model.predict([[1.0, 1.0]]).tolist()
+            [[6.0]]
+        """
+        network = self._need_network("set_weights")
+        expected = sum(map(len, network.weight_shapes()))
+        if len(weights) != expected:
+            raise ValueError(f"weights: expected {expected} arrays, got {len(weights)}")
+        network.set_weights(
+            [
+                np.ascontiguousarray(_arrays.real(f"weights[{n}]", array), self.dtype)
+                for n, array in enumerate(weights)
+            ]
+        )
+
+    def count_params(self) -> int:
+        """Count the numbers in all weights, trained or not.
+
+        Raises:
+            ValueError: if the model is not built.
+
+        Reference: `keras.Model.count_params`.
+
+        Example:
+            >>> from cnnrs import Conv2D, Input, Sequential
+            >>> Sequential([Input((28, 28, 1)), Conv2D(8, 3)]).count_params()
+            80
+        """
+        shapes = self._need_network("count_params").weight_shapes()
+        return sum(math.prod(shape) for parts in shapes for _, shape, _ in parts)
+
+    # For layers and subclasses
+
+    def _layer_weights(self, layer: Layer) -> list[Array]:
+        return self._by_layer(self.get_weights())[layer]
+
+    def _set_layer_weights(self, layer: Layer, weights: Sequence[npt.ArrayLike]) -> None:
+        with self._lock:
+            parts: dict[Layer, Sequence[npt.ArrayLike]] = {**self._by_layer(self.get_weights())}
+            if len(weights) != len(parts[layer]):
+                raise ValueError(
+                    f"{layer.name}: expected {len(parts[layer])} arrays, got {len(weights)}"
+                )
+            parts[layer] = weights
+            self.set_weights([array for part in parts.values() for array in part])
+
+    def _by_layer(self, weights: list[Array]) -> dict[Layer, list[Array]]:
+        """The arrays of all layers by the layer that has them."""
+        rest = iter(weights)
+        shapes = self._need_network("weights").weight_shapes()
+        return {
+            layer: [next(rest) for _ in parts]
+            for layer, parts in zip(self._in_network, shapes, strict=True)
+        }
+
+    def _outputs(self) -> Shape:
+        """The shape of one prediction."""
+        return self._need_network("output_shape").output_shapes()[-1]
+
+    def _need_network(self, what: str) -> "_core.Network":
+        if self._network is None:
+            raise ValueError(
+                f"{what}: expected a built model, got {self.name}, which knows no input shape yet; "
+                f"begin with an Input, or call build"
+            )
+        return self._network
+
+    def _build(self, shape: Shape) -> None:
+        """Fix the input's shape, if it is not fixed yet."""
+        with self._lock:
+            if self._shape is None:
+                self._change(lambda: setattr(self, "_shape", shape))
+            elif self._shape != shape:
+                raise ValueError(
+                    f"input_shape: expected {self.input_shape}, which {self.name} has already, "
+                    f"got {(None, *shape)}"
+                )
+
+    def _change(self, change: Callable[[], object]) -> None:
+        """Change the layers or the shape and build the network, or leave all as it was."""
+        with self._lock:
+            layers, shape = list(self._layers), self._shape
+            try:
+                change()
+                self._rebuild()
+            except BaseException:
+                for layer in self._layers:
+                    if layer not in layers:
+                        layer._leave()
+                self._layers, self._shape = layers, shape
+                raise
+
+    def _extend(self, layers: Iterable[Layer | Input]) -> None:
+        for layer in layers:
+            self._append(layer)
+
+    def _append(self, layer: Layer | Input) -> None:
+        if isinstance(layer, Input):
+            if self._layers or self._shape is not None:
+                raise ValueError(
+                    f"{layer.name}: expected one Input, before all layers, got a later one"
+                )
+            self._shape = layer.shape
+            return
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers: expected objects of cnnrs.layers, got {layer!r}")
+        if layer._model is not None:
+            raise ValueError(
+                f"{layer.name}: expected a layer of no model, got one of {layer._model.name}; "
+                f"make another, as with Layer.from_config"
+            )
+        if not self._layers and layer._input_shape is not None:
+            if self._shape not in (None, layer._input_shape):
+                raise ValueError(
+                    f"{layer.name}: expected input_shape={self._shape}, as Input has it, "
+                    f"got {layer._input_shape}"
+                )
+            self._shape = layer._input_shape
+        layer._join(self, {other.name for other in self._layers})
+        self._layers.append(layer)
+
+    def _rebuild(self) -> None:
+        """Compile the network anew; layers that were in the old one keep their weights."""
+        if self._shape is None or not self._layers:
+            network = None
+        else:
+            compiled = [layer._compiled() for layer in self._layers]
+            network = _core.Network(self._shape, compiled, self.dtype)
+            old = self._by_layer(self.get_weights()) if self._network else {}
+            new: list[Array] = []
+            for layer, parts in zip(self._layers, network.weight_shapes(), strict=True):
+                new += old.get(layer) or [
+                    initializers.draw(
+                        getattr(layer, f"{name}_initializer"), shape, self.dtype, self._rng
+                    )
+                    for name, shape, _ in parts
+                ]
+            network.set_weights(new)
+        self._network, self._in_network = network, list(self._layers)
+        self._network_changed()
+
+    def _network_changed(self) -> None:
+        """Called when there is another network, or none."""
+        raise NotImplementedError
+
+
+def _dtype(value: npt.DTypeLike) -> str:
+    try:
+        name = str(value) if value is None else np.dtype(value).name
+    except TypeError:
+        name = str(value)
+    return choice("dtype", name, ("float32", "float64"))

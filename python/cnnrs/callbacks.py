@@ -1,0 +1,110 @@
+"""What `Sequential.fit` calls while it trains, with Keras's hooks."""
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from cnnrs.models import Sequential
+
+__all__ = ["Callback", "History"]
+
+Logs: TypeAlias = dict[str, float]
+
+
+class Callback:
+    """The base of callbacks: override what shall be called.
+
+    `self.model` is the model that is trained, and `self.params` has the keys `verbose`, `epochs`
+    and `steps`. Setting `self.model.stop_training = True` ends the training after the current step
+    and its epoch's validation. Steps run many at a time, unless a callback overrides one of the
+    hooks of batches: then each step is a call of its own, which is slower for small networks.
+
+    Reference: `keras.callbacks.Callback`.
+
+    Example:
+        >>> import numpy as np
+        >>> from cnnrs import Dense, Input, Sequential
+        >>> from cnnrs.callbacks import Callback
+        >>> class Tell(Callback):
+        ...     def on_epoch_end(self, epoch, logs=None):
+        ...         print(epoch, logs["loss"])
+        >>> model = Sequential([Input((1,)), Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> _ = model.fit(np.zeros((3, 1)), np.zeros(3), epochs=2, verbose=0, callbacks=[Tell()])
+        0 0.0
+        1 0.0
+    """
+
+    params: dict[str, Any] | None = None
+    model: "Sequential"
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Receive the keys `verbose`, `epochs` and `steps`, before training begins."""
+        self.params = params
+
+    def set_model(self, model: "Sequential") -> None:
+        """Receive the model, before training begins."""
+        self.model = model
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Called before the first epoch, with nothing in `logs`."""
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Called after the last epoch, with its `logs`; not if an exception ended the training."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Called before each epoch, counted from 0, with nothing in `logs`."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Called after each epoch and its validation, with their `logs`.
+
+        Keys are `loss`, `accuracy` for a classification, and those with `val_` before them. What
+        is put into `logs` here goes into the history.
+        """
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Called before each step of an epoch, counted from 0, with nothing in `logs`."""
+        self.on_batch_begin(batch, logs=logs)
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Called after each step, with `loss` and `accuracy` over the epoch so far in `logs`."""
+        self.on_batch_end(batch, logs=logs)
+
+    def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """The old name of `on_train_batch_begin`."""
+
+    def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """The old name of `on_train_batch_end`."""
+
+
+class History(Callback):
+    """What `Sequential.fit` returns: the losses and accuracies of its epochs.
+
+    `history` maps `loss`, `accuracy` for a classification, and with validation `val_loss` and
+    `val_accuracy`, to lists with one number an epoch. `epoch` lists the epochs, counted from 0.
+    Loss and accuracy are over the images as they were trained on, those with `val_` after it.
+
+    Reference: `keras.callbacks.History`.
+
+    Example:
+        >>> import numpy as np
+        >>> from cnnrs import Dense, Input, Sequential
+        >>> model = Sequential([Input((1,)), Dense(1)])
+        >>> model.compile("sgd", "mse")
+        >>> history = model.fit(np.zeros((3, 1)), np.zeros(3), epochs=2, verbose=0)
+        >>> history.history, history.epoch
+        ({'loss': [0.0, 0.0]}, [0, 1])
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[float]] = {}
+        self.epoch: list[int] = []
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Begin a new list of epochs; losses are added to those that are there."""
+        self.epoch = []
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Add an epoch."""
+        self.epoch.append(epoch)
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(value)

@@ -1,0 +1,445 @@
+"""`Sequential`: a network as a list of layers, with Keras's methods, run by one Rust call."""
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cnnrs import _arrays, _core, _random, losses, optimizers
+from cnnrs._checks import integer, number
+from cnnrs._fit import CallbackList, Data, Fit, Report, evaluate, line
+from cnnrs._layer import Input, Layer
+from cnnrs._structure import Structure
+from cnnrs.callbacks import Callback, History
+from cnnrs.losses import Loss
+from cnnrs.optimizers import Optimizer
+
+__all__ = ["Sequential"]
+
+Array: TypeAlias = npt.NDArray[Any]
+Verbose: TypeAlias = Literal["auto", 0, 1, 2]
+
+
+class Sequential(Structure):
+    """A network of layers, each of which takes the output of the one before.
+
+    The model is built, its weights drawn, as soon as the shape of its input is known: from an
+    `Input`, from the first layer's `input_shape`, or else from the first images that it is given.
+
+    Args:
+        layers: the layers, an `Input` first if there is one; more can be added later.
+        name: what messages call the model, `"sequential"` by default.
+        dtype: of the arithmetic and the weights: `"float32"` (default) or `"float64"`.
+
+    Raises:
+        TypeError: if something else than layers is given.
+        ValueError: if a layer does not fit what it is fed, two have the same name, one belongs to
+            another model, or the dtype is another.
+
+    Reference: `keras.Sequential`.
+
+    Example:
+        >>> from cnnrs import Conv2D, Dense, Flatten, MaxPooling2D, Sequential
+        >>> from cnnrs.datasets import mnist
+        >>> from cnnrs.utils import set_random_seed
+        >>> set_random_seed(1)
+        >>> model = Sequential([
+        ...     Conv2D(8, 3, input_shape=(28, 28, 1), use_bias=False),
+        ...     MaxPooling2D(2),
+        ...     Flatten(),
+        ...     Dense(10, activation="softmax"),
+        ... ])
+        >>> model.compile("adam", "sparse_categorical_crossentropy")
+        >>> (x_train, y_train), (x_test, y_test) = mnist.load_data("sample")
+        >>> history = model.fit(x_train / 255, y_train, epochs=2, verbose=0)
+        >>> loss, accuracy = model.evaluate(x_test / 255, y_test, verbose=0)
+        >>> accuracy > 0.8
+        True
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[Layer | Input] | None = None,
+        name: str | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        name = "sequential" if name is None else name
+        self._begin(layers or (), name, dtype, _random.new_generator())
+
+    def _begin(
+        self,
+        layers: Iterable[Layer | Input],
+        name: str,
+        dtype: npt.DTypeLike,
+        rng: "np.random.Generator",
+    ) -> None:
+        self.optimizer: Optimizer | None = None
+        self.loss: Loss | None = None
+        self.history: History | None = None
+        self.stop_training = False
+        self._metric: str | None = None
+        self._network_is_compiled = False
+        super()._begin(layers, name, dtype, rng)
+
+    def compile(
+        self,
+        optimizer: str | Optimizer = "sgd",
+        loss: str | Loss | type[Loss] | None = None,
+        loss_weights: None = None,
+        metrics: Sequence[str] | None = None,
+    ) -> None:
+        """Choose how the model is trained. What the optimizer had gathered is lost.
+
+        Args:
+            optimizer: of `cnnrs.optimizers`, or its name; `"sgd"` by default, where Keras has
+                `"rmsprop"`.
+            loss: of `cnnrs.losses`, or its name. It has no default.
+            loss_weights: None (default): there is one output.
+            metrics: `["accuracy"]` or `["acc"]`, which says what the accuracy is called. It is
+                reported for classification losses in any case, and for no other.
+
+        Raises:
+            TypeError: if something else is given.
+            ValueError: if a name is unknown, or the loss does not fit the model's output.
+
+        Reference: `keras.Model.compile`.
+
+        Example:
+            >>> from cnnrs import Dense, Input, Sequential
+            >>> from cnnrs.optimizers import SGD
+            >>> model = Sequential([Input((4,)), Dense(3, "softmax")])
+            >>> model.compile(SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy")
+        """
+        if loss is None:
+            raise ValueError("loss: expected a name or a cnnrs.losses.Loss, got None")
+        if loss_weights is not None:
+            raise ValueError(
+                f"loss_weights: expected None, got {loss_weights!r}; metrics go by name, as in "
+                f'compile(optimizer, loss, metrics=["accuracy"])'
+            )
+        new_optimizer, new_loss = optimizers.get(optimizer), losses.get(loss)
+        metric = _metric(metrics, new_loss)
+        with self._lock:
+            if self._network is not None:
+                self._network.compile(new_loss._compiled(), new_optimizer._compiled())
+            self._network_is_compiled = self.built
+            self.optimizer, self.loss, self._metric = new_optimizer, new_loss, metric
+
+    def fit(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        batch_size: int | None = 32,
+        epochs: int = 1,
+        verbose: Verbose = "auto",
+        callbacks: Callback | Sequence[Callback] | None = None,
+        validation_split: float = 0.0,
+        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        shuffle: bool = True,
+        initial_epoch: int = 0,
+    ) -> History:
+        """Train on images and labels, some epochs long.
+
+        Arrays of uint8, float32 or float64 in C order are read where they are; others are copied,
+        other element types as the model's dtype. Values are taken as they are: to divide pixels by
+        255, do so or put a `Rescaling` first. NaN is not looked for.
+
+        Args:
+            x: images or vectors (n, *input shape); a last axis of size 1 may be missing.
+            y: labels, as the loss wants them: class numbers (n,), or rows (n, *output shape).
+            batch_size: images a step, 32 by default, also for None. The last step of an epoch takes
+                what is left.
+            epochs: the epoch to end after, counted from 1; 1 by default.
+            verbose: 0 for silence, 2 for two lines an epoch on standard output, 1 for a progress
+                bar besides, if standard error is a terminal; `"auto"` (default) is 1.
+            callbacks: of `cnnrs.callbacks`, one or several.
+            validation_split: the share of the images, the last ones before they are shuffled, to
+                judge by after each epoch instead of training on them; 0 by default.
+            validation_data: `(x, y)` to judge by instead; None by default.
+            shuffle: whether each epoch has its own random order, True by default.
+            initial_epoch: the epochs to leave out, 0 by default.
+
+        Returns:
+            The history of this training, which is also `model.history`, from its first epoch on.
+
+        Raises:
+            TypeError: if data are no real numbers, or a callback is none.
+            ValueError: if the model is not compiled, shapes do not fit, labels are out of range, or
+                a number is.
+
+        Warns:
+            RuntimeWarning: once, if the loss is not finite; training goes on.
+
+        An exception, such as `KeyboardInterrupt` at Ctrl-C, leaves the model as it was after the
+        last whole step, and `model.history` with all finished epochs.
+
+        Reference: `keras.Model.fit`.
+
+        Example:
+            >>> import numpy as np
+            >>> from cnnrs import Dense, Input, Sequential
+            >>> model = Sequential([Input((1,)), Dense(1)])
+            >>> model.compile("sgd", "mse")
+            >>> x = np.linspace(-1, 1, 100)
+            >>> history = model.fit(x, 2 * x, batch_size=10, epochs=50, verbose=0)
+            >>> history.history["loss"][-1] < history.history["loss"][0]
+            True
+        """
+        batch_size = _batch_size(batch_size)
+        epochs = integer("epochs", epochs, least=0)
+        initial_epoch = integer("initial_epoch", initial_epoch, least=0)
+        level = _verbosity(verbose)
+        split = number(
+            "validation_split",
+            validation_split,
+            "a number from 0 to below 1",
+            lambda value: 0 <= value < 1,
+        )
+        data = self._data("fit", x, y)
+        validation = None
+        if validation_data is not None:
+            validation = self._data("fit", *_two(validation_data), of=" of validation_data")
+        elif split:
+            data, validation = _split(data, split)
+        steps = math.ceil(len(data.x) / batch_size)
+        called = CallbackList(callbacks, self, verbose=level, epochs=epochs, steps=steps)
+        self.history = called.history
+        fit = Fit(
+            self,
+            self._ready_network(),
+            data,
+            batch_size=batch_size,
+            metric=self._metric,
+            callbacks=called,
+            report=Report(level, epochs=epochs, steps=steps),
+        )
+        self.stop_training = False
+        called.train_begin()
+        logs: dict[str, float] = {}
+        for epoch in range(initial_epoch, epochs):
+            logs = fit.epoch(epoch, self._rng, shuffle, validation)
+            if self.stop_training:
+                break
+        called.train_end(logs)
+        return called.history
+
+    def evaluate(
+        self,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+        batch_size: int | None = None,
+        verbose: Verbose = "auto",
+        *,
+        return_dict: bool = False,
+    ) -> Any:
+        """Judge the model by images and labels.
+
+        Args:
+            x: images or vectors, as for `fit`.
+            y: labels, as for `fit`.
+            batch_size: what the printed line counts as a step, 32 by default, also for None. The
+                result does not depend on it.
+            verbose: 0 for silence, 1, 2 or `"auto"` (default) for a line on standard output.
+            return_dict: whether to return `{"loss": ..., "accuracy": ...}`, False by default.
+
+        Returns:
+            For a classification `[loss, accuracy]`, else the loss: means over all images.
+
+        Raises:
+            TypeError: if data are no real numbers.
+            ValueError: if the model is not compiled, shapes do not fit, there are no images, or
+                labels are out of range.
+
+        Reference: `keras.Model.evaluate`.
+
+        Example:
+            >>> import numpy as np
+            >>> from cnnrs import Activation, Input, Sequential
+            >>> model = Sequential([Input((2,)), Activation("softmax")])
+            >>> model.compile("sgd", "sparse_categorical_crossentropy")
+            >>> loss, accuracy = model.evaluate([[0.0, 0.0], [0.0, 9.0]], [0, 1], verbose=0)
+            >>> round(loss, 3), accuracy
+            (0.347, 1.0)
+        """
+        steps_of = _batch_size(batch_size)
+        level = _verbosity(verbose)
+        data = self._data("evaluate", x, y)
+        start = time.perf_counter()
+        logs = evaluate(self._ready_network(), data).logs(self._metric)
+        if level:
+            steps = math.ceil(len(data.x) / steps_of)
+            print(line(steps, steps, time.perf_counter() - start, logs), flush=True)
+        if return_dict:
+            return logs
+        values = list(logs.values())
+        return values if len(values) > 1 else values[0]
+
+    def predict(
+        self, x: npt.ArrayLike, batch_size: int | None = None, verbose: Verbose = "auto"
+    ) -> Array:
+        """Compute the model's output.
+
+        Args:
+            x: images or vectors, as for `fit`.
+            batch_size: as in Keras; nothing depends on it here.
+            verbose: as in Keras; nothing is printed here.
+
+        Returns:
+            New array (n, *output shape) of the model's dtype.
+
+        Raises:
+            TypeError: if `x` does not hold real numbers.
+            ValueError: if its shape does not fit.
+
+        Reference: `keras.Model.predict`.
+
+        Example:
+            >>> from cnnrs import Input, Rescaling, Sequential
+            >>> Sequential([Input((2,)), Rescaling(0.5)]).predict([[-1.0, 2.0]])
+            array([[-0.5,  1. ]], dtype=float32)
+        """
+        _batch_size(batch_size)
+        _verbosity(verbose)
+        array = self._inputs("x", x)
+        return self._need_network("predict").predict(array)
+
+    def predict_classes(
+        self, x: npt.ArrayLike, batch_size: int | None = None, verbose: Verbose = "auto"
+    ) -> npt.NDArray[np.int64]:
+        """Compute which class the model takes each image for.
+
+        Args:
+            x: images or vectors, as for `fit`.
+            batch_size: as in Keras; nothing depends on it here.
+            verbose: as in Keras; nothing is printed here.
+
+        Returns:
+            int64 array (n,): the first largest output's number; where there is one output alone,
+            whether it is above 0.5.
+
+        Raises:
+            TypeError: if `x` does not hold real numbers.
+            ValueError: if its shape does not fit.
+
+        Reference: `predict_classes` of Keras's `Sequential` up to version 2.5.
+
+        Example:
+            >>> from cnnrs import Activation, Input, Sequential
+            >>> model = Sequential([Input((3,)), Activation("softmax")])
+            >>> model.predict_classes([[0.0, 2.0, 1.0]])
+            array([1])
+        """
+        out = self.predict(x, batch_size, verbose)
+        classes = (out > 0.5)[..., 0] if out.shape[-1] == 1 else out.argmax(axis=-1)
+        return classes.astype(np.int64)
+
+    def _inputs(self, name: str, x: npt.ArrayLike) -> Array:
+        """The images as the compiled network takes them; if need be the model is built for them."""
+        array = _arrays.inputs(name, x, self.dtype)
+        if self._network is None:
+            self.build((None, *array.shape[1:]))
+        assert self._shape is not None
+        return _arrays.fit_shape(name, array, self._shape)
+
+    def _data(self, method: str, x: npt.ArrayLike, y: npt.ArrayLike, of: str = "") -> Data:
+        """Images and labels as the compiled network takes them."""
+        if self.loss is None:
+            raise ValueError(f"{method}: expected a compiled model, got {self.name} before compile")
+        images = self._inputs(f"x{of}", x)
+        if not len(images):
+            raise ValueError(f"x{of}: expected at least one image, got none")
+        labels = self.loss._targets(f"y{of}", y, len(images), self._outputs(), self.dtype)
+        return Data(images, labels)
+
+    def _ready_network(self) -> _core.Network:
+        """The network, compiled for the loss and the optimizer."""
+        with self._lock:
+            network = self._need_network("fit")
+            if not self._network_is_compiled and self.loss and self.optimizer:
+                network.compile(self.loss._compiled(), self.optimizer._compiled())
+                self._network_is_compiled = True
+        return network
+
+    def _network_changed(self) -> None:
+        self._network_is_compiled = False
+
+    def _rates(self, first: int, count: int) -> npt.NDArray[np.float64]:
+        """The learning rates of `count` steps, as the optimizer has them now."""
+        assert self.optimizer is not None
+        return self.optimizer._rates(first, count)
+
+    def __getstate__(self) -> dict[str, Any]:
+        network = self._network
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "shape": self._shape,
+            "layers": [(type(layer), layer.get_config()) for layer in self._layers],
+            "weights": network and network.get_weights(),
+            "rng": self._rng.bit_generator.state,
+            "compiled": (self.optimizer, self.loss, self._metric),
+            "optimizer_state": network and self._network_is_compiled and network.optimizer_state(),
+            "history": self.history and (self.history.history, self.history.epoch),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rng = np.random.default_rng()
+        layers: list[Layer | Input] = [kind.from_config(it) for kind, it in state["layers"]]
+        if state["shape"] is not None:
+            layers.insert(0, Input(state["shape"]))
+        self._begin(layers, state["name"], state["dtype"], rng)
+        rng.bit_generator.state = state["rng"]
+        self.optimizer, self.loss, self._metric = state["compiled"]
+        if self._network is not None:
+            self._network.set_weights(state["weights"])
+            if state["optimizer_state"]:
+                self._ready_network().set_optimizer_state(state["optimizer_state"])
+        if state["history"] is not None:
+            self.history = History()
+            self.history.history, self.history.epoch = state["history"]
+            self.history.set_model(self)
+
+    def __repr__(self) -> str:
+        return f"<Sequential name={self.name}, built={self.built}>"
+
+
+def _metric(metrics: Sequence[str] | None, loss: Loss) -> str | None:
+    """What the accuracy is called, if it is reported."""
+    names = [metrics] if isinstance(metrics, str) else list(metrics or ())
+    for name in names:
+        if name not in ("accuracy", "acc"):
+            raise ValueError(f"metrics: expected 'accuracy' or 'acc', got {name!r}")
+    if names and not loss._classifies:
+        raise ValueError(f"metrics: expected none for {loss}, got {names[0]!r}")
+    return (names[0] if names else "accuracy") if loss._classifies else None
+
+
+def _batch_size(value: int | None) -> int:
+    return 32 if value is None else integer("batch_size", value)
+
+
+def _verbosity(value: Verbose) -> int:
+    if value not in ("auto", 0, 1, 2):
+        raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, got {value!r}")
+    return 1 if value == "auto" else value
+
+
+def _two(data: object) -> tuple[npt.ArrayLike, npt.ArrayLike]:
+    if not isinstance(data, list | tuple) or len(data) != 2:
+        got = f"{len(data)} of them" if isinstance(data, list | tuple) else type(data).__name__
+        raise ValueError(f"validation_data: expected two arrays (x, y), got {got}")
+    return data[0], data[1]
+
+
+def _split(data: Data, share: float) -> tuple[Data, Data]:
+    """The first images and the last, of which `share` is the share."""
+    at = math.floor(len(data.x) * (1 - share))
+    if at == 0 or at == len(data.x):
+        raise ValueError(
+            f"validation_split: expected a share that leaves images to train and to judge by, got "
+            f"{share} of {len(data.x)}"
+        )
+    return Data(data.x[:at], data.y[:at]), Data(data.x[at:], data.y[at:])
