@@ -51,7 +51,9 @@ impl BatchNormStep {
         for (chunk, stats) in batch.stats.chunks_exact(2 * self.c).enumerate() {
             let (chunk_mean, chunk_m2) = stats.split_at(self.c);
             let chunk_rows = self.rows(batch, chunk);
-            merge_stats(mean, variance, rows, chunk_mean, chunk_m2, chunk_rows);
+            dispatch!(T, simd::level(), simd => {
+                merge_stats(simd, mean, variance, rows, chunk_mean, chunk_m2, chunk_rows)
+            });
             rows += chunk_rows;
         }
         biased_variance(variance, rows);
