@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::dispatch;
-use crate::kernels::loss::{Loss, LossSums, Targets, loss_backward, loss_forward};
-use crate::kernels::optimizer::sum_gradients;
+use crate::kernels::loss::{Loss, LossSums, Targets};
 use crate::kernels::rescale::Source;
+use crate::kernels::run;
 use crate::kernels::shape::ShapeError;
-use crate::kernels::simd::{self, Element};
+use crate::kernels::simd::Element;
 use crate::network::layers::{Layers, Weight};
 use crate::network::optimizer::{Optimizer, Rule};
 use crate::network::plan::{Block, Chunks, Plan};
@@ -297,9 +296,7 @@ impl<T: Element> Network<T> {
                     Targets::Labels(labels) => Targets::Labels(&labels[at.clone()]),
                     Targets::Values(y) => Targets::Values(&y[at.start * width..at.end * width]),
                 };
-                dispatch!(T, simd::level(), simd => {
-                    loss_forward(simd, &mut sums[0], x, targets, loss, width)
-                });
+                run::loss_forward(&mut sums[0], x, targets, loss, width);
             },
         )?;
         let mut outcome = Outcome { stopped, ..Outcome::default() };
@@ -694,9 +691,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         let (x, d_x) = unsafe { (plan.value(block, *end), plan.d_value(block, *end)) };
         let scale = T::from_f64(1.0 / chunks.images as f64);
         let mut sums = self.sums[chunks.at].lock().unwrap_or_else(PoisonError::into_inner);
-        dispatch!(T, simd::level(), simd => {
-            loss_backward(simd, d_x, &mut sums, x, targets, *loss, width, scale)
-        });
+        run::loss_backward(d_x, &mut sums, x, targets, *loss, width, scale);
     }
 
     /// Updates parameters and moving averages by what the chunks have found.
@@ -721,7 +716,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 gradient(0)
             } else {
                 let sum = &mut sum[..part.len()];
-                dispatch!(T, simd::level(), simd => sum_gradients(simd, sum, count, gradient));
+                run::sum_gradients(sum, count, gradient);
                 sum
             };
             // SAFETY: this part is this piece of work's.
