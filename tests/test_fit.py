@@ -1,13 +1,6 @@
-"""Training: what is learnt, in which order, what is told, and what is refused."""
+"""Training: what is learnt, in which order, and what of it is kept."""
 
-import io
-import itertools
 import math
-import os
-import re
-import signal
-import subprocess
-import sys
 import warnings
 from functools import partial
 from typing import Any
@@ -15,31 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cnnrs
 from cnnrs import BatchNormalization, Dense, Input, Sequential
 from cnnrs._fit import CALL_SECONDS, GROWTH, Pace
 from cnnrs.callbacks import Callback, History
-from cnnrs.losses import CategoricalCrossentropy, MeanSquaredError
+from cnnrs.losses import MeanSquaredError
 from cnnrs.optimizers import SGD, Adam, AdamW
-from cnnrs.utils import set_random_seed, to_categorical
-from model_under_test import Plain, assert_same_weights, compiled, data, differ, small_model
-
-SPARSE = "sparse_categorical_crossentropy"
-
-
-class Spy:
-    """A compiled network that notes how many steps each call of `train` takes."""
-
-    def __init__(self, model: Sequential) -> None:
-        self._network, self.calls = model._network, []
-        model._network = self
-
-    def train(self, *arguments: Any) -> Any:
-        self.calls.append(len(arguments[4]))
-        return self._network.train(*arguments)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)
-
+from cnnrs.utils import to_categorical
+from model_under_test import (
+    SPARSE,
+    Plain,
+    Spy,
+    assert_same_weights,
+    compiled,
+    data,
+    differ,
+    small_model,
+)
 
 # What is learnt
 
@@ -199,6 +184,28 @@ def test_calls_of_any_length_come_to_the_same(
         assert values == pytest.approx(figures[name], rel=1e-12)
 
 
+def test_the_number_of_threads_changes_nothing() -> None:
+    x, y = data(100)
+
+    def trained(threads: int) -> tuple[Sequential, dict[str, list[float]]]:
+        cnnrs.set_num_threads(threads)
+        model = small_model(dropout=0.3)
+        model.compile("adam", SPARSE)
+        fit = model.fit(x, y, batch_size=64, epochs=3, verbose=0, validation_split=0.1)
+        return model, fit.history
+
+    before = cnnrs.get_num_threads()
+    try:
+        expected, figures = trained(1)
+        for threads in (2, 3):
+            model, history = trained(threads)
+            assert_same_weights(model, expected)
+            for name, values in history.items():
+                assert values == pytest.approx(figures[name], rel=1e-12)
+    finally:
+        cnnrs.set_num_threads(before)
+
+
 def test_calls_take_as_long_as_they_should() -> None:
     pace = Pace()
     assert pace.steps == 1
@@ -300,229 +307,6 @@ def test_batches_larger_than_the_data() -> None:
     assert_same_weights(default, all_at_once)
 
 
-# Callbacks
-
-
-class Log(Callback):
-    """Notes every call of a hook."""
-
-    def __init__(self, name: str = "", events: list[Any] | None = None) -> None:
-        self.name = name
-        self.events: list[Any] = [] if events is None else events
-
-    def note(self, hook: str, *details: Any) -> None:
-        self.events.append((self.name, hook, *details) if self.name else (hook, *details))
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.note("train_begin", logs)
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self.note("train_end", list(logs))
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.note("epoch_begin", epoch, logs)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.note("epoch_end", epoch, list(logs))
-
-
-class BatchLog(Log):
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.note("batch_begin", batch, logs)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.note("batch_end", batch, list(logs))
-
-
-def test_hooks_are_called_in_kerass_order() -> None:
-    x, y = data()
-    log, keys = BatchLog(), ["loss", "accuracy"]
-    model = compiled()
-    model.fit(x, y, batch_size=10, epochs=2, verbose=0, callbacks=[log], validation_data=(x, y))
-    epochs = [
-        [
-            ("epoch_begin", epoch, {}),
-            ("batch_begin", 0, {}),
-            ("batch_end", 0, keys),
-            ("batch_begin", 1, {}),
-            ("batch_end", 1, keys),
-            ("epoch_end", epoch, [*keys, "val_loss", "val_accuracy"]),
-        ]
-        for epoch in range(2)
-    ]
-    end = ("train_end", [*keys, "val_loss", "val_accuracy"])
-    assert log.events == [("train_begin", {}), *epochs[0], *epochs[1], end]
-    assert log.model is model
-    assert log.params == {"verbose": 0, "epochs": 2, "steps": 2}
-
-
-def test_callbacks_take_turns_and_the_history_is_last() -> None:
-    x, y = data()
-    events: list[Any] = []
-
-    class Add(Log):
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            super().on_epoch_end(epoch, logs)
-            logs["mine"] = epoch / 2
-
-    first, second = Add("first", events), Log("second", events)
-    history = compiled().fit(x, y, verbose=0, epochs=2, callbacks=(first, second))
-    assert history.history["mine"] == [0.0, 0.5]
-    assert [event[:2] for event in events[:4]] == [
-        ("first", "train_begin"),
-        ("second", "train_begin"),
-        ("first", "epoch_begin"),
-        ("second", "epoch_begin"),
-    ]
-    assert events[5] == ("second", "epoch_end", 0, ["loss", "accuracy", "mine"])
-
-
-def test_figures_of_batches_are_over_the_epoch_so_far() -> None:
-    x, y = data(10)
-    seen: list[tuple[float, float]] = []
-
-    class Old(Callback):  # by the hook's old name
-        def on_batch_end(self, batch: int, logs: Any = None) -> None:
-            seen.append((logs["loss"], logs["accuracy"]))
-
-    model = small_model(dtype="float64")
-    plain = Plain(model.get_weights())
-    model.compile(SGD(0.1), SPARSE)
-    history = model.fit(x, y, 4, verbose=0, shuffle=False, callbacks=[Old()])
-    losses, rights = zip(
-        *(plain.step(x[i : i + 4], y[i : i + 4], 0.1) for i in (0, 4, 8)), strict=True
-    )
-    for n, loss, right in zip(
-        (4, 8, 10), itertools.accumulate(losses), itertools.accumulate(rights), strict=True
-    ):
-        assert seen.pop(0) == pytest.approx((loss / n, right / n))
-    assert history.history["loss"] == pytest.approx([sum(losses) / 10])
-
-
-def test_steps_run_one_by_one_only_for_a_callback_that_wants_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("cnnrs._fit.CALL_SECONDS", 1e6)
-    x, y = data(60)
-
-    def calls(callback: Callback) -> list[int]:
-        model = compiled()
-        spy = Spy(model)
-        model.fit(x, y, batch_size=1, verbose=0, callbacks=callback)
-        return spy.calls
-
-    assert calls(Log()) == [1, GROWTH, 60 - 1 - GROWTH]
-    assert calls(BatchLog()) == [1] * 60
-    patched = Log()
-    patched.on_batch_begin = lambda batch, logs=None: None
-    assert calls(patched) == [1] * 60
-
-
-@pytest.mark.parametrize("when", ["epoch", "batch"])
-def test_training_stops_when_it_is_told_to(when: str) -> None:
-    x, y = data(20)
-
-    class StopAfterEpoch(Log):
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            super().on_epoch_end(epoch, logs)
-            self.model.stop_training = epoch == 1
-
-    class StopAfterBatch(BatchLog):
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            self.model.stop_training = batch == 1
-
-    log = StopAfterEpoch() if when == "epoch" else StopAfterBatch()
-    model, expected = compiled(), compiled()
-    history = model.fit(
-        x, y, 5, epochs=9, verbose=0, callbacks=[log], shuffle=False, validation_data=(x, y)
-    )
-    assert model.stop_training
-    assert log.events[-1][0] == "train_end"
-    if when == "epoch":
-        expected.fit(x, y, 5, epochs=2, verbose=0, shuffle=False)
-        assert history.epoch == [0, 1]
-    else:
-        expected.fit(x[:10], y[:10], 5, verbose=0, shuffle=False)
-        assert history.epoch == [0]
-        assert history.history["loss"] == expected.history.history["loss"]
-        assert len(history.history["val_loss"]) == 1
-    assert_same_weights(model, expected)
-    model.fit(x, y, verbose=0)
-    assert not model.stop_training
-
-
-def test_the_learning_rate_can_be_changed_on_the_way() -> None:
-    x, y = data()
-
-    class Halve(Callback):
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            self.model.optimizer.learning_rate = 0.1 / 2**epoch
-
-    model, by_hand = compiled(), compiled()
-    model.fit(x, y, epochs=3, verbose=0, shuffle=False, callbacks=[Halve()])
-    for epoch in range(3):
-        by_hand.optimizer.learning_rate = 0.1 / 2**epoch
-        by_hand.fit(x, y, verbose=0, shuffle=False)
-    assert_same_weights(model, by_hand)
-
-
-# Interruptions
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_an_exception_leaves_a_usable_model(error: type[BaseException]) -> None:
-    x, y = data()
-
-    class Fail(BatchLog):
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if len(self.model.history.epoch) == 2 and batch == 1:
-                raise error
-
-    log = Fail()
-    model, expected = compiled(), compiled()
-    with pytest.raises(error):
-        model.fit(x, y, 5, epochs=9, verbose=0, shuffle=False, callbacks=[log])
-    assert model.history.epoch == [0, 1]
-    assert len(model.history.history["loss"]) == 2
-    assert "train_end" not in [event[0] for event in log.events]
-    expected.fit(x, y, 5, epochs=2, verbose=0, shuffle=False)
-    expected.fit(x[:10], y[:10], 5, verbose=0, shuffle=False)
-    assert_same_weights(model, expected)
-    model.fit(x, y, verbose=0)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="no SIGINT between processes on Windows")
-def test_ctrl_c_ends_the_training_and_keeps_the_model() -> None:
-    program = """if True:
-        import numpy as np
-        from cnnrs import Conv2D, Dense, Flatten, Sequential
-        from cnnrs.callbacks import Callback
-
-        class Tell(Callback):
-            def on_epoch_begin(self, epoch, logs=None):
-                if epoch == 1:
-                    print("begins", flush=True)
-
-        model = Sequential([Conv2D(8, 3, input_shape=(28, 28, 1)), Flatten(), Dense(10, "softmax")])
-        model.compile("sgd", "sparse_categorical_crossentropy")
-        x, y = np.zeros((2000, 28, 28, 1), np.uint8), np.zeros(2000, int)
-        try:
-            model.fit(x, y, batch_size=1, epochs=10**6, verbose=0, callbacks=[Tell()])
-        except KeyboardInterrupt:
-            finite = np.isfinite(model.predict(x[:1])).all()
-            print("interrupted", finite, len(model.history.epoch) >= 1)
-    """
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == b"begins\n"
-        running.send_signal(signal.SIGINT)
-        try:
-            out, _ = running.communicate(timeout=20)
-        finally:
-            running.kill()
-    assert out == b"interrupted True True\n"
-
-
 # A loss that is not finite
 
 
@@ -568,248 +352,3 @@ def test_a_warning_that_is_an_error_ends_the_training() -> None:
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match="not finite"):
             model.fit(np.full_like(x, np.nan), y, verbose=0)
-
-
-# What is shown
-
-
-FIGURES = r"loss: \d\.\d{4} - accuracy: \d\.\d{4}(e[+-]\d\d)?"
-LINE = rf"(\d+)/(\d+) - \d+\.\ds - \d+(s|ms|us)/step - {FIGURES}"
-
-
-@pytest.mark.parametrize("verbose", ["auto", 1, 2, True])
-def test_lines_are_like_kerass(verbose: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    x, y = data()
-    model = compiled()
-    model.fit(x, y, 4, epochs=2, verbose=verbose, validation_split=0.2)
-    out, err = capsys.readouterr()
-    assert err == ""
-    val = FIGURES.replace("loss", "val_loss").replace("accuracy", "val_accuracy")
-    assert re.fullmatch(rf"Epoch 1/2\n{LINE} - {val}\nEpoch 2/2\n{LINE} - {val}\n", out)
-    assert out.count("\n4/4 - ") == 2
-    model.evaluate(x, y, 8, verbose)
-    out, err = capsys.readouterr()
-    assert re.fullmatch(rf"{LINE}\n", out)
-    assert out.startswith("3/3 - ")
-    model.predict(x, None, verbose)
-    assert capsys.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("verbose", [0, False])
-def test_silence(verbose: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    x, y = data()
-    model = compiled()
-    model.fit(x, y, epochs=2, verbose=verbose, validation_split=0.5)
-    model.evaluate(x, y, verbose=verbose)
-    model.predict(x)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_small_figures_keep_their_digits(capsys: pytest.CaptureFixture[str]) -> None:
-    model = Sequential([Input((1,)), Dense(1, kernel_initializer="ones")], dtype="float64")
-    model.compile(SGD(0.0), "mse")
-    for error, shown in [(0.01, "1.0000e-04"), (0.0, "0.0000e+00"), (2.0, "4.0000")]:
-        model.evaluate([[1.0]], [[1.0 - error]])
-        assert capsys.readouterr().out.endswith(f" - loss: {shown}\n")
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(("verbose", "shown"), [("auto", True), (1, True), (2, False), (0, False)])
-def test_a_terminal_gets_a_bar(
-    verbose: Any, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    x, y = data()
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    compiled().fit(x, y, batch_size=2, verbose=verbose)
-    assert ("0/10 [" in terminal.getvalue()) == shown
-    assert "steps" in terminal.getvalue() or not shown
-    assert capsys.readouterr().out.count("\n") == (0 if verbose == 0 else 2)
-
-
-def test_no_standard_error_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", None)
-    x, y = data()
-    compiled().fit(x, y)
-
-
-def test_the_bar_is_loaded_on_a_terminal_only() -> None:
-    program = """if True:
-        import sys
-        from cnnrs import Dense, Input, Sequential
-        model = Sequential([Input((1,)), Dense(1)])
-        model.compile("sgd", "mse")
-        model.fit([1.0], [1.0])
-        print("tqdm" in sys.modules)
-    """
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ran.stdout.splitlines()[-1] == "False"
-    assert ran.stderr == ""
-
-
-# What is refused
-
-
-def test_training_and_judging_need_compile() -> None:
-    x, y = data()
-    for method in ("fit", "evaluate"):
-        with pytest.raises(ValueError, match=rf"{method}: expected a compiled model"):
-            getattr(small_model(), method)(x, y)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({}, ValueError, "loss: expected a name .*got None"),
-        ({"loss": "hinge"}, ValueError, "loss: .*'mse', got 'hinge'"),
-        ({"loss": 3}, TypeError, "loss: .*got 3"),
-        ({"optimizer": "rmsprop", "loss": "mse"}, ValueError, "optimizer: .*got 'rmsprop'"),
-        ({"optimizer": 0.1, "loss": "mse"}, TypeError, "optimizer: .*got 0.1"),
-        ({"loss": SPARSE, "metrics": ["auc"]}, ValueError, "metrics: .*'acc', got 'auc'"),
-        ({"loss": "mse", "metrics": ["accuracy"]}, ValueError, "metrics: .*MeanSquaredError"),
-        (
-            {"loss": SPARSE, "loss_weights": ["accuracy"]},
-            ValueError,
-            r"loss_weights: expected None, got \['accuracy'\]; metrics go by name",
-        ),
-    ],
-)
-def test_compile_refuses_by_name_and_changes_nothing(
-    arguments: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    model = compiled()
-    before = model.optimizer, model.loss
-    with pytest.raises(error, match=message):
-        model.compile(**arguments)
-    assert (model.optimizer, model.loss) == before
-
-
-def test_a_loss_that_does_not_fit_the_output_is_refused() -> None:
-    image = Sequential([Input((4, 4, 2)), BatchNormalization()])
-    with pytest.raises(ValueError, match=r"\(4, 4, 2\)"):
-        image.compile("sgd", SPARSE)
-    assert image.loss is None
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({"epochs": -1}, ValueError, "epochs: expected at least 0, got -1"),
-        ({"epochs": 1.0}, TypeError, "epochs: expected an integer, got 1.0"),
-        ({"initial_epoch": -1}, ValueError, "initial_epoch: expected at least 0, got -1"),
-        ({"batch_size": -3}, ValueError, "batch_size: expected at least 1, got -3"),
-        ({"validation_split": 1}, ValueError, "validation_split: .*below 1, got 1"),
-        ({"validation_split": -0.1}, ValueError, "validation_split: .*got -0.1"),
-        ({"validation_split": 0.99}, ValueError, "validation_split: .*got 0.99 of 20"),
-        ({"validation_split": "x"}, TypeError, "validation_split: .*got 'x'"),
-        ({"validation_data": 3}, ValueError, "validation_data: .*two arrays.*got int"),
-        ({"validation_data": (1, 2, 3)}, ValueError, "validation_data: .*got 3 of them"),
-        ({"callbacks": [3]}, TypeError, "callbacks: .*got 3"),
-        ({"callbacks": Callback}, TypeError, "callbacks: .*got <class"),
-        ({"sample_weight": [1]}, TypeError, "sample_weight"),
-    ],
-)
-def test_fit_refuses_by_name(
-    settings: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    x, y = data()
-    model = compiled()
-    before = model.get_weights()
-    with pytest.raises(error, match=message):
-        model.fit(x, y, **({"verbose": 0} | settings))
-    for ours, theirs in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-ONE_HOT = np.eye(3)[np.zeros(20, int)]
-
-
-@pytest.mark.parametrize(
-    ("loss", "y", "error", "message"),
-    [
-        (SPARSE, ONE_HOT, ValueError, r'\(20,\).*\(20, 3\).*loss="categorical_crossentropy"'),
-        (SPARSE, np.zeros((20, 2)), ValueError, r"y: expected class numbers \(20,\).*\(20, 2\)$"),
-        (SPARSE, np.zeros(19), ValueError, "y: expected 20 labels, as many as inputs, got 19"),
-        (SPARSE, 1, ValueError, "y: expected 20 labels.* got the number 1"),
-        (SPARSE, np.full(20, 0.5), ValueError, "y: expected whole class numbers, got 0.5"),
-        (SPARSE, np.full(20, np.nan), ValueError, "y: expected whole class numbers, got nan"),
-        (SPARSE, np.full(20, 3), ValueError, "below 3, got 3"),
-        (SPARSE, np.full(20, -1), ValueError, "got -1"),
-        (SPARSE, ["cat"] * 20, TypeError, "y: expected real numbers, got dtype <U3"),
-        (SPARSE, None, TypeError, "y: expected real numbers, got dtype object"),
-        (
-            "categorical_crossentropy",
-            np.zeros(20, int),
-            ValueError,
-            r'y: expected one-hot rows \(20, 3\).*\(20,\).*loss="sparse_categorical_crossentropy"',
-        ),
-        (
-            CategoricalCrossentropy(),
-            np.zeros((20, 1)),
-            ValueError,
-            r"\(20, 1\); for class numbers .*to_categorical",
-        ),
-        ("categorical_crossentropy", np.zeros((20, 4)), ValueError, r"\(n, 3\), got \(20, 4\)"),
-        ("mse", np.zeros((20, 2)), ValueError, r"y: expected shape \(n, 3\), got \(20, 2\)"),
-        ("mse", np.zeros((9, 3)), ValueError, "y: expected 20 labels, .*got 9"),
-        ("mse", ONE_HOT * 1j, TypeError, "y: expected real numbers, got dtype complex128"),
-    ],
-)
-def test_unfit_labels_are_refused_with_advice(
-    loss: Any, y: Any, error: type[Exception], message: str
-) -> None:
-    x, _ = data()
-    model = compiled(loss)
-    before = model.get_weights()
-    for use in (model.fit, model.evaluate):
-        with pytest.raises(error, match=message):
-            use(x, y, verbose=0)
-    with pytest.raises(error, match=message.removeprefix("y:")):
-        model.fit(
-            x,
-            np.eye(3)[:1].repeat(20, 0) if loss != SPARSE else np.zeros(20),
-            validation_data=(x, y),
-            verbose=0,
-        )
-    for ours, theirs in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-def test_errors_in_validation_data_say_so() -> None:
-    x, y = data()
-    model = compiled()
-    with pytest.raises(ValueError, match=r"x of validation_data: expected shape"):
-        model.fit(x, y, validation_data=(x[:, :5], y))
-    with pytest.raises(ValueError, match=r"y of validation_data: expected 20 labels"):
-        model.fit(x, y, validation_data=(x, y[:5]))
-
-
-def test_no_images_are_refused() -> None:
-    model = compiled()
-    for use in (model.fit, model.evaluate):
-        with pytest.raises(ValueError, match="x: expected at least one image, got none"):
-            use(np.zeros((0, 7, 6, 2)), np.zeros(0))
-
-
-def test_data_is_left_as_it_is() -> None:
-    x, y = data()
-    copies = x.copy(), y.copy()
-    model = compiled()
-    model.fit(x, y, epochs=2, verbose=0)
-    model.evaluate(x, y, verbose=0)
-    np.testing.assert_array_equal(x, copies[0])
-    np.testing.assert_array_equal(y, copies[1])
-
-
-def test_adding_a_layer_keeps_the_way_of_training() -> None:
-    set_random_seed(0)
-    model = Sequential([Input((4,)), Dense(5)])
-    model.compile(SGD(0.1, momentum=0.9), "mse")
-    model.fit(np.ones((3, 4)), np.ones((3, 5)), verbose=0)
-    model.add(Dense(2))
-    model.fit(np.ones((3, 4)), np.ones((3, 2)), verbose=0)
-    assert model.optimizer.momentum == 0.9
