@@ -223,7 +223,7 @@ class Structure:
             raise ValueError(f"weights: expected {expected} arrays, got {len(weights)}")
         network.set_weights(
             [
-                np.ascontiguousarray(_arrays.real(f"weights[{n}]", array), self.dtype)
+                _arrays.plain(_arrays.real(f"weights[{n}]", array), self.dtype)
                 for n, array in enumerate(weights)
             ]
         )
