@@ -272,7 +272,7 @@ class Structure:
         """The shape of one prediction."""
         return self._need_network("output_shape").output_shapes()[-1]
 
-    def _need_network(self, what: str) -> "_core.Network":
+    def _need_network(self, what: str) -> _core.Network:
         if self._network is None:
             raise ValueError(
                 f"{what}: expected a built model, got {self.name}, which knows no input shape yet; "
