@@ -251,8 +251,7 @@ unsafe fn sums<T: Element, S: Simd<T>, const P: usize, const V: usize>(
     let mut sums = [[simd.zero(); P]; V];
     let (mut row, mut tap) = (0, 0);
     for _ in 0..taps.rows {
-        let mut at = row;
-        for _ in 0..taps.run {
+        for at in row..row + taps.run {
             let mut w = [simd.zero(); V];
             for v in 0..V {
                 let channel = v * S::LANES / block * block * taps.count() + v * S::LANES % block;
@@ -270,7 +269,6 @@ unsafe fn sums<T: Element, S: Simd<T>, const P: usize, const V: usize>(
                 }
             }
             tap += block;
-            at += 1;
         }
         row += taps.step;
     }
