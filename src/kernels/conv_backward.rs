@@ -14,6 +14,9 @@ const VECTORS: usize = 2;
 /// Taps of the tile for what is left, and of the one that fills 16 registers.
 const FEW_TAPS: usize = 4;
 
+/// Taps of the tile of one vector that fills 16 registers.
+const SOME_TAPS: usize = 8;
+
 /// The side of the window whose taps make one tile: a 3x3 kernel on one channel, the first layer of
 /// most networks.
 const SIDE: usize = 3;
@@ -80,7 +83,7 @@ unsafe fn backward_blocks<T: Element, S: Simd<T>>(simd: S, mut block: Block<T>) 
                 (true, true) => block.run::<S, TAPS, VECTORS>(simd),
                 (true, false) => block.run::<S, TAPS, 1>(simd),
                 (false, true) => block.run::<S, FEW_TAPS, VECTORS>(simd),
-                (false, false) => block.run::<S, FEW_TAPS, 1>(simd),
+                (false, false) => block.run::<S, SOME_TAPS, 1>(simd),
             }
         }
     }
@@ -113,10 +116,12 @@ impl<T: Element> Block<'_, T> {
                     Lattice::packed((rows, run, self.c_out)),
                 );
                 let mut walk = taps.walk();
+                // With one vector, the small tile takes as long as the large one for want of sums.
+                let few = if V > 1 { E - FEW_TAPS } else { FEW_TAPS };
                 while walk.left() > 0 {
                     // SAFETY: the caller's promise, and the walk is over the taps.
                     unsafe {
-                        if walk.left() + FEW_TAPS <= E {
+                        if FEW_TAPS < E && walk.left() <= few {
                             let mut taps = [Place::default(); FEW_TAPS];
                             walk.take(&mut taps);
                             self.tile::<S, FEW_TAPS, V>(simd, &taps);

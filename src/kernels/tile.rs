@@ -174,9 +174,11 @@ impl<T: Element, O: Sink<T>> Job<'_, T, O> {
                 }
                 let mut walk = self.pixels.walk();
                 while walk.left() > 0 {
+                    // With one vector, the small tile takes as long as the large one for want of sums.
+                    let few = if V > 1 { P - FEW } else { FEW };
                     // SAFETY: the caller's promise, and the walk's places are all of the pixels.
                     unsafe {
-                        if FEW < P && walk.left() * O::POSITIONS <= P - FEW {
+                        if FEW < P && walk.left() * O::POSITIONS <= few {
                             self.tile::<S, FEW, V, RUN>(simd, &mut walk);
                         } else {
                             self.tile::<S, P, V, RUN>(simd, &mut walk);
