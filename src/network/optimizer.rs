@@ -66,11 +66,18 @@ impl<T: Element> Optimizer<T> {
         self.slots.iter_mut().map(Shared::get_mut)
     }
 
-    /// Updates a part of the parameters by its gradient, as a part of step `self.steps + 1`.
+    /// Updates a part of the parameters by its gradient, as a part of step `step`, counted from 1.
     ///
     /// # Safety
     /// Nobody else reads or writes that part, here or in `params`.
-    pub unsafe fn update(&self, params: &Shared<T>, part: Range<usize>, grad: &[T], rate: f64) {
+    pub unsafe fn update(
+        &self,
+        params: &Shared<T>,
+        part: Range<usize>,
+        grad: &[T],
+        rate: f64,
+        step: u64,
+    ) {
         // SAFETY: the caller's promise.
         let (params, slots) = unsafe {
             let slot = |i: usize| self.slots.get(i).map(|slot| slot.write(part.clone()));
@@ -82,7 +89,6 @@ impl<T: Element> Optimizer<T> {
             }
             (Rule::Adam { beta_1, beta_2, epsilon, weight_decay }, [Some(m), Some(v)]) => {
                 let rule = Adam { rate, beta_1, beta_2, epsilon, weight_decay };
-                let step = self.steps + 1;
                 run::adam(params, m, v, grad, &rule, step);
             }
             _ => run::sgd(params, grad, rate),
