@@ -29,6 +29,8 @@ pub trait Element:
 
     /// The nearest value of this type.
     fn from_f64(x: f64) -> Self;
+    /// The same value of this type; by way of `f64` it would take twice as long.
+    fn from_u8(x: u8) -> Self;
     /// The same value as `f64`.
     fn to_f64(self) -> f64;
     /// A small natural number that a vector of this type carries, such as the place of a maximum: without
@@ -51,6 +53,10 @@ impl Element for f32 {
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x as f32
+    }
+    #[inline(always)]
+    fn from_u8(x: u8) -> Self {
+        Self::from(x)
     }
     #[inline(always)]
     fn to_f64(self) -> f64 {
@@ -86,6 +92,10 @@ impl Element for f64 {
     #[inline(always)]
     fn from_f64(x: f64) -> Self {
         x
+    }
+    #[inline(always)]
+    fn from_u8(x: u8) -> Self {
+        Self::from(x)
     }
     #[inline(always)]
     fn to_f64(self) -> f64 {
