@@ -16,12 +16,38 @@ from types import ModuleType
 import pytest
 
 import cnnrs
-from cnnrs import _core, datasets
+from cnnrs import (
+    _core,
+    callbacks,
+    datasets,
+    initializers,
+    layers,
+    losses,
+    models,
+    optimizers,
+    utils,
+)
 from cnnrs.datasets import fashion_mnist, mnist
+from cnnrs.optimizers import schedules
 from cnnrs.trainer import Score, Trainer
 
 HEAVY = {"tqdm", "pooch", "requests", "urllib3", "matplotlib", "safetensors", "PIL"}
 COMMAND_ONLY = {"argparse", "csv", "json", "logging", "subprocess"}
+
+MODULES_WITH_ALL = (
+    cnnrs,
+    callbacks,
+    datasets,
+    fashion_mnist,
+    initializers,
+    layers,
+    losses,
+    mnist,
+    models,
+    optimizers,
+    schedules,
+    utils,
+)
 
 PUBLIC_MODULES = sorted(
     found.name
@@ -42,7 +68,7 @@ def python(program: str, **env: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("cnnrs", HEAVY | COMMAND_ONLY | {"cnnrs.trainer", "cnnrs.bench"}),
+        ("cnnrs", HEAVY | COMMAND_ONLY | {"cnnrs.trainer", "cnnrs.bench", "numpy.random"}),
         ("cnnrs.datasets", HEAVY | COMMAND_ONLY),
         ("cnnrs.trainer", HEAVY | COMMAND_ONLY),
         ("cnnrs.cli", HEAVY | {"cnnrs.training_run", "cnnrs.bench"}),
@@ -62,7 +88,7 @@ def test_import_loads_only_what_it_needs(module: str, unwanted: set[str]) -> Non
 
 
 def test_everything_in_all_is_there_once() -> None:
-    for module in (cnnrs, datasets, mnist, fashion_mnist):
+    for module in MODULES_WITH_ALL:
         assert len(set(module.__all__)) == len(module.__all__)
         for name in module.__all__:
             assert hasattr(module, name)
@@ -161,8 +187,8 @@ def test_docstrings_begin_with_a_sentence(name: str) -> None:
 
 
 def exports() -> Iterator[tuple[str, object]]:
-    """The functions and classes that users import, and the methods of the tutorial's layers."""
-    for module in (cnnrs, datasets, mnist, fashion_mnist):
+    """The functions and classes that users import, and the methods of layers and models."""
+    for module in MODULES_WITH_ALL:
         for name in module.__all__:
             value = getattr(module, name)
             if callable(value) and not (inspect.isclass(value) and issubclass(value, Exception)):
@@ -171,13 +197,17 @@ def exports() -> Iterator[tuple[str, object]]:
         for name, value in vars(layer).items():
             if inspect.isfunction(value) and not name.startswith("_"):
                 yield f"{layer.__name__}.{name}", value
+    for owner in (cnnrs.Sequential, layers.Layer):
+        for name, value in inspect.getmembers(owner, callable):
+            if not name.startswith("_"):
+                yield f"{owner.__name__}.{name}", value
     yield "Score", Score
     yield "Trainer", Trainer
 
 
 def test_exports_have_examples() -> None:
     found = dict(exports())
-    assert len(found) > 15
+    assert len(found) > 90
     assert [
         name
         for name, value in found.items()

@@ -1,5 +1,7 @@
 """Training epoch by epoch, in calls of many steps that each are one Rust call."""
 
+import functools
+import operator
 import sys
 import time
 import warnings
@@ -253,16 +255,18 @@ class Fit:
         part = order[done * self._batch_size : (done + count) * self._batch_size]
         rates = self._model._rates(self._step, count)
         start = time.perf_counter()
-        loss, right, strange = self._network.train(
+        losses, right = self._network.train(
             self._data.x, self._data.y, part, self._batch_size, rates, seed, done
         )
         self._pace.took(count, time.perf_counter() - start)
         self._step += count
         sums.images += len(part)
-        sums.loss += loss
+        # One after the other, so that the sum does not depend on how steps are cut into calls.
+        sums.loss = functools.reduce(operator.add, losses.tolist(), sums.loss)
         sums.right += right
-        if strange is not None and not self._warned:
+        if not self._warned and not np.isfinite(losses).all():
             self._warned = True
+            strange = int(np.isfinite(losses).argmin())
             warnings.warn(
                 f"the loss is not finite at epoch {epoch + 1}, step {done + strange + 1}; a "
                 f"learning rate below {rates[strange]:g} may help",

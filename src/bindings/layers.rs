@@ -6,15 +6,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::array::{Input, Order, expect_shape, filled, read, sizes, write};
-use crate::dispatch;
-use crate::kernels::conv::conv_forward;
-use crate::kernels::conv_backward::conv_backward_kernel;
-use crate::kernels::dense::{dense_backward_sgd, dense_forward};
 use crate::kernels::pack::{pack_filters, packed_len};
-use crate::kernels::pool::{max_pool_backward_ties, max_pool_forward};
+use crate::kernels::run;
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape};
-use crate::kernels::simd;
-use crate::kernels::softmax::{softmax_backward, softmax_forward as softmax_rows};
 
 type Array = PyArrayDyn<f64>;
 
@@ -45,9 +39,7 @@ pub fn conv3x3_forward<'py>(
     let mut packed = vec![0.0; packed_len::<f64>(TAPS, n)];
     pack_filters(&mut packed, filters, TAPS, n);
     let fill = |out: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => {
-            conv_forward(simd, out, image, &packed, None, false, &shape, 1)
-        });
+        run::conv_forward(out, image, &packed, None, false, &shape, 1);
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, &[h, w, n], fill) }
@@ -69,9 +61,7 @@ pub fn conv3x3_backprop(
     // The filters are written only when all else has been read.
     let (d_out, image) = (d_out.elements()?, image.elements()?);
     let mut d_kernel = vec![0.0; shape.kernel_len()];
-    dispatch!(f64, simd::level(), simd => {
-        conv_backward_kernel(simd, &mut d_kernel, d_out, image, &shape, 1)
-    });
+    run::conv_backward_kernel(&mut d_kernel, d_out, image, &shape, 1);
     for (f, filter) in filters.as_slice_mut()?.chunks_exact_mut(TAPS).enumerate() {
         for (tap, weight) in filter.iter_mut().enumerate() {
             *weight -= learn_rate * d_kernel[tap * n + f];
@@ -96,7 +86,7 @@ pub fn max_pool2_forward<'py>(
     let x = input.elements()?;
     let (h, w, c) = shape.output();
     let fill = |out: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => max_pool_forward(simd, out, x, &shape, 1));
+        run::max_pool_forward(out, x, &shape, 1);
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, &[h, w, c], fill) }
@@ -115,7 +105,7 @@ pub fn max_pool2_backprop<'py>(
     expect_shape("d_L_d_out", d_out.shape()?, &[h, w, c])?;
     let (d_out, x) = (d_out.elements()?, input.elements()?);
     let fill = |d_x: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape, 1));
+        run::max_pool_backward_ties(d_x, d_out, x, &shape, 1);
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, input.shape()?, fill) }
@@ -130,7 +120,7 @@ fn dense_shape(input_len: usize, weights: &[usize], biases: &[usize]) -> PyResul
 
 /// One row; `p` and `totals` (nodes,).
 fn softmax(p: &mut [f64], totals: &[f64]) {
-    dispatch!(f64, simd::level(), simd => softmax_rows(simd, p, totals, totals.len()));
+    run::softmax_forward(p, totals, totals.len());
 }
 
 /// What `softmax_forward` returns: out (nodes,), the input flattened (input_len,), the input's shape,
@@ -156,7 +146,7 @@ pub fn softmax_forward<'py>(
     let input_shape = input.shape()?.to_vec();
     let nodes = [shape.outputs()];
     let fill = |totals: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => dense_forward(simd, totals, x, weights, Some(biases), &shape, 1));
+        run::dense_forward(totals, x, weights, Some(biases), &shape, 1);
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     let totals = unsafe { filled(py, &nodes, fill) }?;
@@ -197,14 +187,10 @@ pub fn softmax_backprop<'py>(
     let mut d_totals = vec![0.0; shape.outputs()];
     softmax(&mut p, totals.elements()?);
     let d_p = d_out.elements()?;
-    dispatch!(f64, simd::level(), simd => {
-        softmax_backward(simd, &mut d_totals, d_p, &p, shape.outputs())
-    });
+    run::softmax_backward(&mut d_totals, d_p, &p, shape.outputs());
     let weights = weights.as_slice_mut()?;
     let fill = |d_x: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => {
-            dense_backward_sgd(simd, Some(d_x), weights, &d_totals, &x, learn_rate, &shape, 1)
-        });
+        run::dense_backward_sgd(Some(d_x), weights, &d_totals, &x, learn_rate, &shape, 1);
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     let d_x = unsafe { filled(py, &[shape.inputs()], fill) }?;

@@ -149,19 +149,19 @@ impl Network {
     }
 
     /// Takes one step for every rate, on `batch_size` of the images `order` each. Returns the sum of
-    /// the images' losses, each as it was in its own step, how many were predicted right, and the
-    /// first step whose loss was not finite. The arrays must not change meanwhile.
-    fn train(
+    /// the images' losses of each step, and how many images were predicted right, each in its own
+    /// step. The arrays must not change meanwhile.
+    fn train<'py>(
         &self,
-        py: Python<'_>,
-        x: &Bound<'_, PyAny>,
-        y: &Bound<'_, PyAny>,
-        order: &Bound<'_, PyAny>,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        y: &Bound<'py, PyAny>,
+        order: &Bound<'py, PyAny>,
         batch_size: usize,
         rates: Vec<f64>,
         seed: u64,
         first_step: u64,
-    ) -> PyResult<(f64, usize, Option<usize>)> {
+    ) -> PyResult<(Bound<'py, PyArray1<f64>>, usize)> {
         let order = contiguous::<i64>("order", order)?.try_readonly()?;
         let order = order.as_slice()?;
         if batch_size == 0 {
@@ -188,7 +188,7 @@ impl Network {
             let outcome = with_slice!(pixels, x => {
                 interruptible(py, |poll| net.train(Examples { x, targets }, call, poll))
             })?;
-            Ok((outcome.loss, outcome.correct, outcome.not_finite))
+            Ok((PyArray1::from_vec(py, outcome.losses), outcome.correct))
         })
     }
 
@@ -209,7 +209,7 @@ impl Network {
                     net.evaluate(Examples { x, targets }, images, threads, poll)
                 })
             })?;
-            Ok((outcome.loss, outcome.correct))
+            Ok((outcome.losses.iter().sum(), outcome.correct))
         })
     }
 
