@@ -44,6 +44,7 @@ impl_simd! {
     greater_or_nan: |a, b| vorrq_u32(vcgtq_f32(a, b), vmvnq_u32(vceqq_f32(a, a))),
     equal: |a, b| vceqq_f32(a, b),
     select: |m, a, b| vbslq_f32(m, a, b),
+    store_indices: |p, v| vst1q_u32(p, vcvtq_u32_f32(v)),
     bits: |m| vaddvq_u32(vandq_u32(m, vld1q_u32([1, 2, 4, 8].as_ptr()))),
     sum: |v| vaddvq_f32(v),
 }
@@ -64,6 +65,7 @@ impl_simd! {
     },
     equal: |a, b| vceqq_f64(a, b),
     select: |m, a, b| vbslq_f64(m, a, b),
+    store_indices: |p, v| vst1_u32(p, vmovn_u64(vcvtq_u64_f64(v))),
     bits: |m| vaddvq_u64(vandq_u64(m, vld1q_u64([1, 2].as_ptr()))) as u32,
     sum: |v| vaddvq_f64(v),
 }

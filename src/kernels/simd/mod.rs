@@ -27,9 +27,6 @@ pub trait Element: Float + Debug + Default + Send + Sync + 'static {
     fn from_f64(x: f64) -> Self;
     /// The same value as `f64`.
     fn to_f64(self) -> f64;
-    /// A small natural number that a vector of this type carries, such as the place of a maximum: without
-    /// the conversion's care for other numbers, of which it makes anything.
-    fn small_index(self) -> usize;
 }
 
 impl Element for f32 {
@@ -47,12 +44,6 @@ impl Element for f32 {
     #[inline(always)]
     fn to_f64(self) -> f64 {
         f64::from(self)
-    }
-    #[inline(always)]
-    fn small_index(self) -> usize {
-        // The sum's lowest bit is worth 1.
-        let ones = (1u32 << 23) as f32;
-        ((ones + self).to_bits() ^ ones.to_bits()) as usize
     }
 }
 
@@ -72,12 +63,6 @@ impl Element for f64 {
     fn to_f64(self) -> f64 {
         self
     }
-    #[inline(always)]
-    fn small_index(self) -> usize {
-        // The sum's lowest bit is worth 1.
-        let ones = (1u64 << 52) as f64;
-        ((ones + self).to_bits() ^ ones.to_bits()) as usize
-    }
 }
 
 /// Operations on vectors of `LANES` elements. A value of the type is the proof that the machine has
@@ -94,9 +79,14 @@ pub trait Simd<T: Element>: Copy {
     const LANES: usize;
     /// How many vectors a tile of sums may hold in registers with some left for its operands.
     const SUMS: usize;
+    /// Whether [`load_part`](Simd::load_part) is one instruction, as [`load`](Simd::load) is.
+    const MASKED_LOADS: bool;
 
     /// The proof for [`Simd::Narrow`].
     fn narrow(self) -> Self::Narrow;
+    /// Runs `f` in a function of its own that has the instruction set's features: of use where a
+    /// loop would otherwise share registers with all that surrounds it. `f` is to be `#[inline(always)]`.
+    fn outlined<R>(self, f: impl FnOnce(Self) -> R) -> R;
     /// `x` in every lane.
     fn splat(self, x: T) -> Self::Vector;
     /// The first `LANES` elements. Panics if there are fewer.
@@ -119,6 +109,9 @@ pub trait Simd<T: Element>: Copy {
     fn equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// `a` where the mask is set, else `b`.
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Writes all lanes, which hold small natural numbers, as integers; of others it makes anything.
+    /// Panics if there are fewer than `LANES`.
+    fn store_indices(self, v: Self::Vector, out: &mut [u32]);
     /// The mask's lanes as bits, the first one lowest.
     fn bits(self, mask: Self::Mask) -> u32;
     /// The sum of all lanes, in a fixed order.
@@ -155,10 +148,15 @@ impl<T: Element> Simd<T> for Scalar {
     type Narrow = Self;
     const LANES: usize = SCALAR_LANES;
     const SUMS: usize = 8;
+    const MASKED_LOADS: bool = false;
 
     #[inline(always)]
     fn narrow(self) -> Self {
         self
+    }
+    #[inline(never)]
+    fn outlined<R>(self, f: impl FnOnce(Self) -> R) -> R {
+        f(self)
     }
     #[inline(always)]
     fn splat(self, x: T) -> Self::Vector {
@@ -206,6 +204,10 @@ impl<T: Element> Simd<T> for Scalar {
         std::array::from_fn(|i| if mask[i] { a[i] } else { b[i] })
     }
     #[inline(always)]
+    fn store_indices(self, v: Self::Vector, out: &mut [u32]) {
+        out[..SCALAR_LANES].copy_from_slice(&v.map(|x| x.to_f64() as u32));
+    }
+    #[inline(always)]
     fn bits(self, mask: Self::Mask) -> u32 {
         mask.iter().rev().fold(0, |bits, &set| bits << 1 | u32::from(set))
     }
@@ -227,6 +229,7 @@ macro_rules! impl_simd {
         greater_or_nan: |$ga:ident, $gb:ident| $greater_or_nan:expr,
         equal: |$ea:ident, $eb:ident| $equal:expr,
         select: |$cm:ident, $ca:ident, $cb:ident| $select:expr,
+        store_indices: |$ip:ident, $iv:ident| $store_indices:expr,
         bits: |$bm:ident| $bits:expr,
         sum: |$v:ident| $sum:expr $(,)?
     ) => {
@@ -240,10 +243,15 @@ macro_rules! impl_simd {
             type Narrow = $narrow;
             const LANES: usize = $lanes;
             const SUMS: usize = $sums;
+            const MASKED_LOADS: bool = cfg!(target_arch = "x86_64");
 
             #[inline(always)]
             fn narrow(self) -> $narrow {
                 $narrow(self.0)
+            }
+            #[inline(never)]
+            fn outlined<R>(self, f: impl FnOnce(Self) -> R) -> R {
+                self.call(f)
             }
             #[inline(always)]
             fn splat(self, x: $t) -> $vector {
@@ -292,6 +300,11 @@ macro_rules! impl_simd {
             #[inline(always)]
             fn select(self, $cm: $mask, $ca: $vector, $cb: $vector) -> $vector {
                 unsafe { $select }
+            }
+            #[inline(always)]
+            fn store_indices(self, $iv: $vector, out: &mut [u32]) {
+                let $ip = out[..$lanes].as_mut_ptr();
+                unsafe { $store_indices }
             }
             #[inline(always)]
             #[allow(unused_unsafe)] // where a mask is a number
