@@ -33,9 +33,6 @@ pub trait Element:
     fn from_u8(x: u8) -> Self;
     /// The same value as `f64`.
     fn to_f64(self) -> f64;
-    /// A small natural number that a vector of this type carries, such as the place of a maximum: without
-    /// the conversion's care for other numbers, of which it makes anything.
-    fn small_index(self) -> usize;
     /// The nearest integer, of two the even one.
     fn round_to_even(self) -> Self;
     /// `self * 2^k` for an integer `k` of at most twice the exponents of normal numbers, rounded once.
@@ -61,12 +58,6 @@ impl Element for f32 {
     #[inline(always)]
     fn to_f64(self) -> f64 {
         f64::from(self)
-    }
-    #[inline(always)]
-    fn small_index(self) -> usize {
-        // The sum's lowest bit is worth 1.
-        let ones = (1u32 << 23) as f32;
-        ((ones + self).to_bits() ^ ones.to_bits()) as usize
     }
     #[inline(always)]
     fn round_to_even(self) -> Self {
@@ -102,12 +93,6 @@ impl Element for f64 {
         self
     }
     #[inline(always)]
-    fn small_index(self) -> usize {
-        // The sum's lowest bit is worth 1.
-        let ones = (1u64 << 52) as f64;
-        ((ones + self).to_bits() ^ ones.to_bits()) as usize
-    }
-    #[inline(always)]
     fn round_to_even(self) -> Self {
         self.round_ties_even()
     }
@@ -134,6 +119,8 @@ pub trait Simd<T: Element>: Copy {
     const LANES: usize;
     /// How many vectors a tile of sums may hold in registers with some left for its operands.
     const SUMS: usize;
+    /// Whether [`load_part`](Simd::load_part) is one instruction, as [`load`](Simd::load) is.
+    const MASKED_LOADS: bool;
 
     /// The proof for [`Simd::Narrow`].
     fn narrow(self) -> Self::Narrow;
@@ -178,6 +165,9 @@ pub trait Simd<T: Element>: Copy {
     fn equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// `a` where the mask is set, else `b`.
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Writes all lanes, which hold small natural numbers, as integers; of others it makes anything.
+    /// Panics if there are fewer than `LANES`.
+    fn store_indices(self, v: Self::Vector, out: &mut [u32]);
     /// The mask's lanes as bits, the first one lowest.
     fn bits(self, mask: Self::Mask) -> u32;
     /// The first `n` lanes, at most `LANES`.
@@ -251,6 +241,7 @@ macro_rules! impl_simd {
         greater_or_nan: |$ga:ident, $gb:ident| $greater_or_nan:expr,
         equal: $equal:path,
         select: |$cm:ident, $ca:ident, $cb:ident| $select:expr,
+        store_indices: |$ip:ident, $iv:ident| $store_indices:expr,
         bits: |$bm:ident| $bits:expr,
         first_lanes: |$n:ident| $first_lanes:expr,
         sum: $sum:path, largest: $largest:path $(,)?
@@ -265,6 +256,7 @@ macro_rules! impl_simd {
             type Narrow = $narrow;
             const LANES: usize = $lanes;
             const SUMS: usize = $sums;
+            const MASKED_LOADS: bool = cfg!(target_arch = "x86_64");
 
             #[inline(always)]
             fn narrow(self) -> $narrow {
@@ -353,6 +345,11 @@ macro_rules! impl_simd {
             #[inline(always)]
             fn select(self, $cm: $mask, $ca: $vector, $cb: $vector) -> $vector {
                 unsafe { $select }
+            }
+            #[inline(always)]
+            fn store_indices(self, $iv: $vector, out: &mut [u32]) {
+                let $ip = out[..$lanes].as_mut_ptr();
+                unsafe { $store_indices }
             }
             #[inline(always)]
             #[allow(unused_unsafe)] // where a mask is a number

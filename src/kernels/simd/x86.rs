@@ -45,17 +45,6 @@ impl Avx2 {
     pub(super) fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
     }
-
-    /// Runs `f` compiled for this instruction set.
-    #[inline(always)]
-    pub fn call<R>(self, f: impl FnOnce(Self) -> R) -> R {
-        #[target_feature(enable = "avx2,fma")]
-        fn with_features<R>(token: Avx2, f: impl FnOnce(Avx2) -> R) -> R {
-            f(token)
-        }
-        // SAFETY: `self` exists, so `detect` found these features.
-        unsafe { with_features(self, f) }
-    }
 }
 
 impl Avx512 {
@@ -67,18 +56,29 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw");
         found.then_some(Self(()))
     }
-
-    /// Runs `f` compiled for this instruction set.
-    #[inline(always)]
-    pub fn call<R>(self, f: impl FnOnce(Self) -> R) -> R {
-        #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")]
-        fn with_features<R>(token: Avx512, f: impl FnOnce(Avx512) -> R) -> R {
-            f(token)
-        }
-        // SAFETY: `self` exists, so `detect` found these features.
-        unsafe { with_features(self, f) }
-    }
 }
+
+/// Implements `call` for one instruction set.
+macro_rules! impl_call {
+    ($token:ident, $features:literal) => {
+        impl $token {
+            /// Runs `f` compiled for this instruction set.
+            #[inline(always)]
+            pub fn call<R>(self, f: impl FnOnce(Self) -> R) -> R {
+                #[target_feature(enable = $features)]
+                fn with_features<R>(token: $token, f: impl FnOnce($token) -> R) -> R {
+                    f(token)
+                }
+                // SAFETY: `self` exists, so `detect` found these features.
+                unsafe { with_features(self, f) }
+            }
+        }
+    };
+}
+
+impl_call!(Avx2, "avx2,fma");
+impl_call!(Avx512, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
+impl_call!(Avx512Narrow, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
 
 /// The low `n` bits set; `n` is at most 16.
 #[inline(always)]
@@ -229,6 +229,7 @@ impl_simd! {
         _mm256_cmp_ps::<_CMP_GT_OQ>(a, b), _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)),
     equal: _mm256_cmp_ps::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_blendv_ps(b, a, m),
+    store_indices: |p, v| _mm256_storeu_si256(p.cast(), _mm256_cvttps_epi32(v)),
     bits: |m| _mm256_movemask_ps(m) as u32,
     first_lanes: |n| _mm256_castsi256_ps(first_lanes_32(n)),
     sum: sum_f32x8, largest: largest_f32x8,
@@ -249,6 +250,7 @@ impl_simd! {
         _mm256_cmp_pd::<_CMP_GT_OQ>(a, b), _mm256_cmp_pd::<_CMP_UNORD_Q>(a, a)),
     equal: _mm256_cmp_pd::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_blendv_pd(b, a, m),
+    store_indices: |p, v| _mm_storeu_si128(p.cast(), _mm256_cvttpd_epi32(v)),
     bits: |m| _mm256_movemask_pd(m) as u32,
     first_lanes: |n| _mm256_castsi256_pd(first_lanes_64(n)),
     sum: sum_f64x4, largest: largest_f64x4,
@@ -269,6 +271,7 @@ impl_simd! {
         | _mm256_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm256_cmp_ps_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_mask_blend_ps(m, b, a),
+    store_indices: |p, v| _mm256_storeu_si256(p.cast(), _mm256_cvttps_epi32(v)),
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: sum_f32x8, largest: largest_f32x8,
@@ -289,6 +292,7 @@ impl_simd! {
         | _mm256_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm256_cmp_pd_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_mask_blend_pd(m, b, a),
+    store_indices: |p, v| _mm_storeu_si128(p.cast(), _mm256_cvttpd_epi32(v)),
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: sum_f64x4, largest: largest_f64x4,
@@ -309,6 +313,7 @@ impl_simd! {
         | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm512_cmp_ps_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm512_mask_blend_ps(m, b, a),
+    store_indices: |p, v| _mm512_storeu_si512(p.cast(), _mm512_cvttps_epi32(v)),
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n),
     sum: _mm512_reduce_add_ps, largest: _mm512_reduce_max_ps,
@@ -329,6 +334,7 @@ impl_simd! {
         | _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm512_cmp_pd_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm512_mask_blend_pd(m, b, a),
+    store_indices: |p, v| _mm256_storeu_si256(p.cast(), _mm512_cvttpd_epi32(v)),
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: _mm512_reduce_add_pd, largest: _mm512_reduce_max_pd,
