@@ -1,5 +1,6 @@
 """What is called during a training, and how it can be stopped."""
 
+import copy
 import itertools
 import os
 import signal
@@ -138,6 +139,61 @@ def test_steps_run_one_by_one_only_for_a_callback_that_wants_them(
     patched = Log()
     patched.on_batch_begin = lambda batch, logs=None: None
     assert calls(patched) == [1] * 60
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e6])
+def test_hooks_of_batches_are_called_every_so_many_steps(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnrs._fit.CALL_SECONDS", seconds)
+    x, y = data(50)
+    each, log = compiled(), BatchLog()
+    figures: dict[int, Any] = {}
+
+    class Figures(Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            figures[batch] = logs
+
+    each.fit(x, y, batch_size=2, verbose=0, callbacks=[Figures()])
+    expected = {batch: figures[batch] for batch in (9, 19, 24)}
+    figures.clear()
+
+    model = compiled()
+    model.compile("sgd", SPARSE, steps_per_execution=10)
+    assert model.steps_per_execution == 10
+    spy = Spy(model)
+    model.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=log)
+    calls = [1] * 25 if seconds == 0 else [1, GROWTH, 10 - 1 - GROWTH, 10, 5]
+    assert spy.calls[: len(calls)] == calls
+    hooks = [("begin", 0), ("end", 9), ("begin", 10), ("end", 19), ("begin", 20), ("end", 24)]
+    batches = [(f"batch_{hook}", batch) for hook, batch in hooks]
+    assert [event[:2] for event in log.events if event[0].startswith("batch")] == batches * 2
+
+    again = compiled()
+    again.compile("sgd", SPARSE, steps_per_execution=10)
+    copy.copy(again).fit(x, y, batch_size=2, verbose=0, callbacks=Figures())
+    assert figures == expected
+    model.compile("sgd", SPARSE)
+    assert model.steps_per_execution == 1
+
+
+def test_training_stops_between_two_hooks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnrs._fit.CALL_SECONDS", 0.0)
+    x, y = data(20)
+    model, log = compiled(), BatchLog()
+    model.compile("sgd", SPARSE, steps_per_execution=10)
+
+    def stop(*arguments: Any) -> Any:
+        model.stop_training = len(spy.calls) == 2
+        return Spy.train(spy, *arguments)
+
+    spy = Spy(model)
+    spy.train = stop
+    history = model.fit(x, y, 1, verbose=0, shuffle=False, callbacks=[log])
+    assert len(spy.calls) == 3
+    assert [event[:2] for event in log.events[2:4]] == [("batch_begin", 0), ("batch_end", 2)]
+    expected = compiled()
+    assert history.history == expected.fit(x[:3], y[:3], 1, verbose=0, shuffle=False).history
 
 
 @pytest.mark.parametrize("when", ["epoch", "batch"])

@@ -196,6 +196,7 @@ class Fit:
         data: Data,
         *,
         batch_size: int,
+        steps_per_execution: int,
         metric: str | None,
         callbacks: CallbackList,
         report: Report,
@@ -204,6 +205,7 @@ class Fit:
         self._network = network
         self._data = data
         self._batch_size = batch_size
+        self._steps_per_execution = steps_per_execution
         self._metric = metric
         self._callbacks = callbacks
         self._report = report
@@ -233,18 +235,21 @@ class Fit:
 
     def _train(self, epoch: int, order: npt.NDArray[np.int64], seed: int) -> tuple[int, Sums]:
         """Take the steps of an epoch, and return how many they were and what they came to."""
-        total = self._report.steps
+        total, hooks = self._report.steps, self._callbacks.wants_batches
         done, sums = 0, Sums()
         with self._report.bar() as bar:
             while done < total and not (done and self._model.stop_training):
-                count = min(self._pace.steps, total - done)
-                if self._callbacks.wants_batches:
-                    count = 1
+                end = min(done + self._steps_per_execution, total) if hooks else total
+                if hooks:
                     self._callbacks.batch_begin(done)
-                self._call(epoch, order, seed, done, count, sums)
-                done += count
-                bar.update(count)
-                if self._callbacks.wants_batches:
+                while True:
+                    count = min(self._pace.steps, end - done)
+                    self._call(epoch, order, seed, done, count, sums)
+                    done += count
+                    bar.update(count)
+                    if done == end or self._model.stop_training:
+                        break
+                if hooks:
                     self._callbacks.batch_end(done - 1, sums.logs(self._metric))
         return done, sums
 
