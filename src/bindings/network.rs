@@ -181,6 +181,7 @@ impl Network {
             let pixels = Pixels::new(x, &net.layers().input)?;
             let answers = Answers::new(net, y, pixels.images())?;
             let order = indices(order, pixels.images())?;
+            answers.check(net, order.iter().copied())?;
             let targets = answers.targets()?;
             let threads = num_threads();
             let call =
@@ -202,6 +203,7 @@ impl Network {
         with!(&mut *self.lock(py), net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
             let answers = Answers::new(net, y, pixels.images())?;
+            answers.check(net, 0..pixels.images())?;
             let targets = answers.targets()?;
             let (images, threads) = (pixels.images(), num_threads());
             let outcome = with_slice!(pixels, x => {
@@ -375,14 +377,6 @@ impl<'py, T: Element + numpy::Element> Answers<'py, T> {
             Loss::SparseCategoricalCrossentropy { .. } => {
                 let labels = contiguous::<i64>("y", y)?.try_readonly()?;
                 expect_shape("y", labels.shape(), &[images])?;
-                let classes: usize = output.iter().product();
-                let wrong = |&label: &i64| !usize::try_from(label).is_ok_and(|l| l < classes);
-                if let Some(at) = labels.as_slice()?.iter().position(wrong) {
-                    let label = labels.as_slice()?[at];
-                    return Err(PyValueError::new_err(format!(
-                        "y: expected classes from 0 to below {classes}, got {label} at index {at}"
-                    )));
-                }
                 Ok(Self::Labels(labels))
             }
             _ => {
@@ -392,6 +386,25 @@ impl<'py, T: Element + numpy::Element> Answers<'py, T> {
                 expect_shape("y", values.shape(), &expected)?;
                 Ok(Self::Values(values))
             }
+        }
+    }
+
+    /// Checks the classes of the images that are looked at, each below the number of images.
+    fn check(
+        &self,
+        net: &network::Network<T>,
+        images: impl IntoIterator<Item = usize>,
+    ) -> PyResult<()> {
+        let Self::Labels(labels) = self else { return Ok(()) };
+        let labels = labels.as_slice()?;
+        let classes: usize = net.layers().output().iter().product();
+        let wrong = |&at: &usize| !usize::try_from(labels[at]).is_ok_and(|label| label < classes);
+        match images.into_iter().find(wrong) {
+            Some(at) => Err(PyValueError::new_err(format!(
+                "y: expected classes from 0 to below {classes}, got {} at index {at}",
+                labels[at]
+            ))),
+            None => Ok(()),
         }
     }
 
