@@ -13,7 +13,7 @@ pub mod network;
 mod _core {
     #[pymodule_export]
     use crate::bindings::{
-        config::{get_num_threads, set_num_threads, simd_level, simd_levels},
+        config::{fma_peak, get_num_threads, set_num_threads, simd_level, simd_levels},
         layers::{
             conv3x3_backprop, conv3x3_forward, max_pool2_backprop, max_pool2_forward,
             softmax_backprop, softmax_forward,

@@ -10,6 +10,8 @@ from cnnrs.utils import set_random_seed
 
 Array: TypeAlias = npt.NDArray[Any]
 
+SPARSE = "sparse_categorical_crossentropy"
+
 
 def small_model(*, dtype: str = "float32", seed: int = 0, dropout: float = 0.0) -> Sequential:
     """A convolution, a pooling and a dense layer for images (7, 6, 2) in three classes."""
@@ -25,7 +27,7 @@ def small_model(*, dtype: str = "float32", seed: int = 0, dropout: float = 0.0) 
     return Sequential(layers, dtype=dtype)
 
 
-def compiled(loss: str = "sparse_categorical_crossentropy", **settings: Any) -> Sequential:
+def compiled(loss: Any = SPARSE, **settings: Any) -> Sequential:
     model = small_model(**settings)
     model.compile("sgd", loss)
     return model
@@ -45,6 +47,21 @@ def assert_same_weights(got: Sequential, expected: Sequential) -> None:
 def differ(a: Sequential, b: Sequential) -> bool:
     pairs = zip(a.get_weights(), b.get_weights(), strict=True)
     return any(not np.array_equal(ours, theirs) for ours, theirs in pairs)
+
+
+class Spy:
+    """A compiled network that notes how many steps each call of `train` takes."""
+
+    def __init__(self, model: Sequential) -> None:
+        self._network, self.calls = model._network, []
+        model._network = self
+
+    def train(self, *arguments: Any) -> Any:
+        self.calls.append(len(arguments[4]))
+        return self._network.train(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
 
 
 class Plain:

@@ -20,7 +20,9 @@ from safetensors.numpy import load_file
 
 import cnnrs
 from cnnrs.datasets import load
-from cnnrs.trainer import Trainer
+from cnnrs.optimizers import SGD
+from cnnrs.training_run import tutorial_network
+from cnnrs.utils import set_random_seed
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals, pipes and terminals")
 RESULTS = ["history.csv", "history.png", "weights.safetensors"]
@@ -162,8 +164,8 @@ def test_last_report_of_an_epoch_may_be_shorter() -> None:
 
 def test_each_line_is_passed_on_at_once() -> None:
     command = patched("""
-import os, cnnrs.trainer
-cnnrs.trainer.Trainer.test = lambda self: os._exit(7)  # as a kill would, without a last flush
+import os, cnnrs._fit
+cnnrs._fit.evaluate = lambda *_: os._exit(7)  # as a kill would, without a last flush
 """)
     ran = cnnrs_command(*SAMPLE, command=command)
     assert ran.returncode == 7
@@ -184,16 +186,32 @@ def test_same_seed_same_lines_and_weights(tmp_path: Path) -> None:
     assert other_weights != weights
 
 
-def test_divergence_is_a_warning_that_names_the_epoch(tmp_path: Path) -> None:
+def test_divergence_is_one_line_of_warning_that_names_the_epoch(tmp_path: Path) -> None:
     ran = cnnrs_command(*SAMPLE, "--epochs", "2", "--lr", "1e30", "--out", tmp_path)
     assert ran.returncode == 0
-    warnings = re.findall("^cnnrs: warning: .*$", ran.stderr, re.M)
-    assert [re.findall(r"test loss is (\w+) after epoch (\d)", line) for line in warnings] == [
-        [("nan", "1")],
-        [("nan", "2")],
-    ]
+    assert ran.stderr == (
+        "cnnrs: warning: the loss is not finite at epoch 1, step 2; "
+        "a learning rate below 1e+30 may help\n"
+    )
+    _, epochs = parse(ran.stdout)
+    assert [str(epoch.test[0]) for epoch in epochs] == ["nan", "nan"]
     assert sorted(contents(tmp_path)) == RESULTS
     assert "nan" in (tmp_path / "history.csv").read_text()
+
+
+def test_divergence_in_the_last_step_is_told_too() -> None:
+    arguments = ("--limit", "1", "--epochs", "1", "--lr", "1e30")
+    ran = cnnrs_command("train", "--data", "mnist-sample", *arguments)
+    assert ran.returncode == 0
+    warning = r"the test loss is (nan|inf) after epoch 1; a learning rate below 1e\+30 may help"
+    assert re.fullmatch(f"cnnrs: warning: {warning}\n", ran.stderr)
+    assert len(parse(ran.stdout)[1]) == 1
+
+
+def test_a_warning_that_is_an_error_is_one_line() -> None:
+    ran = cnnrs_command(*SAMPLE, "--lr", "1e30", PYTHONWARNINGS="error::RuntimeWarning")
+    assert re.fullmatch(r"cnnrs: the loss is not finite at epoch 1, step 2; .*\n", ran.stderr)
+    assert ran.returncode == 1
 
 
 # Data
@@ -257,7 +275,7 @@ def test_unfit_data_is_refused(tmp_path: Path) -> None:
     assert_refused(ran, f"{label}", "expected labels from 0 to 9, found 10")
     small = write_folder(tmp_path / "small", 3, 3)
     ran = cnnrs_command("train", "--data", small)
-    assert_refused(ran, "at least 4x4 pixels")
+    assert_refused(ran, "images of 3x3 pixels do not fit", "at least 2x2 pixels")
     (label / "train-labels-idx1-ubyte").unlink()
     assert_refused(cnnrs_command("train", "--data", label), "train-labels-idx1-ubyte")
 
@@ -287,12 +305,16 @@ def test_out_holds_weights_history_and_picture(tmp_path: Path) -> None:
     assert sorted(contents(out)) == RESULTS
     assert (out / "history.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
-    trainer = Trainer(first_images(1000), learn_rate=0.01, seed=3)
-    for _ in epochs:
-        list(trainer.train_epoch())
+    set_random_seed(3)
+    model = tutorial_network(28, 28)
+    model.compile(SGD(0.01), "sparse_categorical_crossentropy")
+    data = load("mnist-sample")
+    x, y = data.x_train[:1000], data.y_train[:1000]
+    model.fit(x, y, batch_size=1, epochs=len(epochs), verbose=0)
     written = load_file(out / "weights.safetensors")
-    assert written.keys() == trainer.weights.keys()
-    for name, array in trainer.weights.items():
+    names = ("conv2d.kernel", "dense.kernel", "dense.bias")
+    assert written.keys() == set(names)
+    for name, array in zip(names, model.get_weights(), strict=True):
         assert written[name].dtype == np.float32
         np.testing.assert_array_equal(written[name], array)
     with safe_open(out / "weights.safetensors", framework="numpy") as file:
@@ -314,11 +336,6 @@ def test_out_holds_weights_history_and_picture(tmp_path: Path) -> None:
         printed = np.array([(loss, float(percent[:-1])) for _, loss, percent in epoch.steps])
         assert float(row["loss"]) == pytest.approx(printed[:, 0].mean(), abs=5.1e-4)
         assert float(row["accuracy"]) * 100 == pytest.approx(printed[:, 1].mean(), abs=5.1e-3)
-
-
-def first_images(count: int) -> cnnrs.datasets.Dataset:
-    data = load("mnist-sample")
-    return data._replace(x_train=data.x_train[:count], y_train=data.y_train[:count])
 
 
 def test_out_replaces_files_of_its_names_and_no_others(tmp_path: Path) -> None:
@@ -475,12 +492,13 @@ def test_terminal_shows_a_progress_bar_that_leaves_no_trace(piped: bool) -> None
         report = process.communicate(timeout=20)[0] if piped else b""
     assert process.returncode == 0
     assert re.search(r"%\|.*/300 .*images", screen)
-    # What a terminal shows of each line is what follows its last carriage return.
-    shown = [line.rstrip("\r").rpartition("\r")[2] for line in screen.split("\n")]
+    # What a terminal shows of each line is what follows its last carriage return; blanks, that it
+    # was wiped with, are not seen.
+    shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in screen.split("\n")]
     _, (epoch,) = parse(report.decode() if piped else "\n".join(shown))
     assert [step for step, _, _ in epoch.steps] == [100, 200, 300]
     if piped:
-        assert "".join(shown).isspace()
+        assert not any(shown)
         assert report.isascii()
         assert b"\r" not in report
 
@@ -507,7 +525,8 @@ def read_all(terminal: int) -> str:
         ("train --epochs 1.5", "--epochs: expected an integer from 1, got '1.5'"),
         ("train --limit 0", "--limit: expected an integer from 1, got '0'"),
         ("train --limit many", "--limit: expected an integer from 1, got 'many'"),
-        ("train --seed -1", "--seed: expected an integer from 0, got '-1'"),
+        ("train --seed -1", "--seed: expected an integer from 0 to 4294967295, got '-1'"),
+        ("train --seed 4294967296", "from 0 to 4294967295, got '4294967296'"),
         ("train --lr nan", "--lr: expected a number above 0, got 'nan'"),
         ("train --lr -1", "--lr: expected a number above 0, got '-1'"),
         ("train --lr 0", "--lr: expected a number above 0, got '0'"),

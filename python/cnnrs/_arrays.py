@@ -55,10 +55,15 @@ def check_length(name: str, array: Array, n: int) -> None:
         raise ValueError(f"{name}: expected {n} labels, as many as inputs, got {got}")
 
 
-def class_numbers(name: str, array: Array) -> npt.NDArray[np.int64]:
-    """The array as int64, if all its numbers are whole."""
+def class_numbers(name: str, array: Array, classes: int | None = None) -> npt.NDArray[np.int64]:
+    """The array as int64, if its numbers are whole, at least 0 and, if given, below `classes`."""
     if array.dtype.kind == "f":
-        wrong = array[~np.isfinite(array) | (array != np.trunc(array))]
-        if wrong.size:
-            raise ValueError(f"{name}: expected whole class numbers, got {wrong[0]}")
-    return plain(array, np.int64)
+        broken = array[~np.isfinite(array) | (array != np.trunc(array))]
+        if broken.size:
+            raise ValueError(f"{name}: expected whole class numbers, got {broken[0]}")
+    numbers = plain(array, np.int64)
+    wrong = numbers[(numbers < 0) | (classes is not None and numbers >= classes)]
+    if wrong.size:
+        below = "" if classes is None else f" and below {classes}"
+        raise ValueError(f"{name}: expected class numbers of at least 0{below}, got {wrong[0]}")
+    return numbers

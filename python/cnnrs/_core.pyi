@@ -11,10 +11,10 @@ _Layer: TypeAlias = tuple[str, str, dict[str, Any]]
 __all__ = [
     "BUILD_PROFILE",
     "Network",
-    "TutorialNet",
     "__version__",
     "conv3x3_backprop",
     "conv3x3_forward",
+    "fma_peak",
     "get_num_threads",
     "max_pool2_backprop",
     "max_pool2_forward",
@@ -28,6 +28,7 @@ __all__ = [
 __version__: Final[str]
 BUILD_PROFILE: Final[str]
 
+def fma_peak(seconds: float) -> float: ...
 def simd_level() -> str: ...
 def simd_levels() -> list[str]: ...
 def set_num_threads(n: int) -> None: ...
@@ -51,32 +52,6 @@ def softmax_backprop(
 ) -> _Array: ...
 
 @final
-class TutorialNet:
-    def __new__(cls, height: int, width: int, num_filters: int, classes: int) -> TutorialNet: ...
-    def get_weights(
-        self,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]: ...
-    def set_weights(
-        self,
-        kernel: npt.NDArray[np.float32],
-        weights: npt.NDArray[np.float32],
-        biases: npt.NDArray[np.float32],
-    ) -> None: ...
-    def train(
-        self,
-        images: npt.NDArray[np.uint8],
-        labels: npt.NDArray[np.uint8],
-        order: npt.NDArray[np.int64],
-        learn_rate: float,
-    ) -> tuple[float, int]: ...
-    def evaluate(
-        self,
-        images: npt.NDArray[np.uint8],
-        labels: npt.NDArray[np.uint8],
-        order: npt.NDArray[np.int64],
-    ) -> tuple[float, int]: ...
-
-@final
 class Network:
     def __new__(cls, input_shape: tuple[int, ...], layers: list[_Layer], dtype: str) -> Network: ...
     def output_shapes(self) -> list[tuple[int, ...]]: ...
@@ -95,7 +70,7 @@ class Network:
         rates: npt.NDArray[np.float64],
         seed: int,
         first_step: int,
-    ) -> tuple[float, int, int | None]: ...
+    ) -> tuple[npt.NDArray[np.float64], int]: ...
     def evaluate(self, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[float, int]: ...
     def predict(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
     def optimizer_state(self) -> list[npt.NDArray[Any]]: ...

@@ -1,5 +1,7 @@
 """Training epoch by epoch, in calls of many steps that each are one Rust call."""
 
+import functools
+import operator
 import sys
 import time
 import warnings
@@ -194,6 +196,7 @@ class Fit:
         data: Data,
         *,
         batch_size: int,
+        steps_per_execution: int,
         metric: str | None,
         callbacks: CallbackList,
         report: Report,
@@ -202,6 +205,7 @@ class Fit:
         self._network = network
         self._data = data
         self._batch_size = batch_size
+        self._steps_per_execution = steps_per_execution
         self._metric = metric
         self._callbacks = callbacks
         self._report = report
@@ -231,18 +235,21 @@ class Fit:
 
     def _train(self, epoch: int, order: npt.NDArray[np.int64], seed: int) -> tuple[int, Sums]:
         """Take the steps of an epoch, and return how many they were and what they came to."""
-        total = self._report.steps
+        total, hooks = self._report.steps, self._callbacks.wants_batches
         done, sums = 0, Sums()
         with self._report.bar() as bar:
             while done < total and not (done and self._model.stop_training):
-                count = min(self._pace.steps, total - done)
-                if self._callbacks.wants_batches:
-                    count = 1
+                end = min(done + self._steps_per_execution, total) if hooks else total
+                if hooks:
                     self._callbacks.batch_begin(done)
-                self._call(epoch, order, seed, done, count, sums)
-                done += count
-                bar.update(count)
-                if self._callbacks.wants_batches:
+                while True:
+                    count = min(self._pace.steps, end - done)
+                    self._call(epoch, order, seed, done, count, sums)
+                    done += count
+                    bar.update(count)
+                    if done == end or self._model.stop_training:
+                        break
+                if hooks:
                     self._callbacks.batch_end(done - 1, sums.logs(self._metric))
         return done, sums
 
@@ -253,16 +260,18 @@ class Fit:
         part = order[done * self._batch_size : (done + count) * self._batch_size]
         rates = self._model._rates(self._step, count)
         start = time.perf_counter()
-        loss, right, strange = self._network.train(
+        losses, right = self._network.train(
             self._data.x, self._data.y, part, self._batch_size, rates, seed, done
         )
         self._pace.took(count, time.perf_counter() - start)
         self._step += count
         sums.images += len(part)
-        sums.loss += loss
+        # One after the other, so that the sum does not depend on how steps are cut into calls.
+        sums.loss = functools.reduce(operator.add, losses.tolist(), sums.loss)
         sums.right += right
-        if strange is not None and not self._warned:
+        if not self._warned and not np.isfinite(losses).all():
             self._warned = True
+            strange = int(np.isfinite(losses).argmin())
             warnings.warn(
                 f"the loss is not finite at epoch {epoch + 1}, step {done + strange + 1}; a "
                 f"learning rate below {rates[strange]:g} may help",

@@ -223,7 +223,7 @@ class Structure:
             raise ValueError(f"weights: expected {expected} arrays, got {len(weights)}")
         network.set_weights(
             [
-                np.ascontiguousarray(_arrays.real(f"weights[{n}]", array), self.dtype)
+                _arrays.plain(_arrays.real(f"weights[{n}]", array), self.dtype)
                 for n, array in enumerate(weights)
             ]
         )
@@ -272,7 +272,7 @@ class Structure:
         """The shape of one prediction."""
         return self._need_network("output_shape").output_shapes()[-1]
 
-    def _need_network(self, what: str) -> "_core.Network":
+    def _need_network(self, what: str) -> _core.Network:
         if self._network is None:
             raise ValueError(
                 f"{what}: expected a built model, got {self.name}, which knows no input shape yet; "

@@ -17,6 +17,8 @@ class Callback:
     and `steps`. Setting `self.model.stop_training = True` ends the training after the current step
     and its epoch's validation. Steps run many at a time, unless a callback overrides one of the
     hooks of batches: then each step is a call of its own, which is slower for small networks.
+    `compile(steps_per_execution=n)` makes it a call every n steps, and calls the hooks before the
+    first and after the last of them.
 
     Reference: `keras.callbacks.Callback`.
 
@@ -62,11 +64,11 @@ class Callback:
         """
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        """Called before each step of an epoch, counted from 0, with nothing in `logs`."""
+        """Called before step `batch` of an epoch, counted from 0, with nothing in `logs`."""
         self.on_batch_begin(batch, logs=logs)
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Called after each step, with `loss` and `accuracy` over the epoch so far in `logs`."""
+        """Called after step `batch`, with `loss` and `accuracy` over the epoch so far in `logs`."""
         self.on_batch_end(batch, logs=logs)
 
     def on_batch_begin(self, batch: int, logs: Logs | None = None) -> None:

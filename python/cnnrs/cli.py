@@ -4,8 +4,10 @@ import argparse
 import io
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from cnnrs import __version__
 
@@ -28,14 +30,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Into a pipe, too, each line at once; letters that its encoding lacks, as escapes.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            run(options)
         return 0
     except KeyboardInterrupt:
         print("cnnrs: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED  # Whoever read standard output has gone.
-    except (OSError, ValueError, MemoryError, ModuleNotFoundError) as error:
+    except (OSError, ValueError, MemoryError, ModuleNotFoundError, Warning) as error:
         print(f"cnnrs: {error or type(error).__name__}", file=sys.stderr)
         return FAILED
     finally:
@@ -85,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--seed",
-        type=_at_least(0),
+        type=_at_least(0, most=2**32 - 1),
         default=0,
         metavar="N",
         help="of the initial weights and the order of the images (default: %(default)s)",
@@ -120,6 +124,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show one line, without the place in the code that `warnings.showwarning` names."""
+    from tqdm import tqdm
+
+    tqdm.write(f"cnnrs: warning: {message}", file=sys.stderr)  # so that a progress bar makes way
+
+
 def _train(options: argparse.Namespace) -> None:
     from cnnrs.training_run import run
 
@@ -139,14 +157,16 @@ def _bench(options: argparse.Namespace) -> None:
     run(repeats=options.repeats, json_file=options.json, plot_file=options.plot)
 
 
-def _at_least(least: int) -> Callable[[str], int]:
+def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
+    to = "" if most is None else f" to {most}"
+
     def integer(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected an integer from {least}, got {text!r}")
+        if value < least or (most is not None and value > most):
+            raise argparse.ArgumentTypeError(f"expected an integer from {least}{to}, got {text!r}")
         return value
 
     return integer

@@ -68,7 +68,15 @@ class Initializer:
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal initializer."""
+        """Return the arguments that make an equal initializer.
+
+        Reference: `keras.initializers.Initializer.get_config`.
+
+        Example:
+            >>> from cnnrs.initializers import RandomUniform
+            >>> RandomUniform(-1, 1, seed=3).get_config()
+            {'minval': -1.0, 'maxval': 1.0, 'seed': 3}
+        """
         return {name: getattr(self, name) for name in self._settings}
 
 

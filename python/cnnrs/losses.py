@@ -135,7 +135,7 @@ class SparseCategoricalCrossentropy(Loss):
             raise ValueError(
                 f"{name}: expected class numbers ({n},) for {self._kind}, got {array.shape}{advice}"
             )
-        return class_numbers(name, array.reshape(n))
+        return class_numbers(name, array.reshape(n), outputs[-1])
 
 
 class MeanSquaredError(Loss):

@@ -80,6 +80,7 @@ class Sequential(Structure):
         self.loss: Loss | None = None
         self.history: History | None = None
         self.stop_training = False
+        self.steps_per_execution = 1
         self._metric: str | None = None
         self._network_is_compiled = False
         super()._begin(layers, name, dtype, rng)
@@ -90,6 +91,8 @@ class Sequential(Structure):
         loss: str | Loss | type[Loss] | None = None,
         loss_weights: None = None,
         metrics: Sequence[str] | None = None,
+        *,
+        steps_per_execution: int = 1,
     ) -> None:
         """Choose how the model is trained. What the optimizer had gathered is lost.
 
@@ -100,10 +103,13 @@ class Sequential(Structure):
             loss_weights: None (default): there is one output.
             metrics: `["accuracy"]` or `["acc"]`, which says what the accuracy is called. It is
                 reported for classification losses in any case, and for no other.
+            steps_per_execution: how many steps `fit` takes between two calls of a callback's hooks
+                of batches, 1 by default. Nothing else depends on it.
 
         Raises:
             TypeError: if something else is given.
-            ValueError: if a name is unknown, or the loss does not fit the model's output.
+            ValueError: if a name is unknown, the loss does not fit the model's output, or
+                `steps_per_execution` is less than 1.
 
         Reference: `keras.Model.compile`.
 
@@ -120,6 +126,7 @@ class Sequential(Structure):
                 f"loss_weights: expected None, got {loss_weights!r}; metrics go by name, as in "
                 f'compile(optimizer, loss, metrics=["accuracy"])'
             )
+        steps_per_execution = integer("steps_per_execution", steps_per_execution)
         new_optimizer, new_loss = optimizers.get(optimizer), losses.get(loss)
         metric = _metric(metrics, new_loss)
         with self._lock:
@@ -127,6 +134,7 @@ class Sequential(Structure):
                 self._network.compile(new_loss._compiled(), new_optimizer._compiled())
             self._network_is_compiled = self.built
             self.optimizer, self.loss, self._metric = new_optimizer, new_loss, metric
+            self.steps_per_execution = steps_per_execution
 
     def fit(
         self,
@@ -212,6 +220,7 @@ class Sequential(Structure):
             self._ready_network(),
             data,
             batch_size=batch_size,
+            steps_per_execution=self.steps_per_execution,
             metric=self._metric,
             callbacks=called,
             report=Report(level, epochs=epochs, steps=steps),
@@ -380,7 +389,7 @@ class Sequential(Structure):
             "layers": [(type(layer), layer.get_config()) for layer in self._layers],
             "weights": network and network.get_weights(),
             "rng": self._rng.bit_generator.state,
-            "compiled": (self.optimizer, self.loss, self._metric),
+            "compiled": (self.optimizer, self.loss, self._metric, self.steps_per_execution),
             "optimizer_state": network and self._network_is_compiled and network.optimizer_state(),
             "history": self.history and (self.history.history, self.history.epoch),
         }
@@ -392,7 +401,7 @@ class Sequential(Structure):
             layers.insert(0, Input(state["shape"]))
         self._begin(layers, state["name"], state["dtype"], rng)
         rng.bit_generator.state = state["rng"]
-        self.optimizer, self.loss, self._metric = state["compiled"]
+        self.optimizer, self.loss, self._metric, self.steps_per_execution = state["compiled"]
         if self._network is not None:
             self._network.set_weights(state["weights"])
             if state["optimizer_state"]:

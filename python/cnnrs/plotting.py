@@ -9,23 +9,22 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"
 """From Okabe and Ito's palette, which readers of every colour vision can tell apart."""
 
 
-def training_curves(history: Sequence[Mapping[str, float]]) -> Figure:
+def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     """Draw loss and accuracy over the epochs.
 
     Args:
-        history: one mapping an epoch with the keys epoch, loss, accuracy, val_loss, val_accuracy;
-            accuracies from 0 to 1.
+        history: what `History.history` holds after a training with validation: under the keys loss,
+            accuracy, val_loss and val_accuracy one number an epoch; accuracies from 0 to 1.
 
     Returns:
         A figure of two panels.
 
     Example:
-        >>> epoch = dict(epoch=1, loss=0.4, accuracy=0.9, val_loss=0.3, val_accuracy=0.92)
-        >>> len(training_curves([epoch]).axes)
+        >>> history = dict(loss=[0.4], accuracy=[0.9], val_loss=[0.3], val_accuracy=[0.92])
+        >>> len(training_curves(history).axes)
         2
     """
     figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
-    epochs = [line["epoch"] for line in history]
     for axes, key, title in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), ("Loss", "Accuracy"), strict=True
     ):
@@ -33,9 +32,8 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> Figure:
             (key, BLUE, "o", "training, while learning"),
             (f"val_{key}", ORANGE, "s", "test"),
         ):
-            axes.plot(
-                epochs, [line[name] for line in history], color=colour, marker=marker, label=label
-            )
+            epochs = range(1, len(history[name]) + 1)
+            axes.plot(epochs, history[name], color=colour, marker=marker, label=label)
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)

@@ -2,15 +2,32 @@
 
 import csv
 import math
-import sys
 import time
-from dataclasses import asdict, dataclass, fields
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from cnnrs import __version__
 from cnnrs._files import atomic_path, check_writable
+from cnnrs.callbacks import Callback, History, Logs
 from cnnrs.datasets import load
-from cnnrs.trainer import Score, Trainer, Weights
+from cnnrs.layers import Conv2D, Dense, Flatten, MaxPooling2D, Rescaling
+from cnnrs.models import Sequential
+from cnnrs.optimizers import SGD
+from cnnrs.tutorial import Conv3x3, Softmax
+from cnnrs.utils import set_random_seed
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+Weights: TypeAlias = dict[str, npt.NDArray[np.float32]]
+
+NUM_FILTERS = 8
+CLASSES = 10
+WEIGHT_NAMES = ("conv2d.kernel", "dense.kernel", "dense.bias")
 
 WEIGHTS, HISTORY, PICTURE = "weights.safetensors", "history.csv", "history.png"
 
@@ -18,16 +35,46 @@ REPORTS = 10
 LEAST_REPORT = 100
 """Reports an epoch, and the fewest steps between two: the tutorial's number."""
 
+MOVES = 10
+"""How often the progress bar moves between two reports."""
 
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the history; loss and accuracy are over the images as they were trained on."""
 
-    epoch: int
-    loss: float
-    accuracy: float
-    val_loss: float
-    val_accuracy: float
+def tutorial_network(height: int, width: int) -> Sequential:
+    """Make the tutorial's network: Conv3x3(8), MaxPool2, Softmax(10), for bytes as pixels.
+
+    After `set_random_seed(n)` it begins with the same numbers as the tutorial's own layers after
+    `np.random.seed(n)`. Two things are not the tutorial's: it computes in float32, and of equal
+    maxima in a pooling region only the first receives the gradient, as in Keras and PyTorch.
+
+    Args:
+        height: of the images, at least 4.
+        width: of the images, at least 4.
+
+    Returns:
+        A model that is not compiled yet.
+
+    Raises:
+        ValueError: if the images are too small.
+
+    Example:
+        >>> from cnnrs.training_run import tutorial_network
+        >>> [array.shape for array in tutorial_network(28, 28).get_weights()]
+        [(3, 3, 1, 8), (1352, 10), (10,)]
+    """
+    model = Sequential(
+        [
+            Rescaling(1 / 255, -0.5, input_shape=(height, width, 1)),
+            Conv2D(NUM_FILTERS, 3, use_bias=False),
+            MaxPooling2D(2),
+            Flatten(),
+            Dense(CLASSES, activation="softmax"),
+        ]
+    )
+    _, dense, bias = model.get_weights()
+    filters = Conv3x3(NUM_FILTERS).filters  # (num_filters, 3, 3)
+    kernel = filters.transpose(1, 2, 0)[:, :, np.newaxis]
+    model.set_weights([kernel, Softmax(*dense.shape).weights, bias])
+    return model
 
 
 def run(
@@ -38,7 +85,7 @@ def run(
     learn_rate: float = 0.005,
     seed: int = 0,
     out: Path | None = None,
-) -> list[Epoch]:
+) -> History:
     """Train the tutorial's network, print the tutorial's kind of report, and write the results.
 
     Args:
@@ -46,92 +93,131 @@ def run(
         limit: how many training images to use, the first ones; all by default.
         epochs: times that every training image is learnt from.
         learn_rate: the learning rate of plain gradient descent.
-        seed: of the initial weights and the order of the images.
+        seed: of the initial weights and the order of the images; the same seed gives the same
+            weights on the same type of machine.
         out: a folder for `weights.safetensors`, `history.csv` and, if matplotlib is installed,
             `history.png`; it is made if need be, and files of these names are replaced.
 
     Returns:
-        One entry an epoch.
+        The history of the training, judged by the test images.
 
     Raises:
         DatasetError: if the data cannot be had.
+        ValueError: if the images are too small.
         OSError: if the folder cannot be written; this is found out before training.
+
+    Warns:
+        RuntimeWarning: if the loss is not finite; training goes on.
     """
+    from tqdm import tqdm
+
     dataset = load(data)
     print(f"Data: {dataset.origin}")
     if limit is not None and limit < len(dataset.x_train):
         dataset = dataset._replace(x_train=dataset.x_train[:limit], y_train=dataset.y_train[:limit])
         print(f"      of which the first {limit:,} training images")
+    images, height, width = dataset.x_train.shape
+    set_random_seed(seed)
+    try:
+        model = tutorial_network(height, width)
+    except ValueError as error:
+        why = f"images of {height}x{width} pixels do not fit the tutorial's network: {error}"
+        raise ValueError(why) from error
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name in (WEIGHTS, HISTORY, PICTURE):
             check_writable(out / name)  # Better to know now than after the training.
-    trainer = Trainer(dataset, learn_rate=learn_rate, seed=seed)
-    print(f"SGD, one image a step, learning rate {learn_rate:g}, seed {seed}, float32")
+    print(f"SGD, one image a step, learning rate {learn_rate:g}, seed {seed}, {model.dtype}")
 
-    history = []
-    for epoch in range(1, epochs + 1):
-        print(f"\nEpoch {epoch}/{epochs}")
-        start = time.perf_counter()
-        score = _train_epoch(trainer)
-        seconds = time.perf_counter() - start
-        test = trainer.test()
-        print(
-            f"Test        | {_columns(test)} | {score.images:,} steps in {seconds:.2f} s, "
-            f"{seconds / score.images * 1e6:.1f} us each"
+    move = math.ceil(max(LEAST_REPORT, images / REPORTS) / MOVES)
+    model.compile(SGD(learn_rate), "sparse_categorical_crossentropy", steps_per_execution=move)
+    # disable=None: no bar where standard error is not a terminal.
+    with tqdm(total=epochs * images, unit=" images", leave=False, disable=None) as bar:
+        history = model.fit(
+            dataset.x_train,
+            dataset.y_train,
+            batch_size=1,
+            epochs=epochs,
+            verbose=0,
+            callbacks=_Report(bar, move * MOVES, learn_rate),
+            validation_data=(dataset.x_test, dataset.y_test),
         )
-        history.append(Epoch(epoch, score.loss, score.accuracy, test.loss, test.accuracy))
-        if not math.isfinite(test.loss):
-            print(
-                f"cnnrs: warning: the test loss is {test.loss} after epoch {epoch}; "
-                f"a learning rate below {learn_rate:g} may help",
-                file=sys.stderr,
-            )
     if out is not None:
         facts = {"data": dataset.origin, "seed": str(seed), "learn_rate": repr(learn_rate)}
-        _write(out, history, trainer.weights, facts)
+        weights = dict(zip(WEIGHT_NAMES, model.get_weights(), strict=True))
+        _write(out, history, weights, facts)
     return history
 
 
-def _train_epoch(trainer: Trainer) -> Score:
-    """Train one epoch with a progress bar, print its reports, and return the score of them all."""
-    from tqdm import tqdm
+class _Report(Callback):
+    """Prints the tutorial's kind of lines, through the progress bar, so that it makes way."""
 
-    images = len(trainer.data.x_train)
-    report_every = max(LEAST_REPORT, math.ceil(images / REPORTS))
-    total, since_report = Score(), Score()
-    # disable=None: no bar where standard error is not a terminal.
-    with tqdm(total=images, unit=" images", leave=False, disable=None) as bar:
-        for score in trainer.train_epoch(report_every):
-            bar.update(score.images)
-            total, since_report = total + score, since_report + score
-            if since_report.images == report_every or total.images == images:
-                # Through tqdm, so that the bar makes way for the line.
-                tqdm.write(f"Step {total.images:>6,} | {_columns(since_report)}")
-                since_report = Score()
-    return total
+    def __init__(self, bar: "tqdm[Any]", every: int, learn_rate: float) -> None:
+        self._bar = bar
+        self._every = every
+        self._learn_rate = learn_rate
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        assert self.params is not None
+        self._steps = self.params["steps"]
+        self._bar.write(f"\nEpoch {epoch + 1}/{self.params['epochs']}")
+        self._shown = 0  # by the bar
+        self._told = (0, 0.0, 0)  # by the last line: steps, sum of the losses, how many were right
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        assert logs is not None
+        done = batch + 1
+        self._bar.update(done - self._shown)
+        self._shown = done
+        if done == self._steps:
+            self._seconds = time.perf_counter() - self._start
+        if done % self._every == 0 or done == self._steps:
+            total = (done, logs["loss"] * done, round(logs["accuracy"] * done))
+            steps, loss, right = (
+                now - before for now, before in zip(total, self._told, strict=True)
+            )
+            self._told = total
+            self._bar.write(f"Step {done:>6,} | {_columns(loss / steps, right / steps)}")
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        assert logs is not None
+        self._bar.write(
+            f"Test        | {_columns(logs['val_loss'], logs['val_accuracy'])} | "
+            f"{self._steps:,} steps in {self._seconds:.2f} s, "
+            f"{self._seconds / self._steps * 1e6:.1f} us each"
+        )
+        # What the last step has broken, no training loss has shown, and so `fit` has not told.
+        if math.isfinite(logs["loss"]) and not math.isfinite(logs["val_loss"]):
+            warnings.warn(
+                f"the test loss is {logs['val_loss']} after epoch {epoch + 1}; a learning rate "
+                f"below {self._learn_rate:g} may help",
+                RuntimeWarning,
+                stacklevel=1,
+            )
 
 
-def _columns(score: Score) -> str:
-    return f"Average loss {score.loss:.3f} | Accuracy {score.accuracy:7.2%}"
+def _columns(loss: float, accuracy: float) -> str:
+    return f"Average loss {loss:.3f} | Accuracy {accuracy:7.2%}"
 
 
-def _write(out: Path, history: list[Epoch], weights: Weights, facts: dict[str, str]) -> None:
+def _write(out: Path, history: History, weights: Weights, facts: dict[str, str]) -> None:
     from safetensors.numpy import save
 
     with atomic_path(out / WEIGHTS) as path:
         path.write_bytes(save(weights, metadata={"cnnrs": __version__, **facts}))
     with atomic_path(out / HISTORY) as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Epoch)])
-        writer.writeheader()
-        writer.writerows(asdict(epoch) for epoch in history)
+        writer = csv.writer(file)
+        writer.writerow(["epoch", *history.history])
+        epochs = (epoch + 1 for epoch in history.epoch)
+        writer.writerows(zip(epochs, *history.history.values(), strict=True))
     try:
         from cnnrs.plotting import training_curves
     except ModuleNotFoundError as error:
         (out / PICTURE).unlink(missing_ok=True)  # It would be another training's.
         written = f"{WEIGHTS} and {HISTORY} (no {PICTURE}: {error.name} is not installed)"
     else:
-        figure = training_curves([asdict(epoch) for epoch in history])
+        figure = training_curves(history.history)
         with atomic_path(out / PICTURE) as path:
             figure.savefig(path)
         written = f"{WEIGHTS}, {HISTORY} and {PICTURE}"

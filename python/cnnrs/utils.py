@@ -72,16 +72,13 @@ def to_categorical(y: npt.ArrayLike, num_classes: int | None = None) -> npt.NDAr
     array = real("y", y)
     if array.ndim > 1 and array.shape[-1] == 1:
         array = array[..., 0]
-    classes = class_numbers("y", array)
     if num_classes is not None:
         num_classes = integer("num_classes", num_classes)
-    elif classes.size == 0:
-        raise ValueError("y: expected at least one number where num_classes is not given, got none")
-    else:
+    classes = class_numbers("y", array, num_classes)
+    if num_classes is None:
+        if not classes.size:
+            raise ValueError("y: expected at least one number if num_classes is None, got none")
         num_classes = int(classes.max()) + 1
-    wrong = classes[(classes < 0) | (classes >= num_classes)]
-    if wrong.size:
-        raise ValueError(f"y: expected class numbers from 0 below {num_classes}, got {wrong[0]}")
     out = np.zeros((classes.size, num_classes))
     out[np.arange(classes.size), classes.ravel()] = 1
     return out.reshape(*classes.shape, num_classes)

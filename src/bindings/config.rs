@@ -1,11 +1,16 @@
 //! What the build is, which instruction set it uses, and how many threads.
 
+use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::dispatch;
+use crate::kernels::peak::{multiply_add_chains, operations_of_a_round};
 use crate::kernels::simd;
+use crate::network::cores;
 
 /// Threads of a call that is worth more than one.
 static THREADS: AtomicUsize = AtomicUsize::new(1);
@@ -21,7 +26,6 @@ pub fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         simd::select(&name.to_string_lossy())
             .map_err(|why| PyValueError::new_err(format!("CNNRS_SIMD: {why}")))?;
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match std::env::var_os("CNNRS_NUM_THREADS").filter(|text| !text.is_empty()) {
         Some(text) => {
             let text = text.to_string_lossy();
@@ -30,7 +34,7 @@ pub fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 PyValueError::new_err(why)
             })?
         }
-        None => cores,
+        None => cores(),
     };
     THREADS.store(threads, Ordering::Relaxed);
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
@@ -63,4 +67,28 @@ pub fn set_num_threads(n: usize) -> PyResult<()> {
     }
     THREADS.store(n, Ordering::Relaxed);
     Ok(())
+}
+
+/// Rounds between two looks at the clock: some 10 us.
+const ROUNDS: usize = 10_000;
+
+/// The most float32 operations a second that this core has done in `seconds` of fused multiply-adds
+/// in registers, a product and a sum being two, in GFLOP/s.
+#[pyfunction]
+pub fn fma_peak(py: Python<'_>, seconds: f64) -> f64 {
+    py.detach(|| {
+        let level = simd::level();
+        let operations = dispatch!(f32, level, simd => operations_of_a_round::<f32, _>(simd));
+        let (begin, mut best) = (Instant::now(), f64::INFINITY);
+        loop {
+            let start = Instant::now();
+            black_box(dispatch!(f32, level, simd => {
+                multiply_add_chains::<f32, _>(simd, black_box(ROUNDS))
+            }));
+            best = best.min(start.elapsed().as_secs_f64());
+            if begin.elapsed().as_secs_f64() >= seconds {
+                return (operations * ROUNDS) as f64 / best / 1e9;
+            }
+        }
+    })
 }

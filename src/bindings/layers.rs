@@ -1,26 +1,29 @@
-//! The tutorial's layers, one image at a time, in `float64`. Each call holds the interpreter's lock
-//! from its checks to its last write, so that concurrent calls on one layer happen in some order.
+//! The tutorial's layers, one image at a time, in `float64`. Each call is alone from its checks to its
+//! last write, so that concurrent calls on one layer happen in some order.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numpy::{PyArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 use pyo3::types::PyTuple;
 
 use super::array::{Input, Order, expect_shape, filled, read, sizes, write};
-use crate::dispatch;
-use crate::kernels::conv::conv_forward;
-use crate::kernels::conv_backward::conv_backward_kernel;
-use crate::kernels::dense::{dense_backward_sgd, dense_forward};
 use crate::kernels::pack::{pack_filters, packed_len};
-use crate::kernels::pool::{max_pool_backward_ties, max_pool_forward};
+use crate::kernels::run;
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape};
-use crate::kernels::simd;
-use crate::kernels::softmax::{softmax_backward, softmax_forward as softmax_rows};
 
 type Array = PyArrayDyn<f64>;
 
 /// A side of the tutorial's kernels, and how many taps that makes.
 const K: usize = 3;
 const TAPS: usize = K * K;
+
+/// What a call holds once its arguments are converted: with the interpreter's lock, or without one.
+fn alone(py: Python<'_>) -> MutexGuard<'static, ()> {
+    static CALLS: Mutex<()> = Mutex::new(());
+    CALLS.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
+}
 
 fn conv_shape(image: &[usize], filters: &[usize]) -> PyResult<ConvShape> {
     let [h, w] = sizes("input", "(h, w)", image)?;
@@ -37,6 +40,7 @@ pub fn conv3x3_forward<'py>(
     filters: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
     let image = Input::new("input", image)?;
+    let _alone = alone(py);
     let filters = read("filters", filters, Order::C)?;
     let shape = conv_shape(image.shape()?, filters.shape())?;
     let (image, filters) = (image.elements()?, filters.as_slice()?);
@@ -45,9 +49,7 @@ pub fn conv3x3_forward<'py>(
     let mut packed = vec![0.0; packed_len::<f64>(TAPS, n)];
     pack_filters(&mut packed, filters, TAPS, n);
     let fill = |out: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => {
-            conv_forward(simd, out, image, &packed, None, false, &shape, 1)
-        });
+        run::conv_forward(out, image, &packed, None, false, &shape, 1);
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, &[h, w, n], fill) }
@@ -62,6 +64,7 @@ pub fn conv3x3_backprop(
     learn_rate: f64,
 ) -> PyResult<()> {
     let (d_out, image) = (Input::new("d_L_d_out", d_out)?, Input::new("input", image)?);
+    let _alone = alone(d_out.py());
     let mut filters = write("filters", filters, Order::C)?;
     let shape = conv_shape(image.shape()?, filters.shape())?;
     let (h, w, n) = shape.output();
@@ -69,9 +72,7 @@ pub fn conv3x3_backprop(
     // The filters are written only when all else has been read.
     let (d_out, image) = (d_out.elements()?, image.elements()?);
     let mut d_kernel = vec![0.0; shape.kernel_len()];
-    dispatch!(f64, simd::level(), simd => {
-        conv_backward_kernel(simd, &mut d_kernel, d_out, image, &shape, 1)
-    });
+    run::conv_backward_kernel(&mut d_kernel, d_out, image, &shape, 1);
     for (f, filter) in filters.as_slice_mut()?.chunks_exact_mut(TAPS).enumerate() {
         for (tap, weight) in filter.iter_mut().enumerate() {
             *weight -= learn_rate * d_kernel[tap * n + f];
@@ -92,11 +93,12 @@ pub fn max_pool2_forward<'py>(
     input: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
     let input = Input::new("input", input)?;
+    let _alone = alone(py);
     let shape = pool_shape(input.shape()?)?;
     let x = input.elements()?;
     let (h, w, c) = shape.output();
     let fill = |out: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => max_pool_forward(simd, out, x, &shape, 1));
+        run::max_pool_forward(out, x, &shape, 1);
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, &[h, w, c], fill) }
@@ -110,12 +112,13 @@ pub fn max_pool2_backprop<'py>(
     input: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
     let (d_out, input) = (Input::new("d_L_d_out", d_out)?, Input::new("input", input)?);
+    let _alone = alone(py);
     let shape = pool_shape(input.shape()?)?;
     let (h, w, c) = shape.output();
     expect_shape("d_L_d_out", d_out.shape()?, &[h, w, c])?;
     let (d_out, x) = (d_out.elements()?, input.elements()?);
     let fill = |d_x: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => max_pool_backward_ties(simd, d_x, d_out, x, &shape, 1));
+        run::max_pool_backward_ties(d_x, d_out, x, &shape, 1);
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     unsafe { filled(py, input.shape()?, fill) }
@@ -130,7 +133,7 @@ fn dense_shape(input_len: usize, weights: &[usize], biases: &[usize]) -> PyResul
 
 /// One row; `p` and `totals` (nodes,).
 fn softmax(p: &mut [f64], totals: &[f64]) {
-    dispatch!(f64, simd::level(), simd => softmax_rows(simd, p, totals, totals.len()));
+    run::softmax_forward(p, totals, totals.len());
 }
 
 /// What `softmax_forward` returns: out (nodes,), the input flattened (input_len,), the input's shape,
@@ -147,6 +150,7 @@ pub fn softmax_forward<'py>(
     biases: &Bound<'py, PyAny>,
 ) -> PyResult<SoftmaxForward<'py>> {
     let input = Input::new("input", input)?;
+    let _alone = alone(py);
     let weights = read("weights", weights, Order::Fortran)?;
     let biases = read("biases", biases, Order::C)?;
     let x = input.elements()?;
@@ -156,7 +160,7 @@ pub fn softmax_forward<'py>(
     let input_shape = input.shape()?.to_vec();
     let nodes = [shape.outputs()];
     let fill = |totals: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => dense_forward(simd, totals, x, weights, Some(biases), &shape, 1));
+        run::dense_forward(totals, x, weights, Some(biases), &shape, 1);
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     let totals = unsafe { filled(py, &nodes, fill) }?;
@@ -183,6 +187,7 @@ pub fn softmax_backprop<'py>(
 ) -> PyResult<Bound<'py, Array>> {
     let (d_out, input) = (Input::new("d_L_d_out", d_out)?, Input::new("input", input)?);
     let totals = Input::new("totals", totals)?;
+    let _alone = alone(py);
     let mut weights = write("weights", weights, Order::Fortran)?;
     let mut biases = write("biases", biases, Order::C)?;
     let x = input.elements_apart_from(&[
@@ -197,14 +202,10 @@ pub fn softmax_backprop<'py>(
     let mut d_totals = vec![0.0; shape.outputs()];
     softmax(&mut p, totals.elements()?);
     let d_p = d_out.elements()?;
-    dispatch!(f64, simd::level(), simd => {
-        softmax_backward(simd, &mut d_totals, d_p, &p, shape.outputs())
-    });
+    run::softmax_backward(&mut d_totals, d_p, &p, shape.outputs());
     let weights = weights.as_slice_mut()?;
     let fill = |d_x: &mut [f64]| {
-        dispatch!(f64, simd::level(), simd => {
-            dense_backward_sgd(simd, Some(d_x), weights, &d_totals, &x, learn_rate, &shape, 1)
-        });
+        run::dense_backward_sgd(Some(d_x), weights, &d_totals, &x, learn_rate, &shape, 1);
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     let d_x = unsafe { filled(py, &[shape.inputs()], fill) }?;

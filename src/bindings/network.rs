@@ -149,19 +149,19 @@ impl Network {
     }
 
     /// Takes one step for every rate, on `batch_size` of the images `order` each. Returns the sum of
-    /// the images' losses, each as it was in its own step, how many were predicted right, and the
-    /// first step whose loss was not finite. The arrays must not change meanwhile.
-    fn train(
+    /// the images' losses of each step, and how many images were predicted right, each in its own
+    /// step. The arrays must not change meanwhile.
+    fn train<'py>(
         &self,
-        py: Python<'_>,
-        x: &Bound<'_, PyAny>,
-        y: &Bound<'_, PyAny>,
-        order: &Bound<'_, PyAny>,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        y: &Bound<'py, PyAny>,
+        order: &Bound<'py, PyAny>,
         batch_size: usize,
         rates: Vec<f64>,
         seed: u64,
         first_step: u64,
-    ) -> PyResult<(f64, usize, Option<usize>)> {
+    ) -> PyResult<(Bound<'py, PyArray1<f64>>, usize)> {
         let order = contiguous::<i64>("order", order)?.try_readonly()?;
         let order = order.as_slice()?;
         if batch_size == 0 {
@@ -181,6 +181,7 @@ impl Network {
             let pixels = Pixels::new(x, &net.layers().input)?;
             let answers = Answers::new(net, y, pixels.images())?;
             let order = indices(order, pixels.images())?;
+            answers.check(net, order.iter().copied())?;
             let targets = answers.targets()?;
             let threads = num_threads();
             let call =
@@ -188,7 +189,7 @@ impl Network {
             let outcome = with_slice!(pixels, x => {
                 interruptible(py, |poll| net.train(Examples { x, targets }, call, poll))
             })?;
-            Ok((outcome.loss, outcome.correct, outcome.not_finite))
+            Ok((PyArray1::from_vec(py, outcome.losses), outcome.correct))
         })
     }
 
@@ -202,6 +203,7 @@ impl Network {
         with!(&mut *self.lock(py), net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
             let answers = Answers::new(net, y, pixels.images())?;
+            answers.check(net, 0..pixels.images())?;
             let targets = answers.targets()?;
             let (images, threads) = (pixels.images(), num_threads());
             let outcome = with_slice!(pixels, x => {
@@ -209,7 +211,7 @@ impl Network {
                     net.evaluate(Examples { x, targets }, images, threads, poll)
                 })
             })?;
-            Ok((outcome.loss, outcome.correct))
+            Ok((outcome.losses.iter().sum(), outcome.correct))
         })
     }
 
@@ -375,14 +377,6 @@ impl<'py, T: Element + numpy::Element> Answers<'py, T> {
             Loss::SparseCategoricalCrossentropy { .. } => {
                 let labels = contiguous::<i64>("y", y)?.try_readonly()?;
                 expect_shape("y", labels.shape(), &[images])?;
-                let classes: usize = output.iter().product();
-                let wrong = |&label: &i64| !usize::try_from(label).is_ok_and(|l| l < classes);
-                if let Some(at) = labels.as_slice()?.iter().position(wrong) {
-                    let label = labels.as_slice()?[at];
-                    return Err(PyValueError::new_err(format!(
-                        "y: expected classes from 0 to below {classes}, got {label} at index {at}"
-                    )));
-                }
                 Ok(Self::Labels(labels))
             }
             _ => {
@@ -392,6 +386,25 @@ impl<'py, T: Element + numpy::Element> Answers<'py, T> {
                 expect_shape("y", values.shape(), &expected)?;
                 Ok(Self::Values(values))
             }
+        }
+    }
+
+    /// Checks the classes of the images that are looked at, each below the number of images.
+    fn check(
+        &self,
+        net: &network::Network<T>,
+        images: impl IntoIterator<Item = usize>,
+    ) -> PyResult<()> {
+        let Self::Labels(labels) = self else { return Ok(()) };
+        let labels = labels.as_slice()?;
+        let classes: usize = net.layers().output().iter().product();
+        let wrong = |&at: &usize| !usize::try_from(labels[at]).is_ok_and(|label| label < classes);
+        match images.into_iter().find(wrong) {
+            Some(at) => Err(PyValueError::new_err(format!(
+                "y: expected classes from 0 to below {classes}, got {} at index {at}",
+                labels[at]
+            ))),
+            None => Ok(()),
         }
     }
 

@@ -120,7 +120,7 @@ pub(super) struct Plain<'a, T> {
 }
 
 impl<T: Element> Sink<T> for Plain<'_, T> {
-    const POSITIONS: usize = 1;
+    const SIDE: usize = 1;
 
     #[inline(always)]
     fn position(&self, _: usize) -> usize {
@@ -161,7 +161,7 @@ struct Pooled<'a, T> {
 }
 
 impl<T: Element> Sink<T> for Pooled<'_, T> {
-    const POSITIONS: usize = POSITIONS;
+    const SIDE: usize = POOL;
 
     #[inline(always)]
     fn position(&self, n: usize) -> usize {
@@ -249,6 +249,12 @@ pub(super) mod tests {
             for w in 3..=30 {
                 cases.push((ConvShape::valid((3, w, 1), (3, 3), c_out).unwrap(), 1));
                 cases.push((ConvShape::valid((w, 4, 2), (2, 3), c_out).unwrap(), 2));
+            }
+        }
+        for (h, w) in (5..=8).flat_map(|h| (5..=19).map(move |w| (h, w))) {
+            for c_out in [3, 8, 16, 32] {
+                cases.push((ConvShape::valid((h, w, 1), (3, 3), c_out).unwrap(), 1 + w % 2));
+                cases.push((ConvShape::valid((h, w, 1), (5, 5), c_out).unwrap(), 1 + h % 2));
             }
         }
         for n in 1..=13 {
@@ -349,6 +355,13 @@ pub(super) mod tests {
                 });
                 assert_eq!(max.map(f32::to_bits), out.map(f32::to_bits));
                 assert_eq!(argmax, at);
+
+                let mut full = [0.0; 8];
+                dispatch!(f32, level, simd => {
+                    conv_forward(simd, &mut full, &image, &packed, None, true, shape.conv(), 1)
+                });
+                let relu = image.map(|x| if x < 0.0 { 0.0 } else { x });
+                assert_eq!(full.map(f32::to_bits), relu.map(f32::to_bits));
             }
         });
     }

@@ -14,6 +14,13 @@ const VECTORS: usize = 2;
 /// Taps of the tile for what is left, and of the one that fills 16 registers.
 const FEW_TAPS: usize = 4;
 
+/// Taps of the tile of one vector that fills 16 registers.
+const SOME_TAPS: usize = 8;
+
+/// The side of the window whose taps make one tile: a 3x3 kernel on one channel, the first layer of
+/// most networks.
+const SIDE: usize = 3;
+
 /// `d_kernel[y, x, c, o] = sum over images, i, j of x[sh * i + y, sw * j + x, c] * d_out[i, j, o]`
 ///
 /// `d_kernel` (kh, kw, c_in, c_out), `d_out` (n, out_h, out_w, c_out), `x` (n, padded h, padded w,
@@ -48,26 +55,6 @@ pub fn conv_backward_kernel<T: Element, S: Simd<T>>(
     for_channels!(simd, T, S, c_out => unsafe { backward_blocks(simd, block) });
 }
 
-/// # Safety
-/// As for [`Block::run`].
-#[inline(always)]
-unsafe fn backward_blocks<T: Element, S: Simd<T>>(simd: S, mut block: Block<T>) {
-    let large = S::SUMS >= TAPS * VECTORS;
-    while block.o < block.c_out {
-        let several = block.c_out - block.o > S::LANES;
-        // SAFETY: the caller's promise.
-        let done = unsafe {
-            match (large, several) {
-                (true, true) => block.run::<S, TAPS, VECTORS>(simd),
-                (true, false) => block.run::<S, TAPS, 1>(simd),
-                (false, true) => block.run::<S, FEW_TAPS, VECTORS>(simd),
-                (false, false) => block.run::<S, FEW_TAPS, 1>(simd),
-            }
-        };
-        block.o += done * S::LANES;
-    }
-}
-
 /// The gradient of the kernel for some channels from `o`.
 struct Block<'a, T> {
     d_kernel: &'a mut [T],
@@ -80,38 +67,78 @@ struct Block<'a, T> {
     o: usize,
 }
 
-impl<T: Element> Block<'_, T> {
-    /// All taps, `E` at once and then `FEW_TAPS`, for `V` vectors. Returns `V`.
-    ///
-    /// # Safety
-    /// At each of the pixels, `taps` lie inside `x`, and `c_out` elements inside `d_out`.
-    #[inline(always)]
-    unsafe fn run<S: Simd<T>, const E: usize, const V: usize>(&mut self, simd: S) -> usize {
-        let Taps { rows, run, step } = self.taps;
-        let taps = Pixels::new(
-            [1, rows, run],
-            Lattice { start: 0, steps: [0, step, 1] },
-            Lattice::packed((rows, run, self.c_out)),
-        );
-        let mut walk = taps.walk();
-        while walk.left() > 0 {
-            // SAFETY: the caller's promise, and the walk is over the taps.
-            unsafe {
-                if walk.left() <= E - FEW_TAPS {
-                    let mut taps = [Place::default(); FEW_TAPS];
-                    walk.take(&mut taps);
-                    self.tile::<S, FEW_TAPS, V>(simd, &taps);
-                } else {
-                    let mut taps = [Place::default(); E];
-                    walk.take(&mut taps);
-                    self.tile::<S, E, V>(simd, &taps);
-                }
+/// # Safety
+/// As for [`Block::run`].
+#[inline(always)]
+unsafe fn backward_blocks<T: Element, S: Simd<T>>(simd: S, mut block: Block<T>) {
+    let large = S::SUMS >= TAPS * VECTORS;
+    let side = (block.taps.rows, block.taps.run) == (SIDE, SIDE);
+    while block.o < block.c_out {
+        let several = block.c_out - block.o > S::LANES;
+        // SAFETY: the caller's promise.
+        unsafe {
+            match (large, several) {
+                (true, true) if side => block.run::<S, { SIDE * SIDE }, VECTORS>(simd),
+                (_, _) if side => block.run::<S, { SIDE * SIDE }, 1>(simd),
+                (true, true) => block.run::<S, TAPS, VECTORS>(simd),
+                (true, false) => block.run::<S, TAPS, 1>(simd),
+                (false, true) => block.run::<S, FEW_TAPS, VECTORS>(simd),
+                (false, false) => block.run::<S, SOME_TAPS, 1>(simd),
             }
         }
-        V
+    }
+}
+
+impl<T: Element> Block<'_, T> {
+    /// The next `V` vectors: `E` taps at once and then `FEW_TAPS`.
+    ///
+    /// # Safety
+    /// At each of the pixels, `taps` lie inside `x`, and `c_out` elements inside `d_out`; more than
+    /// `V - 1` vectors are left.
+    #[inline(always)]
+    unsafe fn run<S: Simd<T>, const E: usize, const V: usize>(&mut self, simd: S) {
+        simd.outlined(
+            #[inline(always)]
+            |simd| {
+                let Taps { rows, run, step } = self.taps;
+                if E == SIDE * SIDE {
+                    let mut taps = [Place::default(); E];
+                    for (e, tap) in taps.iter_mut().enumerate() {
+                        *tap = Place { from: e / SIDE * step + e % SIDE, to: e * self.c_out };
+                    }
+                    // SAFETY: the caller's promise.
+                    unsafe { self.tile::<S, E, V>(simd, &taps) };
+                    return;
+                }
+                let taps = Pixels::new(
+                    [1, rows, run],
+                    Lattice { start: 0, steps: [0, step, 1] },
+                    Lattice::packed((rows, run, self.c_out)),
+                );
+                let mut walk = taps.walk();
+                // With one vector, the small tile takes as long as the large one for want of sums.
+                let few = if V > 1 { E - FEW_TAPS } else { FEW_TAPS };
+                while walk.left() > 0 {
+                    // SAFETY: the caller's promise, and the walk is over the taps.
+                    unsafe {
+                        if FEW_TAPS < E && walk.left() <= few {
+                            let mut taps = [Place::default(); FEW_TAPS];
+                            walk.take(&mut taps);
+                            self.tile::<S, FEW_TAPS, V>(simd, &taps);
+                        } else {
+                            let mut taps = [Place::default(); E];
+                            walk.take(&mut taps);
+                            self.tile::<S, E, V>(simd, &taps);
+                        }
+                    }
+                }
+            },
+        );
+        self.o += V * S::LANES;
     }
 
-    /// The gradient of some taps: from their places in a window to those in the kernel.
+    /// The gradient of some taps, from their places in a window to those in the kernel, for `V`
+    /// vectors from `o`.
     ///
     /// # Safety
     /// As for [`run`](Self::run).
@@ -121,35 +148,49 @@ impl<T: Element> Block<'_, T> {
         simd: S,
         taps: &[Place; E],
     ) {
-        let mut lanes = [S::LANES; V];
-        lanes[V - 1] = S::LANES.min(self.c_out - self.o - (V - 1) * S::LANES);
+        let last = self.c_out - self.o - (V - 1) * S::LANES;
         // SAFETY: the caller's promise.
-        let sums = unsafe {
-            if lanes[V - 1] == S::LANES {
-                self.sums::<S, E, V>(simd, taps, [S::LANES; V])
+        unsafe {
+            if last >= S::LANES {
+                self.lanes::<S, E, V>(simd, taps, S::LANES);
             } else {
-                self.sums::<S, E, V>(simd, taps, lanes)
-            }
-        };
-        for v in 0..V {
-            for e in 0..E {
-                let d_kernel = &mut self.d_kernel[taps[e].to + self.o + v * S::LANES..];
-                simd.store_up_to(sums[v][e], &mut d_kernel[..lanes[v]]);
+                self.lanes::<S, E, V>(simd, taps, last);
             }
         }
     }
 
-    /// `sums[v][e] = sum over the pixels of x[pixel, e] * d_out[pixel, v]`, for the first lanes of each
-    /// vector.
+    /// The same for all lanes of the vectors but the last, which has the first `last` only.
     ///
     /// # Safety
-    /// As for [`run`](Self::run), and the lanes are not more than the channels.
+    /// As for [`run`](Self::run), and there are so many channels.
+    #[inline(always)]
+    unsafe fn lanes<S: Simd<T>, const E: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        taps: &[Place; E],
+        last: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        let sums = unsafe { self.sums::<S, E, V>(simd, taps, last) };
+        for v in 0..V {
+            let lanes = if v + 1 < V { S::LANES } else { last };
+            for e in 0..E {
+                let d_kernel = &mut self.d_kernel[taps[e].to + self.o + v * S::LANES..][..lanes];
+                simd.store_up_to(sums[v][e], d_kernel);
+            }
+        }
+    }
+
+    /// `sums[v][e] = sum over the pixels of x[pixel, e] * d_out[pixel, v]`
+    ///
+    /// # Safety
+    /// As for [`lanes`](Self::lanes).
     #[inline(always)]
     unsafe fn sums<S: Simd<T>, const E: usize, const V: usize>(
         &self,
         simd: S,
         taps: &[Place; E],
-        lanes: [usize; V],
+        last: usize,
     ) -> [[S::Vector; E]; V] {
         let [images, rows, columns] = self.pixels.counts();
         let [image_step, row_step, step] = self.pixels.steps();
@@ -162,9 +203,10 @@ impl<T: Element> Block<'_, T> {
                 for _ in 0..columns {
                     let mut d_out = [simd.zero(); V];
                     for v in 0..V {
+                        let lanes = if v + 1 < V { S::LANES } else { last };
                         let at = d + v * S::LANES;
                         // SAFETY: the caller's promise.
-                        let d = unsafe { self.d_out.get_unchecked(at..at + lanes[v]) };
+                        let d = unsafe { self.d_out.get_unchecked(at..at + lanes) };
                         d_out[v] = simd.load_up_to(d);
                     }
                     for e in 0..E {
@@ -203,47 +245,49 @@ pub fn sum_rows<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T]) {
 
 #[inline(always)]
 fn sum_blocks<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T]) {
+    let c = out.len();
     let mut o = 0;
-    while o < out.len() {
-        o += S::LANES
-            * if out.len() - o > S::LANES {
-                sum_columns::<T, S, ROW_VECTORS>(simd, out, x, o)
-            } else {
-                sum_columns::<T, S, 1>(simd, out, x, o)
-            };
+    while o + ROW_VECTORS * S::LANES <= c {
+        sum_columns::<T, S, ROW_VECTORS>(simd, out, x, o, S::LANES);
+        o += ROW_VECTORS * S::LANES;
+    }
+    while o < c {
+        sum_columns::<T, S, 1>(simd, out, x, o, S::LANES.min(c - o));
+        o += S::LANES;
     }
 }
 
-/// The sums of `V` vectors from column `o`. Returns `V`.
+/// The sums of `V` vectors of `lanes` columns from column `o`.
 #[inline(always)]
 fn sum_columns<T: Element, S: Simd<T>, const V: usize>(
     simd: S,
     out: &mut [T],
     x: &[T],
     o: usize,
-) -> usize {
+    lanes: usize,
+) {
     let c = out.len();
-    let at = |v: usize| o + v * S::LANES..c.min(o + (v + 1) * S::LANES);
     let mut sums = [[simd.zero(); V]; ROWS];
     let groups = x.chunks_exact(ROWS * c);
     let rest = groups.remainder();
     for group in groups {
         for r in 0..ROWS {
             for v in 0..V {
-                sums[r][v] = simd.add(sums[r][v], simd.load_up_to(&group[r * c..][at(v)]));
+                let x = &group[r * c + o + v * S::LANES..][..lanes];
+                sums[r][v] = simd.add(sums[r][v], simd.load_up_to(x));
             }
         }
     }
     for (r, row) in rest.chunks_exact(c).enumerate() {
         for v in 0..V {
-            sums[r][v] = simd.add(sums[r][v], simd.load_up_to(&row[at(v)]));
+            let x = &row[o + v * S::LANES..][..lanes];
+            sums[r][v] = simd.add(sums[r][v], simd.load_up_to(x));
         }
     }
     for v in 0..V {
         let (a, b) = (simd.add(sums[0][v], sums[1][v]), simd.add(sums[2][v], sums[3][v]));
-        simd.store_up_to(simd.add(a, b), &mut out[at(v)]);
+        simd.store_up_to(simd.add(a, b), &mut out[o + v * S::LANES..][..lanes]);
     }
-    V
 }
 
 /// (rows, columns, c_out) of the output's gradient with the zeros that the input's gradient needs,
@@ -262,7 +306,7 @@ fn padded_gradient(shape: &ConvShape) -> ((usize, usize, usize), (usize, usize))
 #[inline(always)]
 pub fn input_scratch_len(shape: &ConvShape, n: usize) -> usize {
     let ((h, w, c), _) = padded_gradient(shape);
-    if (h, w, c) == shape.output() { 0 } else { n * h * w * c }
+    if (h, w, c) == shape.output() { 0 } else { n.saturating_mul(h * w * c) }
 }
 
 /// `d_x[r, s, c] = sum over i, j, o of d_out[i, j, o] * kernel[y, x, c, o]`, where `(y, x)` is the tap

@@ -2,7 +2,7 @@
 
 use super::loss::LossSums;
 use super::simd::{Element, Simd, for_each_vector};
-use super::softmax::{argmax, exponentials, largest};
+use super::softmax::{argmax, exponentials, largest, position};
 use std::ops::Range;
 
 /// Keras's bound on probabilities: they are clipped to it and to 1 minus it before their logarithm is
@@ -150,7 +150,7 @@ struct LabelTerms<T> {
 impl<T: Element> LabelTerms<T> {
     #[inline(always)]
     fn new<S: Simd<T>>(simd: S, x: &[T], label: usize, max: T) -> Self {
-        Self { max, distance: x[label] - max, correct: is_first_maximum(simd, x, label, max) }
+        Self { max, distance: x[label] - max, correct: position(simd, x, max) == label }
     }
 
     #[inline(always)]
@@ -188,7 +188,7 @@ impl<T: Element> ValueTerms<T> {
                 distances = simd.add(distances, distance);
             },
         );
-        let correct = is_first_maximum(simd, x, argmax(simd, y), max);
+        let correct = position(simd, x, max) == argmax(simd, y);
         Self { max, sum: simd.sum(sums), distance: simd.sum(distances), correct }
     }
 
@@ -212,7 +212,7 @@ impl Smoothing {
 
     #[inline(always)]
     fn apply<T: Element, S: Simd<T>>(&self, simd: S, y: S::Vector) -> S::Vector {
-        let [keep, share] = [self.keep, self.share].map(|x| simd.splat(T::from_f64(x)));
+        let [keep, share] = simd.constants([self.keep, self.share]);
         simd.mul_add(y, keep, share)
     }
 
@@ -246,7 +246,7 @@ pub(super) fn label_of_probabilities<T: Element, S: Simd<T>>(
     let sum = row_sum(simd, x);
     let q = x[label] / sum;
     let (clipped, slope) = clip(q);
-    sums.add(-clipped.ln(), is_first_maximum(simd, x, label, largest(simd, x)));
+    sums.add(-clipped.ln(), argmax(simd, x) == label);
     (-slope, q, sum)
 }
 
@@ -279,7 +279,7 @@ pub(super) fn values_of_probabilities<T: Element, S: Simd<T>>(
         .iter()
         .zip(y)
         .fold(T::zero(), |loss, (&x, &y)| loss - smoothing.apply_one(y) * clip(x / sum).0.ln());
-    sums.add(loss, is_first_maximum(simd, x, argmax(simd, y), largest(simd, x)));
+    sums.add(loss, argmax(simd, x) == argmax(simd, y));
     sum
 }
 
@@ -301,12 +301,6 @@ pub(super) fn values_of_probabilities_backward<T: Element, S: Simd<T>>(
     for ((d_x, &x), &y) in d_x.iter_mut().zip(x).zip(y) {
         *d_x = (g(x, y) - mean) / sum * scale;
     }
-}
-
-/// Whether `x[at]` is the first of the elements equal to `max`, the maximum.
-#[inline(always)]
-fn is_first_maximum<T: Element, S: Simd<T>>(simd: S, x: &[T], at: usize, max: T) -> bool {
-    x[at] == max && largest(simd, &x[..at]) < max
 }
 
 #[inline(always)]

@@ -15,10 +15,12 @@ pub mod dropout;
 pub mod loss;
 pub mod optimizer;
 pub mod pack;
+pub mod peak;
 pub mod pool;
 #[cfg(test)]
 mod reference;
 pub mod rescale;
+pub mod run;
 pub mod shape;
 pub mod simd;
 pub mod softmax;

@@ -87,8 +87,7 @@ pub fn adam<T: Element, S: Simd<T>>(
     let steps = t as f64;
     let alpha = rate * (1.0 - beta_2.powf(steps)).sqrt() / (1.0 - beta_1.powf(steps));
     let [alpha, new_1, new_2, epsilon, decay] =
-        [alpha, 1.0 - beta_1, 1.0 - beta_2, epsilon, -(weight_decay * rate)]
-            .map(|x| simd.splat(T::from_f64(x)));
+        simd.constants([alpha, 1.0 - beta_1, 1.0 - beta_2, epsilon, -(weight_decay * rate)]);
     for_each_vector(
         simd,
         params.len(),

@@ -47,20 +47,50 @@ pub fn pack_filters<T: Element>(packed: &mut [T], filters: &[T], taps: usize, c_
     let block = block::<T>();
     let blocks = packed.chunks_exact_mut(taps * block).zip(filters.chunks(taps * block));
     for (packed, filters) in blocks {
-        let channels = filters.len() / taps;
-        for (tap, packed) in packed.chunks_exact_mut(block).enumerate() {
-            column(packed, &filters[tap..], channels, taps);
-        }
+        transpose(packed, filters, taps);
     }
 }
 
-/// `out[i] = x[i * step]` for the first `count`, then zeros.
+/// The side of the squares in which [`transpose`] goes, so that neighbours meet in registers.
+const SQUARE: usize = 4;
+
+/// One block of a packed kernel: `out[j, i] = x[i, j]`, where `out` (columns, channels of a block) is
+/// filled up with zeros and `x` is (rows, columns).
 #[inline(always)]
-fn column<T: Element>(out: &mut [T], x: &[T], count: usize, step: usize) {
-    for (out, x) in out[..count].iter_mut().zip(x.iter().step_by(step)) {
-        *out = *x;
+fn transpose<T: Element>(out: &mut [T], x: &[T], columns: usize) {
+    let block = block::<T>();
+    let rows = x.len() / columns;
+    if rows < block {
+        out.fill(T::zero());
     }
-    out[count..].fill(T::zero());
+    let mut i = 0;
+    while i + SQUARE <= rows {
+        let mut j = 0;
+        while j + SQUARE <= columns {
+            let mut square = [[T::zero(); SQUARE]; SQUARE];
+            for (n, row) in square.iter_mut().enumerate() {
+                row.copy_from_slice(&x[(i + n) * columns + j..][..SQUARE]);
+            }
+            for m in 0..SQUARE {
+                let out = &mut out[(j + m) * block + i..][..SQUARE];
+                for n in 0..SQUARE {
+                    out[n] = square[n][m];
+                }
+            }
+            j += SQUARE;
+        }
+        for j in j..columns {
+            for n in i..i + SQUARE {
+                out[j * block + n] = x[n * columns + j];
+            }
+        }
+        i += SQUARE;
+    }
+    for i in i..rows {
+        for j in 0..columns {
+            out[j * block + i] = x[i * columns + j];
+        }
+    }
 }
 
 /// How the taps of one axis meet the input pixels of one phase: those whose number leaves the
@@ -104,7 +134,7 @@ pub fn pack_input<T: Element>(packed: &mut [T], kernel: &[T], shape: &ConvShape)
     let (_, _, c_in) = shape.input();
     let c_out = shape.c_out();
     let block = block::<T>();
-    let mut packed = packed.chunks_exact_mut(block);
+    let mut packed = packed.chunks_exact_mut(c_out * block);
     for py in 0..sh.min(kh) {
         let rows = Phase::new(py, kh, sh);
         for px in 0..sw.min(kw) {
@@ -115,9 +145,8 @@ pub fn pack_input<T: Element>(packed: &mut [T], kernel: &[T], shape: &ConvShape)
                     for x in (0..columns.taps).rev().map(|t| columns.first + sw * t) {
                         // The kernel at one tap is (c_in, c_out).
                         let kernel = &kernel[((y * kw + x) * c_in + c) * c_out..];
-                        let kernel = &kernel[..channels * c_out];
-                        for (o, packed) in packed.by_ref().take(c_out).enumerate() {
-                            column(packed, &kernel[o..], channels, c_out);
+                        if let Some(packed) = packed.next() {
+                            transpose(packed, &kernel[..channels * c_out], c_out);
                         }
                     }
                 }

@@ -169,8 +169,20 @@ fn load_part_or<T: Element, S: Simd<T>>(simd: S, x: &[T], other: S::Vector) -> S
 /// The index of the first maximum: the predicted class. Of no use if `x` holds NaN.
 #[inline(always)]
 pub fn argmax<T: Element, S: Simd<T>>(simd: S, x: &[T]) -> usize {
-    let max = largest(simd, x);
-    x.iter().position(|&x| x == max).unwrap_or(0)
+    position(simd, x, largest(simd, x)).min(x.len().saturating_sub(1))
+}
+
+/// The index of the first element equal to `value`; the length of `x`, or some more, if none is.
+#[inline(always)]
+pub(super) fn position<T: Element, S: Simd<T>>(simd: S, x: &[T], value: T) -> usize {
+    let value = simd.splat(value);
+    for start in (0..x.len()).step_by(S::LANES) {
+        let equal = simd.bits(simd.equal(simd.load_up_to(&x[start..]), value));
+        if equal != 0 {
+            return start + equal.trailing_zeros() as usize;
+        }
+    }
+    x.len()
 }
 
 #[cfg(test)]

@@ -22,9 +22,10 @@ const SOME_PIXELS: usize = 8;
 const MANY_VECTORS: usize = 4;
 const MOST_VECTORS: usize = 8;
 
-/// The side of the window whose loops are unrolled: a 3x3 kernel on one channel, where they would
-/// cost as much as the few products. It is the first layer of most networks.
-const UNROLLED: usize = 3;
+/// Runs whose loops are unrolled: those of 3x3 and 5x5 kernels on one channel, the first layer of most
+/// networks, where the loops would cost as much as the few products.
+const SHORT_RUN: usize = 3;
+const LONGER_RUN: usize = 5;
 
 /// What is summed for one output element: `rows` runs of neighbouring elements of the input.
 #[derive(Clone, Copy, Debug)]
@@ -54,8 +55,10 @@ impl Taps {
 
 /// Where the sums go.
 pub(super) trait Sink<T: Element> {
-    /// How many convolutions there are at each of the walk's places.
-    const POSITIONS: usize;
+    /// There are `SIDE` rows of `SIDE` convolutions at each of the walk's places.
+    const SIDE: usize;
+    /// How many that makes.
+    const POSITIONS: usize = Self::SIDE * Self::SIDE;
     /// From the place to each of them, in the input.
     fn position(&self, n: usize) -> usize;
     fn c_out(&self) -> usize;
@@ -99,10 +102,10 @@ pub(super) fn convolve<T: Element, S: Simd<T>, O: Sink<T>>(
     let mut job = Job { sink, x, packed, taps, pixels, o: 0 };
     // SAFETY: the assertions above.
     unsafe {
-        if (taps.rows, taps.run) == (UNROLLED, UNROLLED) {
-            job.run::<S, UNROLLED>(simd);
-        } else {
-            job.run::<S, 0>(simd);
+        match taps.run {
+            SHORT_RUN => job.run::<S, SHORT_RUN>(simd),
+            LONGER_RUN => job.run::<S, LONGER_RUN>(simd),
+            _ => job.run::<S, 0>(simd),
         }
     }
 }
@@ -119,12 +122,12 @@ struct Job<'a, T, O> {
 }
 
 impl<T: Element, O: Sink<T>> Job<'_, T, O> {
-    /// All channels; `SIDE` is that of the window if it is to be unrolled, else 0.
+    /// All channels; `RUN` is that of the taps if it is to be unrolled, else 0.
     ///
     /// # Safety
     /// The assertions of [`convolve`].
     #[inline(always)]
-    unsafe fn run<S: Simd<T>, const SIDE: usize>(&mut self, simd: S) {
+    unsafe fn run<S: Simd<T>, const RUN: usize>(&mut self, simd: S) {
         let pixels = O::POSITIONS * self.pixels.count();
         let large = S::SUMS >= PIXELS * VECTORS;
         while self.o < self.sink.c_out() {
@@ -136,13 +139,13 @@ impl<T: Element, O: Sink<T>> Job<'_, T, O> {
                 } else if large && pixels <= 2 * FEW_PIXELS && vectors >= MANY_VECTORS {
                     self.block::<S, FEW_PIXELS, FEW_PIXELS, MANY_VECTORS, 0>(simd);
                 } else if large && vectors >= VECTORS {
-                    self.block::<S, PIXELS, FEW_PIXELS, VECTORS, SIDE>(simd);
+                    self.block::<S, PIXELS, FEW_PIXELS, VECTORS, RUN>(simd);
                 } else if large {
-                    self.block::<S, PIXELS, FEW_PIXELS, 1, SIDE>(simd);
+                    self.block::<S, PIXELS, FEW_PIXELS, 1, RUN>(simd);
                 } else if vectors >= VECTORS {
-                    self.block::<S, FEW_PIXELS, FEW_PIXELS, VECTORS, SIDE>(simd);
+                    self.block::<S, FEW_PIXELS, FEW_PIXELS, VECTORS, RUN>(simd);
                 } else {
-                    self.block::<S, SOME_PIXELS, FEW_PIXELS, 1, SIDE>(simd);
+                    self.block::<S, SOME_PIXELS, FEW_PIXELS, 1, RUN>(simd);
                 }
             }
         }
@@ -158,7 +161,7 @@ impl<T: Element, O: Sink<T>> Job<'_, T, O> {
         const P: usize,
         const FEW: usize,
         const V: usize,
-        const SIDE: usize,
+        const RUN: usize,
     >(
         &mut self,
         simd: S,
@@ -166,17 +169,19 @@ impl<T: Element, O: Sink<T>> Job<'_, T, O> {
         simd.outlined(
             #[inline(always)]
             |simd| {
-                if SIDE > 0 {
-                    (self.taps.rows, self.taps.run) = (SIDE, SIDE);
+                if RUN > 0 {
+                    self.taps.run = RUN;
                 }
                 let mut walk = self.pixels.walk();
                 while walk.left() > 0 {
+                    // With one vector, the small tile takes as long as the large one for want of sums.
+                    let few = if V > 1 { P - FEW } else { FEW };
                     // SAFETY: the caller's promise, and the walk's places are all of the pixels.
                     unsafe {
-                        if FEW < P && walk.left() * O::POSITIONS <= P - FEW {
-                            self.tile::<S, FEW, V, SIDE>(simd, &mut walk);
+                        if FEW < P && walk.left() * O::POSITIONS <= few {
+                            self.tile::<S, FEW, V, RUN>(simd, &mut walk);
                         } else {
-                            self.tile::<S, P, V, SIDE>(simd, &mut walk);
+                            self.tile::<S, P, V, RUN>(simd, &mut walk);
                         }
                     }
                 }
@@ -185,19 +190,26 @@ impl<T: Element, O: Sink<T>> Job<'_, T, O> {
         self.o += V * S::LANES;
     }
 
+    /// Whether the convolutions of one row, at places beside each other, lie one element apart.
+    #[inline(always)]
+    fn are_neighbours(&self) -> bool {
+        let [_, _, step] = self.pixels.steps();
+        step.from == O::SIDE && (0..O::SIDE).all(|n| self.sink.position(n) == n)
+    }
+
     /// The next `P` pixels of the walk for the next `V` vectors of channels.
     ///
     /// # Safety
     /// As for [`block`](Self::block), and the walk is that of the pixels.
     #[inline(always)]
-    unsafe fn tile<S: Simd<T>, const P: usize, const V: usize, const SIDE: usize>(
+    unsafe fn tile<S: Simd<T>, const P: usize, const V: usize, const RUN: usize>(
         &mut self,
         simd: S,
         walk: &mut Walk,
     ) {
         let mut places = [Place::default(); P];
         let places = &mut places[..P / O::POSITIONS];
-        walk.take(places);
+        let beside = walk.take(places);
         let mut pixels = [self.x.as_ptr(); P];
         for p in 0..P {
             let pixel = places[p / O::POSITIONS].from + self.sink.position(p % O::POSITIONS);
@@ -206,14 +218,16 @@ impl<T: Element, O: Sink<T>> Job<'_, T, O> {
         }
         let block = block::<T>();
         let weights = &self.packed[self.o / block * block * self.taps.count() + self.o % block..];
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller's promise; neighbours are the same pixels.
         let sums = unsafe {
-            // Unrolled loops over the taps of neighbouring pixels load each element once for all,
-            // for which a small tile has registers left.
-            if SIDE > 0 && P * V <= PIXELS && pixels[P - 1].offset_from(pixels[0]) == P as isize - 1
-            {
+            if RUN > 0 && P * V <= PIXELS && beside && self.are_neighbours() {
+                // The unrolled loop loads each element once for all the pixels that share it, for
+                // which a small tile has registers left.
+                let rows = pixels;
                 for p in 0..P {
-                    pixels[p] = pixels[0].add(p);
+                    let (place, n) = (p / O::POSITIONS, p % O::POSITIONS);
+                    let (row, column) = (n / O::SIDE * O::SIDE, place * O::SIDE + n % O::SIDE);
+                    pixels[p] = rows[row].add(column);
                 }
                 sums::<T, S, P, V>(simd, &pixels, weights.as_ptr(), self.taps)
             } else {
@@ -251,8 +265,7 @@ unsafe fn sums<T: Element, S: Simd<T>, const P: usize, const V: usize>(
     let mut sums = [[simd.zero(); P]; V];
     let (mut row, mut tap) = (0, 0);
     for _ in 0..taps.rows {
-        let mut at = row;
-        for _ in 0..taps.run {
+        for at in row..row + taps.run {
             let mut w = [simd.zero(); V];
             for v in 0..V {
                 let channel = v * S::LANES / block * block * taps.count() + v * S::LANES % block;
@@ -270,7 +283,6 @@ unsafe fn sums<T: Element, S: Simd<T>, const P: usize, const V: usize>(
                 }
             }
             tap += block;
-            at += 1;
         }
         row += taps.step;
     }

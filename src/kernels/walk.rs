@@ -137,22 +137,29 @@ impl Walk {
     }
 
     /// Sets `places` to the next pixels; where fewer are left, to the last one again and again.
+    /// Returns whether all of them lie in one row, beside each other.
     #[inline(always)]
-    pub fn take(&mut self, places: &mut [Place]) {
-        let [images, rows, columns] = self.pixels.counts;
+    pub fn take(&mut self, places: &mut [Place]) -> bool {
+        let [_, _, columns] = self.pixels.counts;
         let [_, _, step] = self.pixels.steps();
         let count = places.len();
+        let start = self.place;
         let head = columns - self.column;
-        if count < head {
-            let start = self.place;
+        self.left = self.left.saturating_sub(count);
+        if count <= head {
             for (n, place) in places.iter_mut().enumerate() {
                 *place = start.plus(n, step);
             }
-            self.column += count;
-            self.place = start.plus(count, step);
-        } else if count - head < columns && (self.row + 1 < rows || self.image + 1 < images) {
+            if count < head {
+                self.column += count;
+                self.place = start.plus(count, step);
+            } else if self.has_next_row() {
+                self.next_row();
+            }
+            return true;
+        }
+        if count - head < columns && self.has_next_row() {
             // A few comparisons cost less than branches that go another way in every row.
-            let start = self.place;
             self.next_row();
             for (n, place) in places.iter_mut().enumerate() {
                 let (start, n) = if n < head { (start, n) } else { (self.row_start, n - head) };
@@ -166,20 +173,26 @@ impl Walk {
                 self.advance();
             }
         }
-        self.left = self.left.saturating_sub(count);
+        false
     }
 
     /// To the next pixel, if there is one.
     #[inline(always)]
     fn advance(&mut self) {
-        let [images, rows, columns] = self.pixels.counts;
+        let [_, _, columns] = self.pixels.counts;
         let [_, _, step] = self.pixels.steps();
         if self.column + 1 < columns {
             self.column += 1;
             self.place = self.place.plus(1, step);
-        } else if self.row + 1 < rows || self.image + 1 < images {
+        } else if self.has_next_row() {
             self.next_row();
         }
+    }
+
+    #[inline(always)]
+    fn has_next_row(&self) -> bool {
+        let [images, rows, _] = self.pixels.counts;
+        self.row + 1 < rows || self.image + 1 < images
     }
 
     /// To the first pixel of the next row, which there is.
@@ -210,7 +223,10 @@ mod tests {
         while walk.left() > 0 {
             let n = walk.left().min(N);
             let mut group = [Place::default(); N];
-            walk.take(&mut group);
+            let before = walk.clone();
+            let beside = walk.take(&mut group);
+            let [_, _, columns] = pixels.counts();
+            assert_eq!(beside, before.column + N <= columns);
             assert!(group[n..].iter().all(|&place| place == group[n - 1]), "{group:?}");
             places.extend(&group[..n]);
         }

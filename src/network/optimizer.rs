@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::dispatch;
-use crate::kernels::optimizer::{Adam, adam, sgd, sgd_momentum};
-use crate::kernels::simd::{self, Element};
+use crate::kernels::optimizer::Adam;
+use crate::kernels::run;
+use crate::kernels::simd::Element;
 use crate::network::BuildError;
 use crate::network::team::Shared;
 
@@ -66,29 +66,32 @@ impl<T: Element> Optimizer<T> {
         self.slots.iter_mut().map(Shared::get_mut)
     }
 
-    /// Updates a part of the parameters by its gradient, as a part of step `self.steps + 1`.
+    /// Updates a part of the parameters by its gradient, as a part of step `step`, counted from 1.
     ///
     /// # Safety
     /// Nobody else reads or writes that part, here or in `params`.
-    pub unsafe fn update(&self, params: &Shared<T>, part: Range<usize>, grad: &[T], rate: f64) {
+    pub unsafe fn update(
+        &self,
+        params: &Shared<T>,
+        part: Range<usize>,
+        grad: &[T],
+        rate: f64,
+        step: u64,
+    ) {
         // SAFETY: the caller's promise.
         let (params, slots) = unsafe {
             let slot = |i: usize| self.slots.get(i).map(|slot| slot.write(part.clone()));
             (params.write(part.clone()), [slot(0), slot(1)])
         };
-        let level = simd::level();
         match (self.rule, slots) {
             (Rule::Sgd { momentum, nesterov }, [Some(velocity), _]) => {
-                dispatch!(T, level, simd => {
-                    sgd_momentum(simd, params, velocity, grad, rate, momentum, nesterov)
-                });
+                run::sgd_momentum(params, velocity, grad, rate, momentum, nesterov);
             }
             (Rule::Adam { beta_1, beta_2, epsilon, weight_decay }, [Some(m), Some(v)]) => {
                 let rule = Adam { rate, beta_1, beta_2, epsilon, weight_decay };
-                let step = self.steps + 1;
-                dispatch!(T, level, simd => adam(simd, params, m, v, grad, &rule, step));
+                run::adam(params, m, v, grad, &rule, step);
             }
-            _ => dispatch!(T, level, simd => sgd(simd, params, grad, rate)),
+            _ => run::sgd(params, grad, rate),
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use crate::dispatch;
 use crate::kernels::activation::Activation;
-use crate::kernels::rescale::{Source, rescale};
+use crate::kernels::rescale::Source;
+use crate::kernels::run;
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape, ShapeError, checked_len};
-use crate::kernels::simd::{self, Element};
+use crate::kernels::simd::Element;
 use crate::network::layers::{Layer, Layers, Stored};
 use crate::network::spec::LayerKind;
 use crate::network::stages::{Operation, Stage, stages};
@@ -195,10 +195,7 @@ impl<T: Element> Plan<T> {
             block.arena.write(self.values[0] + row * len..self.values[0] + (row + 1) * len)
         };
         let (scale, offset) = (self.scale, self.offset);
-        dispatch!(T, simd::level(), simd => {
-            let _ = simd;
-            rescale(out, x, scale, offset)
-        });
+        run::rescale(out, x, scale, offset);
     }
 
     /// The block's region for its targets.

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::dispatch;
-use crate::kernels::loss::{Loss, LossSums, Targets, loss_backward, loss_forward};
-use crate::kernels::optimizer::sum_gradients;
+use crate::kernels::loss::{Loss, LossSums, Targets};
 use crate::kernels::rescale::Source;
+use crate::kernels::run;
 use crate::kernels::shape::ShapeError;
-use crate::kernels::simd::{self, Element};
+use crate::kernels::simd::Element;
 use crate::network::layers::{Layers, Weight};
 use crate::network::optimizer::{Optimizer, Rule};
 use crate::network::plan::{Block, Chunks, Plan};
@@ -69,14 +68,12 @@ pub struct Call<'a> {
 }
 
 /// What came of a call.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
-    /// The sum of the losses of all images, each in its own step.
-    pub loss: f64,
-    /// How many of them were predicted right.
+    /// The sum of the images' losses, for each step; for an evaluation, one for all.
+    pub losses: Vec<f64>,
+    /// How many of the images were predicted right.
     pub correct: usize,
-    /// The first step whose loss was not finite, counted from 0.
-    pub not_finite: Option<usize>,
     /// Whether the call was stopped before its end; all steps up to then are whole.
     pub stopped: bool,
 }
@@ -248,7 +245,10 @@ impl<T: Element> Network<T> {
             updates_beside_descent: updates(layers.params_len, &descended),
             next: AtomicUsize::new(0),
             sums: std::array::from_fn(|_| Mutex::default()),
-            outcome: Mutex::default(),
+            outcome: Mutex::new(Outcome {
+                losses: Vec::with_capacity(call.rates.len()),
+                ..Outcome::default()
+            }),
             stop: AtomicBool::new(false),
             steps: AtomicUsize::new(0),
         };
@@ -297,17 +297,12 @@ impl<T: Element> Network<T> {
                     Targets::Labels(labels) => Targets::Labels(&labels[at.clone()]),
                     Targets::Values(y) => Targets::Values(&y[at.start * width..at.end * width]),
                 };
-                dispatch!(T, simd::level(), simd => {
-                    loss_forward(simd, &mut sums[0], x, targets, loss, width)
-                });
+                run::loss_forward(&mut sums[0], x, targets, loss, width);
             },
         )?;
-        let mut outcome = Outcome { stopped, ..Outcome::default() };
-        for sums in sums {
-            outcome.loss += sums.loss;
-            outcome.correct += sums.correct;
-        }
-        Ok(outcome)
+        let loss = sums.iter().map(|sums| sums.loss).sum();
+        let correct = sums.iter().map(|sums| sums.correct).sum();
+        Ok(Outcome { losses: vec![loss], correct, stopped })
     }
 
     /// What the network says of each image: `out` (images, output). Returns whether it was stopped.
@@ -569,7 +564,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 let last = number + 1 == self.phases.len();
                 barrier.wait(|| self.finish_phase(last, &at))?;
             }
-            if self.outcome().stopped {
+            if self.stopped() {
                 return Ok(());
             }
             self.update(&at);
@@ -580,7 +575,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                     self.outcome.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
                 }
             })?;
-            if self.outcome().stopped {
+            if self.stopped() {
                 return Ok(());
             }
             if self.training.plan.prepared_len > 0 {
@@ -597,8 +592,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         (next < count).then_some(next)
     }
 
-    fn outcome(&self) -> Outcome {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stopped(&self) -> bool {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).stopped
     }
 
     /// Done by one thread while the others wait.
@@ -619,10 +614,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
             loss += sums.loss;
             outcome.correct += sums.correct;
         }
-        outcome.loss += loss;
-        if !loss.is_finite() {
-            outcome.not_finite.get_or_insert(at.step);
-        }
+        outcome.losses.push(loss);
     }
 
     /// Takes a chunk through a phase.
@@ -694,14 +686,13 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         let (x, d_x) = unsafe { (plan.value(block, *end), plan.d_value(block, *end)) };
         let scale = T::from_f64(1.0 / chunks.images as f64);
         let mut sums = self.sums[chunks.at].lock().unwrap_or_else(PoisonError::into_inner);
-        dispatch!(T, simd::level(), simd => {
-            loss_backward(simd, d_x, &mut sums, x, targets, *loss, width, scale)
-        });
+        run::loss_backward(d_x, &mut sums, x, targets, *loss, width, scale);
     }
 
     /// Updates parameters and moving averages by what the chunks have found.
     fn update(&self, at: &At) {
         let Training { plan, optimizer, gradients, stats, .. } = self.training;
+        let step = optimizer.steps + at.step as u64 + 1;
         let (count, params_len) = (at.chunks.count(), self.params.len());
         let updates = if at.descends { &self.updates_beside_descent } else { &self.updates };
         let mut sum = [T::zero(); UPDATE];
@@ -721,11 +712,11 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 gradient(0)
             } else {
                 let sum = &mut sum[..part.len()];
-                dispatch!(T, simd::level(), simd => sum_gradients(simd, sum, count, gradient));
+                run::sum_gradients(sum, count, gradient);
                 sum
             };
             // SAFETY: this part is this piece of work's.
-            unsafe { optimizer.update(self.params, part.clone(), gradient, at.rate) };
+            unsafe { optimizer.update(self.params, part.clone(), gradient, at.rate, step) };
         }
     }
 

@@ -78,7 +78,7 @@ class Optimizer:
         """The learning rates of `count` steps."""
         rate = self._learning_rate
         if isinstance(rate, LearningRateSchedule):
-            rates = np.asarray(rate(np.arange(first, first + count)), np.float64)
+            rates = np.asarray(rate(np.arange(first, first + count, dtype=np.int64)), np.float64)
         elif callable(rate):
             rates = np.array([rate(step) for step in range(first, first + count)], np.float64)
         else:

@@ -103,7 +103,7 @@ fn reduced_expm1<T: Element, S: Simd<T>>(simd: S, x: S::Vector) -> (S::Vector, S
 /// `sqrt(2)`.
 #[inline(always)]
 pub fn ln_1p_unit<T: Element, S: Simd<T>>(simd: S, z: S::Vector) -> S::Vector {
-    let [one, two, three] = [1.0, 2.0, 3.0].map(|x| simd.splat(T::from_f64(x)));
+    let [one, two, three] = simd.constants([1.0, 2.0, 3.0]);
     let halved = simd.greater(z, simd.splat(T::from_f64(std::f64::consts::SQRT_2 - 1.0)));
     let s = simd.div(
         simd.select(halved, simd.sub(z, one), z),

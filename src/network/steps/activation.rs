@@ -1,8 +1,8 @@
 //! Activations that go with no other step.
 
-use crate::dispatch;
-use crate::kernels::activation::{Activation, activation_backward_in_place, activation_in_place};
-use crate::kernels::simd::{self, Element};
+use crate::kernels::activation::Activation;
+use crate::kernels::run;
+use crate::kernels::simd::Element;
 use crate::network::step::{Backward, Forward, Step};
 
 /// It has no weights.
@@ -18,15 +18,13 @@ impl<T: Element> Step<T> for ActivationStep {
     fn forward(&self, pass: Forward<'_, T>) {
         let (activation, width) = (self.activation, self.width);
         pass.out.copy_from_slice(pass.x);
-        dispatch!(T, simd::level(), simd => activation_in_place(simd, pass.out, activation, width));
+        run::activation_in_place(pass.out, activation, width);
     }
 
     fn backward(&self, pass: Backward<'_, T>, _: &[T]) {
         let Some(d_x) = pass.d_x else { return };
         let (activation, width) = (self.activation, self.width);
         d_x.copy_from_slice(pass.d_out);
-        dispatch!(T, simd::level(), simd => {
-            activation_backward_in_place(simd, d_x, pass.out, activation, width)
-        });
+        run::activation_backward_in_place(d_x, pass.out, activation, width);
     }
 }

@@ -1,11 +1,10 @@
 //! Batch normalisation: by the batch's own statistics in training, by moving averages in inference.
 
-use crate::dispatch;
 use crate::kernels::batch_norm::{
-    batch_norm_backward, batch_norm_backward_sums, batch_stats, biased_variance, inverse_deviation,
-    merge_stats, normalize, scale_and_shift, update_moving,
+    biased_variance, inverse_deviation, scale_and_shift, update_moving,
 };
-use crate::kernels::simd::{self, Element};
+use crate::kernels::run;
+use crate::kernels::simd::Element;
 use crate::network::layers::Weight;
 use crate::network::step::{Backward, Batch, Forward, Model, Step};
 use crate::network::steps::Norm;
@@ -51,9 +50,7 @@ impl BatchNormStep {
         for (chunk, stats) in batch.stats.chunks_exact(2 * self.c).enumerate() {
             let (chunk_mean, chunk_m2) = stats.split_at(self.c);
             let chunk_rows = self.rows(batch, chunk);
-            dispatch!(T, simd::level(), simd => {
-                merge_stats(simd, mean, variance, rows, chunk_mean, chunk_m2, chunk_rows)
-            });
+            run::merge_stats(mean, variance, rows, chunk_mean, chunk_m2, chunk_rows);
             rows += chunk_rows;
         }
         biased_variance(variance, rows);
@@ -69,7 +66,7 @@ impl<T: Element> Step<T> for BatchNormStep {
         inverse_deviation(inv, scale, self.epsilon);
         let (gamma, beta) = self.split(weights);
         scale_and_shift(scale, shift, gamma, beta, mean, inv);
-        dispatch!(T, simd::level(), simd => normalize(simd, out, x, scale, shift));
+        run::normalize(out, x, scale, shift);
     }
 
     fn backward(&self, pass: Backward<'_, T>, weights: &[T]) {
@@ -83,9 +80,7 @@ impl<T: Element> Step<T> for BatchNormStep {
         let (sum_d, sum_d_xhat) = sums.split_at(self.c);
         let (gamma, _) = self.split(weights);
         let rows = batch.images * self.pixels;
-        dispatch!(T, simd::level(), simd => {
-            batch_norm_backward(simd, d_x, d_out, x, mean, inv, gamma, sum_d, sum_d_xhat, rows)
-        });
+        run::batch_norm_backward(d_x, d_out, x, mean, inv, gamma, sum_d, sum_d_xhat, rows);
     }
 
     fn saved_len(&self, _: usize) -> usize {
@@ -102,16 +97,14 @@ impl<T: Element> Step<T> for BatchNormStep {
 
     fn stats(&self, stats: &mut [T], x: &[T]) {
         let (mean, m2) = stats.split_at_mut(self.c);
-        dispatch!(T, simd::level(), simd => batch_stats(simd, mean, m2, x));
+        run::batch_stats(mean, m2, x);
     }
 
     fn d_stats(&self, d_stats: &mut [T], pass: Backward<'_, T>) {
         let Backward { d_weights, d_out, x, saved, .. } = pass;
         let (mean, inv) = saved.split_at(self.c);
         let (sum_d, sum_d_xhat) = d_stats.split_at_mut(self.c);
-        dispatch!(T, simd::level(), simd => {
-            batch_norm_backward_sums(simd, sum_d, sum_d_xhat, d_out, x, mean, inv)
-        });
+        run::batch_norm_backward_sums(sum_d, sum_d_xhat, d_out, x, mean, inv);
         let (d_gamma, d_beta) = d_weights.split_at_mut(if self.scale { self.c } else { 0 });
         if self.scale {
             d_gamma.copy_from_slice(sum_d_xhat);
@@ -144,7 +137,7 @@ impl<T: Element> Step<T> for AffineStep {
     fn forward(&self, pass: Forward<'_, T>) {
         let Forward { x, out, prepared, .. } = pass;
         let (scale, shift) = prepared.split_at(self.c);
-        dispatch!(T, simd::level(), simd => normalize(simd, out, x, scale, shift));
+        run::normalize(out, x, scale, shift);
     }
 
     /// There is no way back through inference.

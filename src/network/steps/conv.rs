@@ -2,19 +2,13 @@
 
 use std::ops::Range;
 
-use crate::dispatch;
-use crate::kernels::activation::activation_backward_in_place;
-use crate::kernels::conv::{conv_forward, conv_pool_forward};
-use crate::kernels::conv_backward::{
-    conv_backward_input, conv_backward_kernel, input_scratch_len, sum_rows,
-};
-use crate::kernels::conv_pool_grey::{grey_backward_kernel, grey_forward};
-use crate::kernels::conv_pool_sparse::{sparse_backward_input, sparse_backward_kernel};
+use crate::kernels::conv_backward::input_scratch_len;
 use crate::kernels::pack::{
     crop, pack_filters, pack_input, pack_taps, packed_input_len, packed_len, pad,
 };
+use crate::kernels::run;
 use crate::kernels::shape::{ConvPoolShape, ConvShape};
-use crate::kernels::simd::{self, Element};
+use crate::kernels::simd::Element;
 use crate::network::layers::Stored;
 use crate::network::step::{Backward, Forward, Model, Step};
 use crate::network::steps::{Norm, RELU};
@@ -92,17 +86,12 @@ impl<T: Element> Step<T> for ConvStep {
             padded
         };
         let (relu, packed) = (self.relu, &prepared[at.packed]);
-        let level = simd::level();
         match &self.pool {
-            Some(shape) if self.grey => dispatch!(T, level, simd => {
-                grey_forward(simd, out, argmax, x, kernel, bias, relu, shape, n)
-            }),
-            Some(shape) => dispatch!(T, level, simd => {
-                conv_pool_forward(simd, out, argmax, x, packed, bias, relu, shape, n)
-            }),
-            None => dispatch!(T, level, simd => {
-                conv_forward(simd, out, x, packed, bias, relu, &self.shape, n)
-            }),
+            Some(shape) if self.grey => {
+                run::grey_forward(out, argmax, x, kernel, bias, relu, shape, n)
+            }
+            Some(shape) => run::conv_pool_forward(out, argmax, x, packed, bias, relu, shape, n),
+            None => run::conv_forward(out, x, packed, bias, relu, &self.shape, n),
         }
     }
 
@@ -112,48 +101,33 @@ impl<T: Element> Step<T> for ConvStep {
         let (argmax, padded) = saved.split_at(self.argmax_len(n));
         let x = if padded.is_empty() { x } else { padded };
         let (d_kernel, d_bias) = d_weights.split_at_mut(self.shape.kernel_len());
-        let level = simd::level();
         if self.relu {
             let width = self.shape.c_out();
-            dispatch!(T, level, simd => {
-                activation_backward_in_place(simd, d_out, out, RELU, width)
-            });
+            run::activation_backward_in_place(d_out, out, RELU, width);
         }
         if self.use_bias {
-            dispatch!(T, level, simd => sum_rows(simd, d_bias, d_out));
+            run::sum_rows(d_bias, d_out);
         }
         match &self.pool {
-            Some(shape) if self.grey => dispatch!(T, level, simd => {
-                grey_backward_kernel(simd, d_kernel, d_out, argmax, x, shape, n)
-            }),
+            Some(shape) if self.grey => {
+                run::grey_backward_kernel(d_kernel, d_out, argmax, x, shape, n)
+            }
             Some(shape) => {
                 let d_padded = scratch;
-                dispatch!(T, level, simd => {
-                    sparse_backward_kernel(simd, d_kernel, d_out, argmax, x, shape, n)
-                });
+                run::sparse_backward_kernel(d_kernel, d_out, argmax, x, shape, n);
                 let Some(d_x) = d_x else { return };
                 if d_padded.is_empty() {
-                    dispatch!(T, level, simd => {
-                        sparse_backward_input(simd, d_x, d_out, argmax, kernel, shape, n)
-                    });
+                    run::sparse_backward_input(d_x, d_out, argmax, kernel, shape, n);
                 } else {
-                    dispatch!(T, level, simd => {
-                        sparse_backward_input(
-                            simd, d_padded, d_out, argmax, kernel, shape, n,
-                        )
-                    });
+                    run::sparse_backward_input(d_padded, d_out, argmax, kernel, shape, n);
                     crop(d_x, d_padded, self.shape.windows(), n);
                 }
             }
             None => {
-                dispatch!(T, level, simd => {
-                    conv_backward_kernel(simd, d_kernel, d_out, x, &self.shape, n)
-                });
+                run::conv_backward_kernel(d_kernel, d_out, x, &self.shape, n);
                 let Some(d_x) = d_x else { return };
                 let packed = &prepared[self.prepared::<T>().packed_input];
-                dispatch!(T, level, simd => {
-                    conv_backward_input(simd, d_x, d_out, packed, scratch, &self.shape, n)
-                });
+                run::conv_backward_input(d_x, d_out, packed, scratch, &self.shape, n);
             }
         }
     }

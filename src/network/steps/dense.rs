@@ -2,17 +2,11 @@
 
 use std::ops::Range;
 
-use crate::dispatch;
-use crate::kernels::activation::{activation_backward_in_place, activation_in_place};
-use crate::kernels::conv::conv_forward;
-use crate::kernels::conv_backward::{
-    conv_backward_input, conv_backward_kernel, input_scratch_len, sum_rows,
-};
-use crate::kernels::dense::{dense_backward, dense_backward_sgd, dense_forward};
-use crate::kernels::optimizer::sgd;
+use crate::kernels::conv_backward::input_scratch_len;
 use crate::kernels::pack::{pack_input, pack_taps, packed_input_len, packed_len};
+use crate::kernels::run;
 use crate::kernels::shape::{ConvShape, DenseShape};
-use crate::kernels::simd::{self, Element};
+use crate::kernels::simd::Element;
 use crate::network::layers::Stored;
 use crate::network::step::{Backward, Forward, Model, Step};
 use crate::network::steps::{Norm, RELU};
@@ -67,9 +61,7 @@ impl DenseStep {
     fn undo_relu<T: Element>(&self, d_out: &mut [T], out: &[T]) {
         if self.relu {
             let width = self.shape.outputs();
-            dispatch!(T, simd::level(), simd => {
-                activation_backward_in_place(simd, d_out, out, RELU, width)
-            });
+            run::activation_backward_in_place(d_out, out, RELU, width);
         }
     }
 }
@@ -81,16 +73,13 @@ impl<T: Element> Step<T> for DenseStep {
         let weights = if self.norm.is_some() { &prepared[at.folded] } else { weights };
         let (kernel, bias) = self.split(weights);
         let (relu, packed) = (self.relu, &prepared[at.packed]);
-        let level = simd::level();
         if !self.few {
-            return dispatch!(T, level, simd => {
-                conv_forward(simd, out, x, packed, bias, relu, &self.conv, n)
-            });
+            return run::conv_forward(out, x, packed, bias, relu, &self.conv, n);
         }
-        dispatch!(T, level, simd => dense_forward(simd, out, x, kernel, bias, &self.shape, n));
+        run::dense_forward(out, x, kernel, bias, &self.shape, n);
         if relu {
             let width = self.shape.outputs();
-            dispatch!(T, level, simd => activation_in_place(simd, out, RELU, width));
+            run::activation_in_place(out, RELU, width);
         }
     }
 
@@ -98,24 +87,17 @@ impl<T: Element> Step<T> for DenseStep {
         let Backward { n, d_x, d_weights, d_out, x, out, scratch, prepared, .. } = pass;
         let (kernel, _) = self.split(weights);
         let (d_kernel, d_bias) = d_weights.split_at_mut(self.shape.weights_len());
-        let level = simd::level();
         self.undo_relu(d_out, out);
         if self.use_bias {
-            dispatch!(T, level, simd => sum_rows(simd, d_bias, d_out));
+            run::sum_rows(d_bias, d_out);
         }
         if self.few {
-            return dispatch!(T, level, simd => {
-                dense_backward(simd, d_x, d_kernel, d_out, x, kernel, &self.shape, n)
-            });
+            return run::dense_backward(d_x, d_kernel, d_out, x, kernel, &self.shape, n);
         }
-        dispatch!(T, level, simd => {
-            conv_backward_kernel(simd, d_kernel, d_out, x, &self.conv, n)
-        });
+        run::conv_backward_kernel(d_kernel, d_out, x, &self.conv, n);
         let Some(d_x) = d_x else { return };
         let packed = &prepared[self.prepared::<T>().packed_input];
-        dispatch!(T, level, simd => {
-            conv_backward_input(simd, d_x, d_out, packed, scratch, &self.conv, n)
-        });
+        run::conv_backward_input(d_x, d_out, packed, scratch, &self.conv, n);
     }
 
     fn can_descend(&self) -> bool {
@@ -126,17 +108,12 @@ impl<T: Element> Step<T> for DenseStep {
         let Backward { n, d_x, d_weights, d_out, x, out, .. } = pass;
         let (kernel, bias) = weights.split_at_mut(self.shape.weights_len());
         let (_, d_bias) = d_weights.split_at_mut(self.shape.weights_len());
-        let level = simd::level();
         self.undo_relu(d_out, out);
         if self.use_bias {
-            dispatch!(T, level, simd => {
-                sum_rows(simd, d_bias, d_out);
-                sgd(simd, bias, d_bias, rate.to_f64());
-            });
+            run::sum_rows(d_bias, d_out);
+            run::sgd(bias, d_bias, rate.to_f64());
         }
-        dispatch!(T, level, simd => {
-            dense_backward_sgd(simd, d_x, kernel, d_out, x, rate, &self.shape, n)
-        });
+        run::dense_backward_sgd(d_x, kernel, d_out, x, rate, &self.shape, n);
     }
 
     fn scratch_len(&self, n: usize) -> usize {

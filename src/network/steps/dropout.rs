@@ -1,8 +1,7 @@
 //! Dropout, in training; in inference there is none.
 
-use crate::dispatch;
-use crate::kernels::dropout::{dropout_mask, multiply_in_place};
-use crate::kernels::simd::{self, Element};
+use crate::kernels::run;
+use crate::kernels::simd::Element;
 use crate::network::step::{Backward, Forward, Step};
 
 /// It has no weights; what it saves is the mask.
@@ -21,16 +20,16 @@ impl<T: Element> Step<T> for DropoutStep {
         let Forward { x, out, saved: mask, random, .. } = pass;
         for (image, mask) in mask.chunks_exact_mut(self.len).enumerate() {
             let row = random.row + image as u64;
-            dropout_mask(mask, self.rate, random.seed ^ self.salt, random.step, row);
+            run::dropout_mask(mask, self.rate, random.seed ^ self.salt, random.step, row);
         }
         out.copy_from_slice(x);
-        dispatch!(T, simd::level(), simd => multiply_in_place(simd, out, mask));
+        run::multiply_in_place(out, mask);
     }
 
     fn backward(&self, pass: Backward<'_, T>, _: &[T]) {
         let Backward { d_x: Some(d_x), d_out, saved: mask, .. } = pass else { return };
         d_x.copy_from_slice(d_out);
-        dispatch!(T, simd::level(), simd => multiply_in_place(simd, d_x, mask));
+        run::multiply_in_place(d_x, mask);
     }
 
     fn saved_len(&self, n: usize) -> usize {

@@ -1,11 +1,8 @@
 //! Pooling that goes with no convolution.
 
-use crate::dispatch;
-use crate::kernels::pool::{
-    average_pool_backward, average_pool_forward, max_pool_backward, max_pool_forward_argmax,
-};
+use crate::kernels::run;
 use crate::kernels::shape::PoolShape;
-use crate::kernels::simd::{self, Element};
+use crate::kernels::simd::Element;
 use crate::network::step::{Backward, Forward, Step};
 
 /// Maximum over windows; the gradient goes to the first maximum.
@@ -18,16 +15,12 @@ pub struct MaxPoolStep {
 impl<T: Element> Step<T> for MaxPoolStep {
     fn forward(&self, pass: Forward<'_, T>) {
         let Forward { n, x, out, saved: argmax, .. } = pass;
-        dispatch!(T, simd::level(), simd => {
-            max_pool_forward_argmax(simd, out, argmax, x, &self.shape, n)
-        });
+        run::max_pool_forward_argmax(out, argmax, x, &self.shape, n);
     }
 
     fn backward(&self, pass: Backward<'_, T>, _: &[T]) {
         let Backward { n, d_x: Some(d_x), d_out, saved: argmax, .. } = pass else { return };
-        dispatch!(T, simd::level(), simd => {
-            max_pool_backward(simd, d_x, d_out, argmax, &self.shape, n)
-        });
+        run::max_pool_backward(d_x, d_out, argmax, &self.shape, n);
     }
 
     fn saved_len(&self, n: usize) -> usize {
@@ -45,11 +38,11 @@ pub struct AveragePoolStep {
 impl<T: Element> Step<T> for AveragePoolStep {
     fn forward(&self, pass: Forward<'_, T>) {
         let Forward { n, x, out, .. } = pass;
-        dispatch!(T, simd::level(), simd => average_pool_forward(simd, out, x, &self.shape, n));
+        run::average_pool_forward(out, x, &self.shape, n);
     }
 
     fn backward(&self, pass: Backward<'_, T>, _: &[T]) {
         let Backward { n, d_x: Some(d_x), d_out, .. } = pass else { return };
-        dispatch!(T, simd::level(), simd => average_pool_backward(simd, d_x, d_out, &self.shape, n));
+        run::average_pool_backward(d_x, d_out, &self.shape, n);
     }
 }

@@ -1,6 +1,6 @@
 //! Rescaling behind other layers; at the front it is part of reading the images.
 
-use crate::kernels::rescale::rescale;
+use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::step::{Backward, Forward, Step};
 
@@ -15,12 +15,12 @@ pub struct RescaleStep {
 
 impl<T: Element> Step<T> for RescaleStep {
     fn forward(&self, pass: Forward<'_, T>) {
-        rescale(pass.out, pass.x, T::from_f64(self.scale), T::from_f64(self.offset));
+        run::rescale(pass.out, pass.x, T::from_f64(self.scale), T::from_f64(self.offset));
     }
 
     fn backward(&self, pass: Backward<'_, T>, _: &[T]) {
         if let Some(d_x) = pass.d_x {
-            rescale(d_x, pass.d_out, T::from_f64(self.scale), T::zero());
+            run::rescale(d_x, pass.d_out, T::from_f64(self.scale), T::zero());
         }
     }
 }

@@ -1,0 +1,127 @@
+//! The kernels on the instruction set in use, for code that knows the element type only: each is
+//! compiled here once for every type and instruction set, however many call it.
+
+use super::activation::Activation;
+use super::loss::{Loss, LossSums, Targets};
+use super::optimizer::Adam;
+use super::rescale::Source;
+use super::shape::{ConvPoolShape, ConvShape, DenseShape, PoolShape};
+use super::simd::{self, Element};
+use crate::dispatch;
+
+/// For `module::kernel(parameters)`, a function `kernel` that dispatches to it.
+macro_rules! kernels {
+    ($($module:ident::$kernel:ident($($name:ident: $t:ty),* $(,)?);)*) => {$(
+        #[doc = concat!("[`", stringify!($kernel), "`](super::", stringify!($module), "::", stringify!($kernel), ")")]
+        pub fn $kernel<T: Element>($($name: $t),*) {
+            dispatch!(T, simd::level(), simd => super::$module::$kernel(simd, $($name),*))
+        }
+    )*};
+}
+
+kernels! {
+    activation::activation_in_place(x: &mut [T], activation: Activation, width: usize);
+    activation::activation_backward_in_place(
+        d: &mut [T], out: &[T], activation: Activation, width: usize,
+    );
+    batch_norm::batch_stats(mean: &mut [T], m2: &mut [T], x: &[T]);
+    batch_norm::merge_stats(
+        mean: &mut [T], m2: &mut [T], rows: usize,
+        other_mean: &[T], other_m2: &[T], other_rows: usize,
+    );
+    batch_norm::normalize(out: &mut [T], x: &[T], scale: &[T], shift: &[T]);
+    batch_norm::batch_norm_backward_sums(
+        sum_d: &mut [T], sum_d_xhat: &mut [T], d_out: &[T], x: &[T], mean: &[T], inv: &[T],
+    );
+    batch_norm::batch_norm_backward(
+        d_x: &mut [T], d_out: &[T], x: &[T], mean: &[T], inv: &[T], gamma: Option<&[T]>,
+        sum_d: &[T], sum_d_xhat: &[T], rows: usize,
+    );
+    conv::conv_forward(
+        out: &mut [T], x: &[T], packed: &[T], bias: Option<&[T]>, relu: bool,
+        shape: &ConvShape, n: usize,
+    );
+    conv::conv_pool_forward(
+        out: &mut [T], argmax: &mut [T], x: &[T], packed: &[T], bias: Option<&[T]>, relu: bool,
+        shape: &ConvPoolShape, n: usize,
+    );
+    conv_backward::conv_backward_kernel(
+        d_kernel: &mut [T], d_out: &[T], x: &[T], shape: &ConvShape, n: usize,
+    );
+    conv_backward::conv_backward_input(
+        d_x: &mut [T], d_out: &[T], packed: &[T], scratch: &mut [T], shape: &ConvShape, n: usize,
+    );
+    conv_backward::sum_rows(out: &mut [T], x: &[T]);
+    conv_pool_grey::grey_forward(
+        out: &mut [T], argmax: &mut [T], x: &[T], kernel: &[T], bias: Option<&[T]>, relu: bool,
+        shape: &ConvPoolShape, n: usize,
+    );
+    conv_pool_grey::grey_backward_kernel(
+        d_kernel: &mut [T], d_out: &[T], argmax: &[T], x: &[T], shape: &ConvPoolShape, n: usize,
+    );
+    conv_pool_sparse::sparse_backward_kernel(
+        d_filters: &mut [T], d_out: &[T], argmax: &[T], x: &[T], shape: &ConvPoolShape, n: usize,
+    );
+    conv_pool_sparse::sparse_backward_input(
+        d_x: &mut [T], d_out: &[T], argmax: &[T], filters: &[T], shape: &ConvPoolShape, n: usize,
+    );
+    dense::dense_forward(
+        out: &mut [T], x: &[T], weights: &[T], biases: Option<&[T]>, shape: &DenseShape, n: usize,
+    );
+    dense::dense_backward(
+        d_x: Option<&mut [T]>, d_weights: &mut [T], d_out: &[T], x: &[T], weights: &[T],
+        shape: &DenseShape, n: usize,
+    );
+    dense::dense_backward_sgd(
+        d_x: Option<&mut [T]>, weights: &mut [T], d_out: &[T], x: &[T], rate: T,
+        shape: &DenseShape, n: usize,
+    );
+    dropout::multiply_in_place(x: &mut [T], mask: &[T]);
+    loss::loss_forward(sums: &mut LossSums, x: &[T], targets: Targets<T>, loss: Loss, width: usize);
+    loss::loss_backward(
+        d_x: &mut [T], sums: &mut LossSums, x: &[T], targets: Targets<T>, loss: Loss,
+        width: usize, scale: T,
+    );
+    optimizer::adam(params: &mut [T], m: &mut [T], v: &mut [T], grad: &[T], rule: &Adam, t: u64);
+    optimizer::sgd(params: &mut [T], grad: &[T], rate: f64);
+    optimizer::sgd_momentum(
+        params: &mut [T], velocity: &mut [T], grad: &[T], rate: f64, momentum: f64, nesterov: bool,
+    );
+    pool::average_pool_forward(out: &mut [T], x: &[T], shape: &PoolShape, n: usize);
+    pool::average_pool_backward(d_x: &mut [T], d_out: &[T], shape: &PoolShape, n: usize);
+    pool::max_pool_forward(out: &mut [T], x: &[T], shape: &PoolShape, n: usize);
+    pool::max_pool_backward_ties(
+        d_x: &mut [T], d_out: &[T], x: &[T], shape: &PoolShape, n: usize,
+    );
+    pool::max_pool_forward_argmax(
+        out: &mut [T], argmax: &mut [T], x: &[T], shape: &PoolShape, n: usize,
+    );
+    pool::max_pool_backward(d_x: &mut [T], d_out: &[T], argmax: &[T], shape: &PoolShape, n: usize);
+    softmax::softmax_forward(p: &mut [T], totals: &[T], width: usize);
+    softmax::softmax_backward(d_totals: &mut [T], d_p: &[T], p: &[T], width: usize);
+}
+
+/// [`sum_gradients`](super::optimizer::sum_gradients)
+pub fn sum_gradients<'a, T: Element>(
+    out: &mut [T],
+    count: usize,
+    chunk: impl Fn(usize) -> &'a [T],
+) {
+    dispatch!(T, simd::level(), simd => super::optimizer::sum_gradients(simd, out, count, chunk));
+}
+
+/// [`rescale`](super::rescale::rescale)
+pub fn rescale<T: Element, X: Source>(out: &mut [T], x: &[X], scale: T, offset: T) {
+    dispatch!(T, simd::level(), simd => {
+        let _ = simd;
+        super::rescale::rescale(out, x, scale, offset);
+    });
+}
+
+/// [`dropout_mask`](super::dropout::dropout_mask)
+pub fn dropout_mask<T: Element>(mask: &mut [T], rate: f64, seed: u64, step: u64, row: u64) {
+    dispatch!(T, simd::level(), simd => {
+        let _ = simd;
+        super::dropout::dropout_mask(mask, rate, seed, step, row);
+    });
+}

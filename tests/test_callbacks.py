@@ -1,0 +1,301 @@
+"""What is called during a training, and how it can be stopped."""
+
+import copy
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from cnnrs._fit import GROWTH
+from cnnrs.callbacks import Callback
+from cnnrs.optimizers import SGD
+from model_under_test import (
+    SPARSE,
+    Plain,
+    Spy,
+    assert_same_weights,
+    compiled,
+    data,
+    small_model,
+)
+
+# Callbacks
+
+
+class Log(Callback):
+    """Notes every call of a hook."""
+
+    def __init__(self, name: str = "", events: list[Any] | None = None) -> None:
+        self.name = name
+        self.events: list[Any] = [] if events is None else events
+
+    def note(self, hook: str, *details: Any) -> None:
+        self.events.append((self.name, hook, *details) if self.name else (hook, *details))
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.note("train_begin", logs)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.note("train_end", list(logs))
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.note("epoch_begin", epoch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.note("epoch_end", epoch, list(logs))
+
+
+class BatchLog(Log):
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.note("batch_begin", batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.note("batch_end", batch, list(logs))
+
+
+def test_hooks_are_called_in_kerass_order() -> None:
+    x, y = data()
+    log, keys = BatchLog(), ["loss", "accuracy"]
+    model = compiled()
+    model.fit(x, y, batch_size=10, epochs=2, verbose=0, callbacks=[log], validation_data=(x, y))
+    epochs = [
+        [
+            ("epoch_begin", epoch, {}),
+            ("batch_begin", 0, {}),
+            ("batch_end", 0, keys),
+            ("batch_begin", 1, {}),
+            ("batch_end", 1, keys),
+            ("epoch_end", epoch, [*keys, "val_loss", "val_accuracy"]),
+        ]
+        for epoch in range(2)
+    ]
+    end = ("train_end", [*keys, "val_loss", "val_accuracy"])
+    assert log.events == [("train_begin", {}), *epochs[0], *epochs[1], end]
+    assert log.model is model
+    assert log.params == {"verbose": 0, "epochs": 2, "steps": 2}
+
+
+def test_callbacks_take_turns_and_the_history_is_last() -> None:
+    x, y = data()
+    events: list[Any] = []
+
+    class Add(Log):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            super().on_epoch_end(epoch, logs)
+            logs["mine"] = epoch / 2
+
+    first, second = Add("first", events), Log("second", events)
+    history = compiled().fit(x, y, verbose=0, epochs=2, callbacks=(first, second))
+    assert history.history["mine"] == [0.0, 0.5]
+    assert [event[:2] for event in events[:4]] == [
+        ("first", "train_begin"),
+        ("second", "train_begin"),
+        ("first", "epoch_begin"),
+        ("second", "epoch_begin"),
+    ]
+    assert events[5] == ("second", "epoch_end", 0, ["loss", "accuracy", "mine"])
+
+
+def test_figures_of_batches_are_over_the_epoch_so_far() -> None:
+    x, y = data(10)
+    seen: list[tuple[float, float]] = []
+
+    class Old(Callback):  # by the hook's old name
+        def on_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen.append((logs["loss"], logs["accuracy"]))
+
+    model = small_model(dtype="float64")
+    plain = Plain(model.get_weights())
+    model.compile(SGD(0.1), SPARSE)
+    history = model.fit(x, y, 4, verbose=0, shuffle=False, callbacks=[Old()])
+    losses, rights = zip(
+        *(plain.step(x[i : i + 4], y[i : i + 4], 0.1) for i in (0, 4, 8)), strict=True
+    )
+    for n, loss, right in zip(
+        (4, 8, 10), itertools.accumulate(losses), itertools.accumulate(rights), strict=True
+    ):
+        assert seen.pop(0) == pytest.approx((loss / n, right / n))
+    assert history.history["loss"] == pytest.approx([sum(losses) / 10])
+
+
+def test_steps_run_one_by_one_only_for_a_callback_that_wants_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cnnrs._fit.CALL_SECONDS", 1e6)
+    x, y = data(60)
+
+    def calls(callback: Callback) -> list[int]:
+        model = compiled()
+        spy = Spy(model)
+        model.fit(x, y, batch_size=1, verbose=0, callbacks=callback)
+        return spy.calls
+
+    assert calls(Log()) == [1, GROWTH, 60 - 1 - GROWTH]
+    assert calls(BatchLog()) == [1] * 60
+    patched = Log()
+    patched.on_batch_begin = lambda batch, logs=None: None
+    assert calls(patched) == [1] * 60
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e6])
+def test_hooks_of_batches_are_called_every_so_many_steps(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnrs._fit.CALL_SECONDS", seconds)
+    x, y = data(50)
+    each, log = compiled(), BatchLog()
+    figures: dict[int, Any] = {}
+
+    class Figures(Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            figures[batch] = logs
+
+    each.fit(x, y, batch_size=2, verbose=0, callbacks=[Figures()])
+    expected = {batch: figures[batch] for batch in (9, 19, 24)}
+    figures.clear()
+
+    model = compiled()
+    model.compile("sgd", SPARSE, steps_per_execution=10)
+    assert model.steps_per_execution == 10
+    spy = Spy(model)
+    model.fit(x, y, batch_size=2, epochs=2, verbose=0, callbacks=log)
+    calls = [1] * 25 if seconds == 0 else [1, GROWTH, 10 - 1 - GROWTH, 10, 5]
+    assert spy.calls[: len(calls)] == calls
+    hooks = [("begin", 0), ("end", 9), ("begin", 10), ("end", 19), ("begin", 20), ("end", 24)]
+    batches = [(f"batch_{hook}", batch) for hook, batch in hooks]
+    assert [event[:2] for event in log.events if event[0].startswith("batch")] == batches * 2
+
+    again = compiled()
+    again.compile("sgd", SPARSE, steps_per_execution=10)
+    copy.copy(again).fit(x, y, batch_size=2, verbose=0, callbacks=Figures())
+    assert figures == expected
+    model.compile("sgd", SPARSE)
+    assert model.steps_per_execution == 1
+
+
+def test_training_stops_between_two_hooks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnnrs._fit.CALL_SECONDS", 0.0)
+    x, y = data(20)
+    model, log = compiled(), BatchLog()
+    model.compile("sgd", SPARSE, steps_per_execution=10)
+
+    def stop(*arguments: Any) -> Any:
+        model.stop_training = len(spy.calls) == 2
+        return Spy.train(spy, *arguments)
+
+    spy = Spy(model)
+    spy.train = stop
+    history = model.fit(x, y, 1, verbose=0, shuffle=False, callbacks=[log])
+    assert len(spy.calls) == 3
+    assert [event[:2] for event in log.events[2:4]] == [("batch_begin", 0), ("batch_end", 2)]
+    expected = compiled()
+    assert history.history == expected.fit(x[:3], y[:3], 1, verbose=0, shuffle=False).history
+
+
+@pytest.mark.parametrize("when", ["epoch", "batch"])
+def test_training_stops_when_it_is_told_to(when: str) -> None:
+    x, y = data(20)
+
+    class StopAfterEpoch(Log):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            super().on_epoch_end(epoch, logs)
+            self.model.stop_training = epoch == 1
+
+    class StopAfterBatch(BatchLog):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.stop_training = batch == 1
+
+    log = StopAfterEpoch() if when == "epoch" else StopAfterBatch()
+    model, expected = compiled(), compiled()
+    history = model.fit(
+        x, y, 5, epochs=9, verbose=0, callbacks=[log], shuffle=False, validation_data=(x, y)
+    )
+    assert model.stop_training
+    assert log.events[-1][0] == "train_end"
+    if when == "epoch":
+        expected.fit(x, y, 5, epochs=2, verbose=0, shuffle=False)
+        assert history.epoch == [0, 1]
+    else:
+        expected.fit(x[:10], y[:10], 5, verbose=0, shuffle=False)
+        assert history.epoch == [0]
+        assert history.history["loss"] == expected.history.history["loss"]
+        assert len(history.history["val_loss"]) == 1
+    assert_same_weights(model, expected)
+    model.fit(x, y, verbose=0)
+    assert not model.stop_training
+
+
+def test_the_learning_rate_can_be_changed_on_the_way() -> None:
+    x, y = data()
+
+    class Halve(Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.model.optimizer.learning_rate = 0.1 / 2**epoch
+
+    model, by_hand = compiled(), compiled()
+    model.fit(x, y, epochs=3, verbose=0, shuffle=False, callbacks=[Halve()])
+    for epoch in range(3):
+        by_hand.optimizer.learning_rate = 0.1 / 2**epoch
+        by_hand.fit(x, y, verbose=0, shuffle=False)
+    assert_same_weights(model, by_hand)
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_an_exception_leaves_a_usable_model(error: type[BaseException]) -> None:
+    x, y = data()
+
+    class Fail(BatchLog):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if len(self.model.history.epoch) == 2 and batch == 1:
+                raise error
+
+    log = Fail()
+    model, expected = compiled(), compiled()
+    with pytest.raises(error):
+        model.fit(x, y, 5, epochs=9, verbose=0, shuffle=False, callbacks=[log])
+    assert model.history.epoch == [0, 1]
+    assert len(model.history.history["loss"]) == 2
+    assert "train_end" not in [event[0] for event in log.events]
+    expected.fit(x, y, 5, epochs=2, verbose=0, shuffle=False)
+    expected.fit(x[:10], y[:10], 5, verbose=0, shuffle=False)
+    assert_same_weights(model, expected)
+    model.fit(x, y, verbose=0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT between processes on Windows")
+def test_ctrl_c_ends_the_training_and_keeps_the_model() -> None:
+    program = """if True:
+        import numpy as np
+        from cnnrs import Conv2D, Dense, Flatten, Sequential
+        from cnnrs.callbacks import Callback
+
+        class Tell(Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                if epoch == 1:
+                    print("begins", flush=True)
+
+        model = Sequential([Conv2D(8, 3, input_shape=(28, 28, 1)), Flatten(), Dense(10, "softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        x, y = np.zeros((2000, 28, 28, 1), np.uint8), np.zeros(2000, int)
+        try:
+            model.fit(x, y, batch_size=1, epochs=10**6, verbose=0, callbacks=[Tell()])
+        except KeyboardInterrupt:
+            finite = np.isfinite(model.predict(x[:1])).all()
+            print("interrupted", finite, len(model.history.epoch) >= 1)
+    """
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"begins\n"
+        running.send_signal(signal.SIGINT)
+        try:
+            out, _ = running.communicate(timeout=20)
+        finally:
+            running.kill()
+    assert out == b"interrupted True True\n"

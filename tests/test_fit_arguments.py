@@ -1,0 +1,178 @@
+"""What training and judging refuse."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cnnrs import BatchNormalization, Dense, Input, Sequential
+from cnnrs.callbacks import Callback
+from cnnrs.losses import CategoricalCrossentropy
+from cnnrs.optimizers import SGD
+from cnnrs.utils import set_random_seed
+from model_under_test import SPARSE, compiled, data, small_model
+
+# What is refused
+
+
+def test_training_and_judging_need_compile() -> None:
+    x, y = data()
+    for method in ("fit", "evaluate"):
+        with pytest.raises(ValueError, match=rf"{method}: expected a compiled model"):
+            getattr(small_model(), method)(x, y)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "loss: expected a name .*got None"),
+        ({"loss": "hinge"}, ValueError, "loss: .*'mse', got 'hinge'"),
+        ({"loss": 3}, TypeError, "loss: .*got 3"),
+        ({"optimizer": "rmsprop", "loss": "mse"}, ValueError, "optimizer: .*got 'rmsprop'"),
+        ({"optimizer": 0.1, "loss": "mse"}, TypeError, "optimizer: .*got 0.1"),
+        ({"loss": SPARSE, "metrics": ["auc"]}, ValueError, "metrics: .*'acc', got 'auc'"),
+        ({"loss": "mse", "metrics": ["accuracy"]}, ValueError, "metrics: .*MeanSquaredError"),
+        ({"loss": SPARSE, "steps_per_execution": 0}, ValueError, "steps_per_.*at least 1, got 0"),
+        ({"loss": SPARSE, "steps_per_execution": 1.5}, TypeError, "steps_per_.*got 1.5"),
+        (
+            {"loss": SPARSE, "loss_weights": ["accuracy"]},
+            ValueError,
+            r"loss_weights: expected None, got \['accuracy'\]; metrics go by name",
+        ),
+    ],
+)
+def test_compile_refuses_by_name_and_changes_nothing(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    model = compiled()
+    before = model.optimizer, model.loss
+    with pytest.raises(error, match=message):
+        model.compile(**arguments)
+    assert (model.optimizer, model.loss) == before
+
+
+def test_a_loss_that_does_not_fit_the_output_is_refused() -> None:
+    image = Sequential([Input((4, 4, 2)), BatchNormalization()])
+    with pytest.raises(ValueError, match=r"\(4, 4, 2\)"):
+        image.compile("sgd", SPARSE)
+    assert image.loss is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"epochs": -1}, ValueError, "epochs: expected at least 0, got -1"),
+        ({"epochs": 1.0}, TypeError, "epochs: expected an integer, got 1.0"),
+        ({"initial_epoch": -1}, ValueError, "initial_epoch: expected at least 0, got -1"),
+        ({"batch_size": -3}, ValueError, "batch_size: expected at least 1, got -3"),
+        ({"validation_split": 1}, ValueError, "validation_split: .*below 1, got 1"),
+        ({"validation_split": -0.1}, ValueError, "validation_split: .*got -0.1"),
+        ({"validation_split": 0.99}, ValueError, "validation_split: .*got 0.99 of 20"),
+        ({"validation_split": "x"}, TypeError, "validation_split: .*got 'x'"),
+        ({"validation_data": 3}, ValueError, "validation_data: .*two arrays.*got int"),
+        ({"validation_data": (1, 2, 3)}, ValueError, "validation_data: .*got 3 of them"),
+        ({"callbacks": [3]}, TypeError, "callbacks: .*got 3"),
+        ({"callbacks": Callback}, TypeError, "callbacks: .*got <class"),
+        ({"sample_weight": [1]}, TypeError, "sample_weight"),
+    ],
+)
+def test_fit_refuses_by_name(
+    settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    x, y = data()
+    model = compiled()
+    before = model.get_weights()
+    with pytest.raises(error, match=message):
+        model.fit(x, y, **({"verbose": 0} | settings))
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+ONE_HOT = np.eye(3)[np.zeros(20, int)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "y", "error", "message"),
+    [
+        (SPARSE, ONE_HOT, ValueError, r'\(20,\).*\(20, 3\).*loss="categorical_crossentropy"'),
+        (SPARSE, np.zeros((20, 2)), ValueError, r"y: expected class numbers \(20,\).*\(20, 2\)$"),
+        (SPARSE, np.zeros(19), ValueError, "y: expected 20 labels, as many as inputs, got 19"),
+        (SPARSE, 1, ValueError, "y: expected 20 labels.* got the number 1"),
+        (SPARSE, np.full(20, 0.5), ValueError, "y: expected whole class numbers, got 0.5"),
+        (SPARSE, np.full(20, np.nan), ValueError, "y: expected whole class numbers, got nan"),
+        (SPARSE, np.full(20, 3), ValueError, "below 3, got 3"),
+        (SPARSE, np.full(20, -1), ValueError, "got -1"),
+        (SPARSE, ["cat"] * 20, TypeError, "y: expected real numbers, got dtype <U3"),
+        (SPARSE, None, TypeError, "y: expected real numbers, got dtype object"),
+        (
+            "categorical_crossentropy",
+            np.zeros(20, int),
+            ValueError,
+            r'y: expected one-hot rows \(20, 3\).*\(20,\).*loss="sparse_categorical_crossentropy"',
+        ),
+        (
+            CategoricalCrossentropy(),
+            np.zeros((20, 1)),
+            ValueError,
+            r"\(20, 1\); for class numbers .*to_categorical",
+        ),
+        ("categorical_crossentropy", np.zeros((20, 4)), ValueError, r"\(n, 3\), got \(20, 4\)"),
+        ("mse", np.zeros((20, 2)), ValueError, r"y: expected shape \(n, 3\), got \(20, 2\)"),
+        ("mse", np.zeros((9, 3)), ValueError, "y: expected 20 labels, .*got 9"),
+        ("mse", ONE_HOT * 1j, TypeError, "y: expected real numbers, got dtype complex128"),
+    ],
+)
+def test_unfit_labels_are_refused_with_advice(
+    loss: Any, y: Any, error: type[Exception], message: str
+) -> None:
+    x, _ = data()
+    model = compiled(loss)
+    before = model.get_weights()
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(error, match=message):
+            use(x, y, verbose=0)
+    with pytest.raises(error, match=message.removeprefix("y:")):
+        model.fit(
+            x,
+            np.eye(3)[:1].repeat(20, 0) if loss != SPARSE else np.zeros(20),
+            validation_data=(x, y),
+            verbose=0,
+        )
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_errors_in_validation_data_say_so() -> None:
+    x, y = data()
+    model = compiled()
+    with pytest.raises(ValueError, match=r"x of validation_data: expected shape"):
+        model.fit(x, y, validation_data=(x[:, :5], y))
+    with pytest.raises(ValueError, match=r"y of validation_data: expected 20 labels"):
+        model.fit(x, y, validation_data=(x, y[:5]))
+
+
+def test_no_images_are_refused() -> None:
+    model = compiled()
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match="x: expected at least one image, got none"):
+            use(np.zeros((0, 7, 6, 2)), np.zeros(0))
+
+
+def test_data_is_left_as_it_is() -> None:
+    x, y = data()
+    copies = x.copy(), y.copy()
+    model = compiled()
+    model.fit(x, y, epochs=2, verbose=0)
+    model.evaluate(x, y, verbose=0)
+    np.testing.assert_array_equal(x, copies[0])
+    np.testing.assert_array_equal(y, copies[1])
+
+
+def test_adding_a_layer_keeps_the_way_of_training() -> None:
+    set_random_seed(0)
+    model = Sequential([Input((4,)), Dense(5)])
+    model.compile(SGD(0.1, momentum=0.9), "mse")
+    model.fit(np.ones((3, 4)), np.ones((3, 5)), verbose=0)
+    model.add(Dense(2))
+    model.fit(np.ones((3, 4)), np.ones((3, 2)), verbose=0)
+    assert model.optimizer.momentum == 0.9
