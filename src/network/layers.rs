@@ -7,6 +7,9 @@ use crate::network::Mode;
 use crate::network::spec::{LayerKind, LayerSpec, PoolSpec};
 use crate::network::stages::stages;
 
+/// Elements to which a layer's weights are aligned: a cache line of the smallest type.
+pub const ALIGNMENT: usize = 16;
+
 /// A number from 0 to 1.
 fn share(name: &str, value: f64) -> Result<(), ShapeError> {
     if (0.0..=1.0).contains(&value) {
@@ -270,13 +273,10 @@ impl Layers {
     ) -> Result<(), ShapeError> {
         let total = if trainable { &mut self.params_len } else { &mut self.moving_len };
         let len = checked_len("an array of weights", &shape)?;
-        let start = *total;
-        *total = start
-            .checked_add(len)
-            .filter(|&all| checked_len("all weights", &[all]).is_ok())
-            .ok_or_else(|| {
-            ShapeError::new("expected weights that can be addressed, got too many".to_owned())
-        })?;
+        let first = layer.weights.iter().all(|weight| weight.trainable != trainable);
+        let start = if first { total.next_multiple_of(ALIGNMENT) } else { *total };
+        *total = start + len;
+        checked_len("all weights", &[*total])?;
         layer.weights.push(Weight { name, shape, trainable, start, stored: Stored::AsIs });
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::kernels::rescale::Source;
 use crate::kernels::run;
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape, ShapeError, checked_len};
 use crate::kernels::simd::Element;
-use crate::network::layers::{Layer, Layers, Stored};
+use crate::network::layers::{ALIGNMENT, Layer, Layers, Stored};
 use crate::network::spec::LayerKind;
 use crate::network::stages::{Operation, Stage, stages};
 use crate::network::step::{Backward, Batch, Forward, Model, Random, Step};
@@ -24,9 +24,6 @@ const BLOCK: usize = 8;
 
 /// Products of a block's forward pass from which on it holds fewer images.
 const BLOCK_WORK: usize = 1 << 25;
-
-/// Elements to which regions of an arena are aligned: a cache line of the smallest type.
-const ALIGNMENT: usize = 16;
 
 /// A step, and where its things lie.
 #[derive(Debug)]

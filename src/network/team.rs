@@ -141,11 +141,18 @@ pub fn run(wanted: usize, work: impl Fn(usize, &Barrier) + Sync) {
     });
 }
 
-/// A buffer of which different threads write different parts between two barriers.
-#[derive(Debug, Default)]
+/// A buffer of which different threads write different parts between two barriers. It begins at a
+/// cache line: vectors that straddle two lines cost a fifth of a dense layer's time.
+#[derive(Debug)]
 pub struct Shared<T> {
     cells: Box<[UnsafeCell<T>]>,
+    /// Where the first cache line begins.
+    start: usize,
+    len: usize,
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 // SAFETY: all access is through the unsafe methods, whose callers keep writers apart.
 unsafe impl<T: Send + Sync> Sync for Shared<T> {}
@@ -157,16 +164,25 @@ impl<T: Element> Shared<T> {
     /// If there is not enough memory.
     pub fn zeros(len: usize) -> Result<Self, BuildError> {
         let mut cells = Vec::new();
+        let room = len.saturating_add(LINE / size_of::<T>());
         cells
-            .try_reserve_exact(len)
+            .try_reserve_exact(room)
             .map_err(|_| BuildError::Memory { bytes: len.saturating_mul(size_of::<T>()) })?;
-        cells.resize_with(len, || UnsafeCell::new(T::zero()));
-        Ok(Self { cells: cells.into_boxed_slice() })
+        cells.resize_with(room, || UnsafeCell::new(T::zero()));
+        let cells = cells.into_boxed_slice();
+        let start = cells.as_ptr().align_offset(LINE).min(room - len);
+        Ok(Self { cells, start, len })
     }
 
     /// Elements.
     pub fn len(&self) -> usize {
-        self.cells.len()
+        self.len
+    }
+
+    /// A part's cells. Panics if it is not inside.
+    #[inline(always)]
+    fn part(&self, part: Range<usize>) -> &[UnsafeCell<T>] {
+        &self.cells[self.start..][..self.len][part]
     }
 
     /// All of it, by the only one who has it.
@@ -182,7 +198,7 @@ impl<T: Element> Shared<T> {
     /// Nobody writes to it while the slice lives.
     #[inline(always)]
     pub unsafe fn read(&self, part: Range<usize>) -> &[T] {
-        let cells = &self.cells[part];
+        let cells = self.part(part);
         // SAFETY: UnsafeCell<T> has T's layout, and by the caller's promise nobody writes here.
         unsafe { std::slice::from_raw_parts(cells.as_ptr().cast(), cells.len()) }
     }
@@ -194,7 +210,7 @@ impl<T: Element> Shared<T> {
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn write(&self, part: Range<usize>) -> &mut [T] {
-        let cells = &self.cells[part];
+        let cells = self.part(part);
         // SAFETY: UnsafeCell<T> has T's layout and may be written through a shared reference; by the
         // caller's promise nobody else does.
         unsafe { std::slice::from_raw_parts_mut(UnsafeCell::raw_get(cells.as_ptr()), cells.len()) }
