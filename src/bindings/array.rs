@@ -43,6 +43,11 @@ impl<'py> Input<'py> {
         Ok(Self { name, array })
     }
 
+    /// The interpreter, as long as the argument is there.
+    pub fn py(&self) -> Python<'py> {
+        self.array.py()
+    }
+
     fn array(&self) -> PyResult<&Bound<'py, PyArrayDyn<f64>>> {
         as_float64(&self.array).ok_or_else(|| {
             let name = self.name;
@@ -57,8 +62,8 @@ impl<'py> Input<'py> {
 
     /// The elements, for a call that writes to new arrays only.
     pub fn elements(&self) -> PyResult<&[f64]> {
-        // SAFETY: the interpreter's lock is held, and no caller runs Python code or writes to an
-        // array that was there before while it holds these elements.
+        // SAFETY: callers are alone, and none runs Python code or writes to an array that was there
+        // before while it holds these elements.
         Ok(unsafe { self.array()?.as_slice() }?)
     }
 

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use crate::dispatch;
 use crate::kernels::peak::{multiply_add_chains, operations_of_a_round};
 use crate::kernels::simd;
+use crate::network::cores;
 
 /// Threads of a call that is worth more than one.
 static THREADS: AtomicUsize = AtomicUsize::new(1);
@@ -25,7 +26,6 @@ pub fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         simd::select(&name.to_string_lossy())
             .map_err(|why| PyValueError::new_err(format!("CNNRS_SIMD: {why}")))?;
     }
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match std::env::var_os("CNNRS_NUM_THREADS").filter(|text| !text.is_empty()) {
         Some(text) => {
             let text = text.to_string_lossy();
@@ -34,7 +34,7 @@ pub fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
                 PyValueError::new_err(why)
             })?
         }
-        None => cores,
+        None => cores(),
     };
     THREADS.store(threads, Ordering::Relaxed);
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

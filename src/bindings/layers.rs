@@ -1,8 +1,11 @@
-//! The tutorial's layers, one image at a time, in `float64`. Each call holds the interpreter's lock
-//! from its checks to its last write, so that concurrent calls on one layer happen in some order.
+//! The tutorial's layers, one image at a time, in `float64`. Each call is alone from its checks to its
+//! last write, so that concurrent calls on one layer happen in some order.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numpy::{PyArrayDyn, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 use pyo3::types::PyTuple;
 
 use super::array::{Input, Order, expect_shape, filled, read, sizes, write};
@@ -15,6 +18,12 @@ type Array = PyArrayDyn<f64>;
 /// A side of the tutorial's kernels, and how many taps that makes.
 const K: usize = 3;
 const TAPS: usize = K * K;
+
+/// What a call holds once its arguments are converted: with the interpreter's lock, or without one.
+fn alone(py: Python<'_>) -> MutexGuard<'static, ()> {
+    static CALLS: Mutex<()> = Mutex::new(());
+    CALLS.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
+}
 
 fn conv_shape(image: &[usize], filters: &[usize]) -> PyResult<ConvShape> {
     let [h, w] = sizes("input", "(h, w)", image)?;
@@ -31,6 +40,7 @@ pub fn conv3x3_forward<'py>(
     filters: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
     let image = Input::new("input", image)?;
+    let _alone = alone(py);
     let filters = read("filters", filters, Order::C)?;
     let shape = conv_shape(image.shape()?, filters.shape())?;
     let (image, filters) = (image.elements()?, filters.as_slice()?);
@@ -54,6 +64,7 @@ pub fn conv3x3_backprop(
     learn_rate: f64,
 ) -> PyResult<()> {
     let (d_out, image) = (Input::new("d_L_d_out", d_out)?, Input::new("input", image)?);
+    let _alone = alone(d_out.py());
     let mut filters = write("filters", filters, Order::C)?;
     let shape = conv_shape(image.shape()?, filters.shape())?;
     let (h, w, n) = shape.output();
@@ -82,6 +93,7 @@ pub fn max_pool2_forward<'py>(
     input: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
     let input = Input::new("input", input)?;
+    let _alone = alone(py);
     let shape = pool_shape(input.shape()?)?;
     let x = input.elements()?;
     let (h, w, c) = shape.output();
@@ -100,6 +112,7 @@ pub fn max_pool2_backprop<'py>(
     input: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
     let (d_out, input) = (Input::new("d_L_d_out", d_out)?, Input::new("input", input)?);
+    let _alone = alone(py);
     let shape = pool_shape(input.shape()?)?;
     let (h, w, c) = shape.output();
     expect_shape("d_L_d_out", d_out.shape()?, &[h, w, c])?;
@@ -137,6 +150,7 @@ pub fn softmax_forward<'py>(
     biases: &Bound<'py, PyAny>,
 ) -> PyResult<SoftmaxForward<'py>> {
     let input = Input::new("input", input)?;
+    let _alone = alone(py);
     let weights = read("weights", weights, Order::Fortran)?;
     let biases = read("biases", biases, Order::C)?;
     let x = input.elements()?;
@@ -173,6 +187,7 @@ pub fn softmax_backprop<'py>(
 ) -> PyResult<Bound<'py, Array>> {
     let (d_out, input) = (Input::new("d_L_d_out", d_out)?, Input::new("input", input)?);
     let totals = Input::new("totals", totals)?;
+    let _alone = alone(py);
     let mut weights = write("weights", weights, Order::Fortran)?;
     let mut biases = write("biases", biases, Order::C)?;
     let x = input.elements_apart_from(&[

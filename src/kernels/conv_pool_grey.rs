@@ -4,7 +4,7 @@
 //! the zeros at the other three is faster than skipping them.
 
 use super::shape::{ConvPoolShape, POOL};
-use super::simd::{Element, Simd, for_channels};
+use super::simd::{Element, Simd};
 
 /// Positions in a pooling window.
 const POSITIONS: usize = POOL * POOL;
@@ -33,13 +33,6 @@ macro_rules! for_window {
     };
 }
 
-/// The image rows (of `w` pixels) below the pooled row `i`.
-#[inline(always)]
-fn rows<'a, T>(shape: &ConvPoolShape, x: &'a [T], i: usize, row: usize) -> &'a [T] {
-    let (_, w, _) = shape.conv().windows().padded();
-    &x[(POOL * i + row) * w..][..w]
-}
-
 /// `out[i, j, o] = relu(max over the window of (i, j) of conv(x, kernel)[.., .., o] + bias[o])`, and in
 /// `argmax` the position (0 to 3, row by row) of the first maximum; a NaN counts as the maximum, and
 /// ReLU keeps it.
@@ -59,84 +52,242 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     n: usize,
 ) {
     check(out, argmax, x, kernel, shape, n);
+    let c_out = shape.conv().c_out();
     if let Some(bias) = bias {
-        assert_eq!(bias.len(), shape.conv().c_out(), "bias length");
+        assert_eq!(bias.len(), c_out, "bias length");
     }
-    for_channels!(simd, T, S, shape.conv().c_out() => for_window!(shape, K => {
-        forward_channels::<T, _, K>(simd, out, argmax, x, kernel, bias, relu, shape, n)
-    }));
+    for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
+        let layer = Channels { kernel, bias, relu, o, end: c_out.min(o + S::LANES), c_out };
+        if layer.end - o <= S::LANES / 2 {
+            forward_pairs::<T, S, K>(simd, out, argmax, x, &layer, shape, n);
+        } else {
+            forward_vectors::<T, S, K>(simd, out, argmax, x, &layer, shape, n);
+        }
+    });
+}
+
+/// At most a vector of the layer's channels.
+struct Channels<'a, T> {
+    kernel: &'a [T],
+    bias: Option<&'a [T]>,
+    relu: bool,
+    /// The first channel, and the one behind the last.
+    o: usize,
+    end: usize,
+    c_out: usize,
+}
+
+impl<T: Element> Channels<'_, T> {
+    /// The kernel, tap by tap.
+    #[inline(always)]
+    fn taps<S: Simd<T>, const K: usize>(&self, simd: S) -> [[S::Vector; K]; K] {
+        std::array::from_fn(|y| {
+            std::array::from_fn(|x| {
+                let taps = &self.kernel[(y * K + x) * self.c_out..];
+                simd.load_up_to(&taps[self.o..self.end])
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn bias<S: Simd<T>>(&self, simd: S) -> S::Vector {
+        self.bias.map_or(simd.zero(), |bias| simd.load_up_to(&bias[self.o..self.end]))
+    }
+
+    /// The layer's output and the place of the maximum, from the convolution at the four positions.
+    #[inline(always)]
+    fn pooled<S: Simd<T>>(
+        &self,
+        simd: S,
+        sums: [S::Vector; POSITIONS],
+        bias: S::Vector,
+    ) -> (S::Vector, S::Vector) {
+        let (mut max, mut at) = (sums[0], simd.zero());
+        for n in 1..POSITIONS {
+            let larger = simd.greater_or_nan(sums[n], max);
+            max = simd.select(larger, sums[n], max);
+            at = simd.select(larger, simd.splat(T::from_f64(n as f64)), at);
+        }
+        max = simd.add(max, bias);
+        if self.relu {
+            let alive = simd.greater_or_nan(max, simd.zero());
+            max = simd.select(alive, max, simd.zero());
+        }
+        (max, at)
+    }
+}
+
+/// The pixels under one row of pooling windows.
+#[derive(Clone, Copy)]
+struct Pixels<'a, T> {
+    x: &'a [T],
+    /// Pixels in a row.
+    w: usize,
+}
+
+impl<'a, T: Element> Pixels<'a, T> {
+    /// Those of row `row` of all images' pooled rows.
+    #[inline(always)]
+    fn new(x: &'a [T], shape: &ConvPoolShape, row: usize) -> Self {
+        let (_, w, _) = shape.conv().windows().padded();
+        let (out_h, out_w, _) = shape.pool().output();
+        let (k, _) = shape.conv().window();
+        let (image, i) = (row / out_h, row % out_h);
+        let x = &x[image * shape.conv().padded_len() + POOL * i * w..][..(POOL + k - 1) * w];
+        assert!(POOL * out_w + k - 1 <= w, "windows inside a row");
+        Self { x, w }
+    }
+
+    /// `len` pixels from column `j` of row `y`.
+    ///
+    /// # Safety
+    /// `y` is below `k + 1`, and `j + len` at most `2 * pooled w + k - 1`.
+    #[inline(always)]
+    unsafe fn get(self, y: usize, j: usize, len: usize) -> &'a [T] {
+        // SAFETY: there are so many rows and columns, as `new` asserts.
+        unsafe { self.x.get_unchecked(y * self.w + j..y * self.w + j + len) }
+    }
 }
 
 #[inline(always)]
-fn forward_channels<T: Element, S: Simd<T>, const K: usize>(
+fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
     simd: S,
     out: &mut [T],
     argmax: &mut [T],
     x: &[T],
-    kernel: &[T],
-    bias: Option<&[T]>,
-    relu: bool,
+    layer: &Channels<T>,
     shape: &ConvPoolShape,
     n: usize,
 ) {
     let (out_h, out_w, c_out) = shape.pool().output();
-    for o in (0..c_out).step_by(S::LANES) {
-        let end = c_out.min(o + S::LANES);
-        let taps: [[S::Vector; K]; K] = std::array::from_fn(|y| {
-            std::array::from_fn(|x| simd.load_up_to(&kernel[(y * K + x) * c_out..][o..end]))
-        });
-        let bias = bias.map_or(simd.zero(), |bias| simd.load_up_to(&bias[o..end]));
-        let positions: [S::Vector; POSITIONS] =
-            std::array::from_fn(|n| simd.splat(T::from_f64(n as f64)));
-        for row in 0..n * out_h {
-            let x = &x[row / out_h * shape.conv().padded_len()..];
-            for j in 0..out_w {
-                let mut sums = [simd.zero(); POSITIONS];
-                for_each_product::<_, _, K>(
-                    simd,
-                    shape,
-                    x,
-                    (row % out_h, j),
-                    #[inline(always)]
-                    |pixel, n, y, x| sums[n] = simd.mul_add(pixel, taps[y][x], sums[n]),
-                );
-                let (mut max, mut at) = (sums[0], positions[0]);
-                for n in 1..POSITIONS {
-                    let larger = simd.greater_or_nan(sums[n], max);
-                    max = simd.select(larger, sums[n], max);
-                    at = simd.select(larger, positions[n], at);
-                }
-                max = simd.add(max, bias);
-                if relu {
-                    let alive = simd.greater_or_nan(max, simd.zero());
-                    max = simd.select(alive, max, simd.zero());
-                }
-                let channels = (row * out_w + j) * c_out + o..(row * out_w + j) * c_out + end;
-                simd.store_up_to(max, &mut out[channels.clone()]);
-                simd.store_up_to(at, &mut argmax[channels]);
-            }
+    let taps: [[S::Vector; K]; K] = layer.taps(simd);
+    let bias = layer.bias(simd);
+    for row in 0..n * out_h {
+        let pixels = Pixels::new(x, shape, row);
+        for j in 0..out_w {
+            let mut sums = [simd.zero(); POSITIONS];
+            for_each_product::<_, _, K>(
+                simd,
+                pixels,
+                j,
+                #[inline(always)]
+                |pixel, n, y, x| sums[n] = simd.mul_add(pixel, taps[y][x], sums[n]),
+            );
+            let (max, at) = layer.pooled(simd, sums, bias);
+            let window = (row * out_w + j) * c_out;
+            let channels = window + layer.o..window + layer.end;
+            simd.store_up_to(max, &mut out[channels.clone()]);
+            simd.store_up_to(at, &mut argmax[channels]);
         }
     }
 }
 
 /// Calls `visit(pixel, n, y, x)` for every pixel that the tap (y, x) meets at position `n` of the
-/// window (i, j). Each pixel is broadcast once, for all the positions that it touches.
+/// window `j`. Each pixel is broadcast once, for all the positions that it touches.
 #[inline(always)]
 fn for_each_product<T: Element, S: Simd<T>, const K: usize>(
     simd: S,
-    shape: &ConvPoolShape,
-    x: &[T],
-    (i, j): (usize, usize),
+    pixels: Pixels<T>,
+    j: usize,
     mut visit: impl FnMut(S::Vector, usize, usize, usize),
 ) {
     for y in 0..POOL + K - 1 {
-        let pixels = &rows(shape, x, i, y)[POOL * j..][..POOL + K - 1];
         for x in 0..POOL + K - 1 {
-            let pixel = simd.splat(pixels[x]);
+            // SAFETY: `j` is a window.
+            let pixel = simd.splat(unsafe { pixels.get(y, POOL * j + x, 1) }[0]);
             for n in 0..POSITIONS {
                 let (dy, dx) = (n / POOL, n % POOL);
                 if (dy..dy + K).contains(&y) && (dx..dx + K).contains(&x) {
                     visit(pixel, n, y - dy, x - dx);
+                }
+            }
+        }
+    }
+}
+
+/// For half a vector of channels at most: each has two neighbouring lanes, one for each column of a
+/// pooling window. A pair of neighbouring pixels fills a vector in one load, and meets both columns.
+#[inline(always)]
+fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
+    simd: S,
+    out: &mut [T],
+    argmax: &mut [T],
+    x: &[T],
+    layer: &Channels<T>,
+    shape: &ConvPoolShape,
+    n: usize,
+) {
+    let (out_h, out_w, c_out) = shape.pool().output();
+    let taps: [[S::Vector; K]; K] = layer.taps(simd);
+    let taps = taps.map(|row| row.map(|tap| simd.zip(tap, tap)[0]));
+    let bias = layer.bias(simd);
+    let pair = simd.zip(bias, bias)[0];
+    let bias = simd.unzip(pair, pair)[0];
+    for row in 0..n * out_h {
+        let pixels = Pixels::new(x, shape, row);
+        let mut j = 0;
+        while j < out_w {
+            let window = (row * out_w + j) * c_out;
+            // Two windows whose channels together are one vector in memory.
+            if c_out == S::LANES / 2 && j + 2 <= out_w {
+                let sums = pair_sums::<T, S, K, 2>(simd, pixels, j, &taps);
+                let (max, at) = layer.pooled(simd, sums, bias);
+                simd.store(max, &mut out[window..]);
+                simd.store(at, &mut argmax[window..]);
+                j += 2;
+            } else {
+                let sums = pair_sums::<T, S, K, 1>(simd, pixels, j, &taps);
+                let (max, at) = layer.pooled(simd, sums, bias);
+                let channels = window + layer.o..window + layer.end;
+                simd.store_up_to(max, &mut out[channels.clone()]);
+                simd.store_up_to(at, &mut argmax[channels]);
+                j += 1;
+            }
+        }
+    }
+}
+
+/// The convolution at the four positions of `W` windows from `j` on, half a vector of channels for each.
+#[inline(always)]
+fn pair_sums<T: Element, S: Simd<T>, const K: usize, const W: usize>(
+    simd: S,
+    pixels: Pixels<T>,
+    j: usize,
+    taps: &[[S::Vector; K]; K],
+) -> [S::Vector; POSITIONS] {
+    let mut sums = [[simd.zero(); POOL]; W];
+    for_each_pair::<_, _, K, W>(
+        simd,
+        pixels,
+        j,
+        #[inline(always)]
+        |pair, window, dy, y, x| {
+            sums[window][dy] = simd.mul_add(pair, taps[y][x], sums[window][dy]);
+        },
+    );
+    let [upper, lower] = std::array::from_fn(|dy| simd.unzip(sums[0][dy], sums[W - 1][dy]));
+    [upper[0], upper[1], lower[0], lower[1]]
+}
+
+/// Calls `visit(pair, window, dy, y, x)` for every pair of neighbouring pixels that the tap (y, x) meets
+/// in the row `dy` of one of the `W` windows from `j` on.
+#[inline(always)]
+fn for_each_pair<T: Element, S: Simd<T>, const K: usize, const W: usize>(
+    simd: S,
+    pixels: Pixels<T>,
+    j: usize,
+    mut visit: impl FnMut(S::Vector, usize, usize, usize, usize),
+) {
+    for y in 0..POOL + K - 1 {
+        for x in 0..POOL * (W - 1) + K {
+            // SAFETY: the `W` windows exist, and the last one's patch ends at `2 * W + K - 1`.
+            let pair = simd.splat_pair(unsafe { pixels.get(y, POOL * j + x, 2) });
+            for window in 0..W {
+                for dy in 0..POOL {
+                    let first = POOL * window;
+                    if (dy..dy + K).contains(&y) && (first..first + K).contains(&x) {
+                        visit(pair, window, dy, y - dy, x - first);
+                    }
                 }
             }
         }
@@ -159,51 +310,122 @@ pub fn grey_backward_kernel<T: Element, S: Simd<T>>(
     n: usize,
 ) {
     check(d_out, argmax, x, d_kernel, shape, n);
-    for_channels!(simd, T, S, shape.conv().c_out() => for_window!(shape, K => {
-        backward_channels::<T, _, K>(simd, d_kernel, d_out, argmax, x, shape, n)
-    }));
-}
-
-#[inline(always)]
-fn backward_channels<T: Element, S: Simd<T>, const K: usize>(
-    simd: S,
-    d_kernel: &mut [T],
-    d_out: &[T],
-    argmax: &[T],
-    x: &[T],
-    shape: &ConvPoolShape,
-    n: usize,
-) {
-    let (out_h, out_w, c_out) = shape.pool().output();
-    for o in (0..c_out).step_by(S::LANES) {
+    let c_out = shape.conv().c_out();
+    for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
         let end = c_out.min(o + S::LANES);
-        let mut sums = [[simd.zero(); K]; K];
-        for row in 0..n * out_h {
-            let x = &x[row / out_h * shape.conv().padded_len()..];
-            for j in 0..out_w {
-                let channels = (row * out_w + j) * c_out + o..(row * out_w + j) * c_out + end;
-                let d = simd.load_up_to(&d_out[channels.clone()]);
-                let at = simd.load_up_to(&argmax[channels]);
-                let d: [S::Vector; POSITIONS] = std::array::from_fn(|n| {
-                    let here = simd.equal(at, simd.splat(T::from_f64(n as f64)));
-                    simd.select(here, d, simd.zero())
-                });
-                for_each_product::<_, _, K>(
-                    simd,
-                    shape,
-                    x,
-                    (row % out_h, j),
-                    #[inline(always)]
-                    |pixel, n, y, x| sums[y][x] = simd.mul_add(pixel, d[n], sums[y][x]),
-                );
-            }
-        }
+        let sums: [[S::Vector; K]; K] = if end - o <= S::LANES / 2 {
+            backward_pairs(simd, d_out, argmax, x, shape, n, o, end)
+        } else {
+            backward_vectors(simd, d_out, argmax, x, shape, n, o, end)
+        };
         for y in 0..K {
             for x in 0..K {
                 simd.store_up_to(sums[y][x], &mut d_kernel[(y * K + x) * c_out..][o..end]);
             }
         }
+    });
+}
+
+#[inline(always)]
+fn backward_vectors<T: Element, S: Simd<T>, const K: usize>(
+    simd: S,
+    d_out: &[T],
+    argmax: &[T],
+    x: &[T],
+    shape: &ConvPoolShape,
+    n: usize,
+    o: usize,
+    end: usize,
+) -> [[S::Vector; K]; K] {
+    let (out_h, out_w, c_out) = shape.pool().output();
+    let mut sums = [[simd.zero(); K]; K];
+    for row in 0..n * out_h {
+        let pixels = Pixels::new(x, shape, row);
+        for j in 0..out_w {
+            let window = (row * out_w + j) * c_out;
+            let d = simd.load_up_to(&d_out[window + o..window + end]);
+            let at = simd.load_up_to(&argmax[window + o..window + end]);
+            let d: [S::Vector; POSITIONS] = std::array::from_fn(|n| {
+                let here = simd.equal(at, simd.splat(T::from_f64(n as f64)));
+                simd.select(here, d, simd.zero())
+            });
+            for_each_product::<_, _, K>(
+                simd,
+                pixels,
+                j,
+                #[inline(always)]
+                |pixel, n, y, x| sums[y][x] = simd.mul_add(pixel, d[n], sums[y][x]),
+            );
+        }
     }
+    sums
+}
+
+/// The layout of [`forward_pairs`]: what the two columns of the windows contribute is summed in
+/// neighbouring lanes.
+#[inline(always)]
+fn backward_pairs<T: Element, S: Simd<T>, const K: usize>(
+    simd: S,
+    d_out: &[T],
+    argmax: &[T],
+    x: &[T],
+    shape: &ConvPoolShape,
+    n: usize,
+    o: usize,
+    end: usize,
+) -> [[S::Vector; K]; K] {
+    let (out_h, out_w, c_out) = shape.pool().output();
+    let positions: [S::Vector; POOL] = std::array::from_fn(|dy| {
+        simd.splat_pair(&[T::from_f64((POOL * dy) as f64), T::from_f64((POOL * dy + 1) as f64)])
+    });
+    let rows_of = |d, at| -> [S::Vector; POOL] {
+        std::array::from_fn(|dy| simd.select(simd.equal(at, positions[dy]), d, simd.zero()))
+    };
+    let mut sums = [[simd.zero(); K]; K];
+    for row in 0..n * out_h {
+        let pixels = Pixels::new(x, shape, row);
+        let mut j = 0;
+        while j < out_w {
+            let window = (row * out_w + j) * c_out;
+            if c_out == S::LANES / 2 && j + 2 <= out_w {
+                let (d, at) = (simd.load(&d_out[window..]), simd.load(&argmax[window..]));
+                let (d, at) = (simd.zip(d, d), simd.zip(at, at));
+                let d = [rows_of(d[0], at[0]), rows_of(d[1], at[1])];
+                add_pairs(simd, &mut sums, pixels, j, &d);
+                j += 2;
+            } else {
+                let d = simd.load_up_to(&d_out[window + o..window + end]);
+                let at = simd.load_up_to(&argmax[window + o..window + end]);
+                let d = [rows_of(simd.zip(d, d)[0], simd.zip(at, at)[0])];
+                add_pairs(simd, &mut sums, pixels, j, &d);
+                j += 1;
+            }
+        }
+    }
+    sums.map(|row| {
+        row.map(|sum| {
+            let [left, right] = simd.unzip(sum, sum);
+            simd.add(left, right)
+        })
+    })
+}
+
+/// Adds the products of the gradients `d` (windows, rows) and the pixels of the windows from `j` on.
+#[inline(always)]
+fn add_pairs<T: Element, S: Simd<T>, const K: usize, const W: usize>(
+    simd: S,
+    sums: &mut [[S::Vector; K]; K],
+    pixels: Pixels<T>,
+    j: usize,
+    d: &[[S::Vector; POOL]; W],
+) {
+    for_each_pair::<_, _, K, W>(
+        simd,
+        pixels,
+        j,
+        #[inline(always)]
+        |pair, window, dy, y, x| sums[y][x] = simd.mul_add(pair, d[window][dy], sums[y][x]),
+    );
 }
 
 fn check<T>(out: &[T], argmax: &[T], x: &[T], kernel: &[T], shape: &ConvPoolShape, n: usize) {

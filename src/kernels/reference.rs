@@ -276,8 +276,8 @@ pub mod conv_pool {
     /// The gradient of the convolution's output: `d_out` at the maxima, elsewhere 0.
     pub fn unpool<T: Element>(d_full: &mut [T], d_out: &[T], argmax: &[T], shape: &ConvPoolShape) {
         d_full.fill(T::zero());
-        for (pooled, (&d, at)) in d_out.iter().zip(argmax).enumerate() {
-            d_full[unpooled_index(pooled, at.small_index(), shape)] = d;
+        for (pooled, (&d, &at)) in d_out.iter().zip(argmax).enumerate() {
+            d_full[unpooled_index(pooled, Element::to_f64(at) as usize, shape)] = d;
         }
     }
 }

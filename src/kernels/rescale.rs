@@ -11,7 +11,7 @@ pub trait Source: Copy + Send + Sync {
 impl Source for u8 {
     #[inline(always)]
     fn to<T: Element>(self) -> T {
-        T::from_f64(f64::from(self))
+        T::from_u8(self)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::kernels::shape::ShapeError;
 pub use layers::{Layer, Layers, Weight};
 pub use optimizer::Rule;
 pub use spec::{LayerKind, LayerSpec, PoolSpec};
+pub use team::cores;
 pub use training::{Call, Examples, Network, Outcome, Poll};
 
 /// What a plan is for.

@@ -7,7 +7,7 @@
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
 use crate::kernels::simd::Element;
 use crate::network::BuildError;
@@ -30,6 +30,13 @@ pub struct Barrier {
     wake: Condvar,
 }
 
+/// Processors of this process, looked up once: that reads files, and takes longer than a small
+/// network's prediction.
+pub fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// A thread of the team has panicked, and will not come any more.
 #[derive(Debug)]
 pub struct Broken;
@@ -37,10 +44,9 @@ pub struct Broken;
 impl Barrier {
     /// For at most so many threads.
     fn new(at_most: usize) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             threads: AtomicUsize::new(0),
-            spins: if at_most <= cores { SPINS } else { 0 },
+            spins: if at_most <= cores() { SPINS } else { 0 },
             arrived: AtomicUsize::new(0),
             generation: AtomicUsize::new(0),
             broken: AtomicBool::new(false),

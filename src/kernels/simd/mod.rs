@@ -29,11 +29,10 @@ pub trait Element:
 
     /// The nearest value of this type.
     fn from_f64(x: f64) -> Self;
+    /// The same value of this type; by way of `f64` it would take twice as long.
+    fn from_u8(x: u8) -> Self;
     /// The same value as `f64`.
     fn to_f64(self) -> f64;
-    /// A small natural number that a vector of this type carries, such as the place of a maximum: without
-    /// the conversion's care for other numbers, of which it makes anything.
-    fn small_index(self) -> usize;
     /// The nearest integer, of two the even one.
     fn round_to_even(self) -> Self;
     /// `self * 2^k` for an integer `k` of at most twice the exponents of normal numbers, rounded once.
@@ -53,14 +52,12 @@ impl Element for f32 {
         x as f32
     }
     #[inline(always)]
-    fn to_f64(self) -> f64 {
-        f64::from(self)
+    fn from_u8(x: u8) -> Self {
+        Self::from(x)
     }
     #[inline(always)]
-    fn small_index(self) -> usize {
-        // The sum's lowest bit is worth 1.
-        let ones = (1u32 << 23) as f32;
-        ((ones + self).to_bits() ^ ones.to_bits()) as usize
+    fn to_f64(self) -> f64 {
+        f64::from(self)
     }
     #[inline(always)]
     fn round_to_even(self) -> Self {
@@ -88,14 +85,12 @@ impl Element for f64 {
         x
     }
     #[inline(always)]
-    fn to_f64(self) -> f64 {
-        self
+    fn from_u8(x: u8) -> Self {
+        Self::from(x)
     }
     #[inline(always)]
-    fn small_index(self) -> usize {
-        // The sum's lowest bit is worth 1.
-        let ones = (1u64 << 52) as f64;
-        ((ones + self).to_bits() ^ ones.to_bits()) as usize
+    fn to_f64(self) -> f64 {
+        self
     }
     #[inline(always)]
     fn round_to_even(self) -> Self {
@@ -124,6 +119,8 @@ pub trait Simd<T: Element>: Copy {
     const LANES: usize;
     /// How many vectors a tile of sums may hold in registers with some left for its operands.
     const SUMS: usize;
+    /// Whether [`load_part`](Simd::load_part) is one instruction, as [`load`](Simd::load) is.
+    const MASKED_LOADS: bool;
 
     /// The proof for [`Simd::Narrow`].
     fn narrow(self) -> Self::Narrow;
@@ -132,6 +129,8 @@ pub trait Simd<T: Element>: Copy {
     fn outlined<R>(self, f: impl FnOnce(Self) -> R) -> R;
     /// `x` in every lane.
     fn splat(self, x: T) -> Self::Vector;
+    /// The first two elements in turns. Panics if there are fewer.
+    fn splat_pair(self, x: &[T]) -> Self::Vector;
     /// The first `LANES` elements. Panics if there are fewer.
     fn load(self, x: &[T]) -> Self::Vector;
     /// All of `x`, at most `LANES` elements, then zeros.
@@ -168,6 +167,13 @@ pub trait Simd<T: Element>: Copy {
     fn equal(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
     /// `a` where the mask is set, else `b`.
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The lanes of `a` and `b` in turns: (a0, b0, a1, b1, ...), first and second half.
+    fn zip(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
+    /// The even lanes of `a` and those of `b` behind each other, and the odd ones: undoes `zip`.
+    fn unzip(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
+    /// Writes all lanes, which hold small natural numbers, as integers; of others it makes anything.
+    /// Panics if there are fewer than `LANES`.
+    fn store_indices(self, v: Self::Vector, out: &mut [u32]);
     /// The mask's lanes as bits, the first one lowest.
     fn bits(self, mask: Self::Mask) -> u32;
     /// The first `n` lanes, at most `LANES`.
@@ -241,6 +247,10 @@ macro_rules! impl_simd {
         greater_or_nan: |$ga:ident, $gb:ident| $greater_or_nan:expr,
         equal: $equal:path,
         select: |$cm:ident, $ca:ident, $cb:ident| $select:expr,
+        splat_pair: |$pp:ident| $splat_pair:expr,
+        zip: |$za:ident, $zb:ident| $zip:expr,
+        unzip: |$ua:ident, $ub:ident| $unzip:expr,
+        store_indices: |$ip:ident, $iv:ident| $store_indices:expr,
         bits: |$bm:ident| $bits:expr,
         first_lanes: |$n:ident| $first_lanes:expr,
         sum: $sum:path, largest: $largest:path $(,)?
@@ -255,6 +265,7 @@ macro_rules! impl_simd {
             type Narrow = $narrow;
             const LANES: usize = $lanes;
             const SUMS: usize = $sums;
+            const MASKED_LOADS: bool = cfg!(target_arch = "x86_64");
 
             #[inline(always)]
             fn narrow(self) -> $narrow {
@@ -267,6 +278,11 @@ macro_rules! impl_simd {
             #[inline(always)]
             fn splat(self, x: $t) -> $vector {
                 unsafe { $splat(x) }
+            }
+            #[inline(always)]
+            fn splat_pair(self, x: &[$t]) -> $vector {
+                let $pp = x[..2].as_ptr();
+                unsafe { $splat_pair }
             }
             #[inline(always)]
             fn load(self, x: &[$t]) -> $vector {
@@ -343,6 +359,19 @@ macro_rules! impl_simd {
             #[inline(always)]
             fn select(self, $cm: $mask, $ca: $vector, $cb: $vector) -> $vector {
                 unsafe { $select }
+            }
+            #[inline(always)]
+            fn zip(self, $za: $vector, $zb: $vector) -> [$vector; 2] {
+                unsafe { $zip }
+            }
+            #[inline(always)]
+            fn unzip(self, $ua: $vector, $ub: $vector) -> [$vector; 2] {
+                unsafe { $unzip }
+            }
+            #[inline(always)]
+            fn store_indices(self, $iv: $vector, out: &mut [u32]) {
+                let $ip = out[..$lanes].as_mut_ptr();
+                unsafe { $store_indices }
             }
             #[inline(always)]
             #[allow(unused_unsafe)] // where a mask is a number
@@ -504,4 +533,55 @@ macro_rules! dispatch {
             ),
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{for_each_level, random};
+
+    /// More than any vector holds.
+    const LEN: usize = 16;
+
+    macro_rules! define_shuffles {
+        ($name:ident, $t:ty) => {
+            #[test]
+            fn $name() {
+                fn check<S: Simd<$t>>(simd: S) {
+                    let lanes = |v: S::Vector| {
+                        let mut lanes = [0.0; LEN];
+                        simd.store(v, &mut lanes);
+                        lanes[..S::LANES].to_vec()
+                    };
+                    let (a, b): (Vec<$t>, Vec<$t>) = (random(LEN, 1), random(LEN, 2));
+                    let zipped = simd.zip(simd.load(&a), simd.load(&b));
+                    let turns: Vec<_> = a.iter().zip(&b).flat_map(|(&a, &b)| [a, b]).collect();
+                    assert_eq!(lanes(zipped[0]), turns[..S::LANES]);
+                    assert_eq!(lanes(zipped[1]), turns[S::LANES..2 * S::LANES]);
+                    let unzipped = simd.unzip(zipped[0], zipped[1]);
+                    assert_eq!(lanes(unzipped[0]), a[..S::LANES]);
+                    assert_eq!(lanes(unzipped[1]), b[..S::LANES]);
+                    assert_eq!(lanes(simd.splat_pair(&a)), a[..2].repeat(S::LANES / 2));
+
+                    let here = simd.equal(simd.load(&a), simd.splat(a[1]));
+                    assert_eq!(simd.bits(here), 2);
+                    let small: Vec<$t> = (0..LEN).map(|n| n as $t).collect();
+                    let mut indices = [99; LEN];
+                    simd.store_indices(simd.load(&small), &mut indices);
+                    for n in 0..LEN {
+                        assert_eq!(indices[n], if n < S::LANES { n as u32 } else { 99 });
+                    }
+                }
+                for_each_level(|level| {
+                    dispatch!($t, level, simd => {
+                        check(simd);
+                        check(<_ as Simd<$t>>::narrow(simd));
+                    });
+                });
+            }
+        };
+    }
+
+    define_shuffles!(lanes_of_f32, f32);
+    define_shuffles!(lanes_of_f64, f64);
 }

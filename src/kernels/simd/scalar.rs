@@ -13,6 +13,7 @@ impl<T: Element> Simd<T> for Scalar {
     type Mask = [bool; SCALAR_LANES];
     type Narrow = Self;
     const LANES: usize = SCALAR_LANES;
+    const MASKED_LOADS: bool = false;
     const SUMS: usize = 8;
 
     #[inline(always)]
@@ -99,6 +100,22 @@ impl<T: Element> Simd<T> for Scalar {
     #[inline(always)]
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| if mask[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    fn splat_pair(self, x: &[T]) -> Self::Vector {
+        [x[0], x[1], x[0], x[1]]
+    }
+    #[inline(always)]
+    fn zip(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2] {
+        [[a[0], b[0], a[1], b[1]], [a[2], b[2], a[3], b[3]]]
+    }
+    #[inline(always)]
+    fn unzip(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2] {
+        [[a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]]
+    }
+    #[inline(always)]
+    fn store_indices(self, v: Self::Vector, out: &mut [u32]) {
+        out[..SCALAR_LANES].copy_from_slice(&v.map(|x| x.to_f64() as u32));
     }
     #[inline(always)]
     fn bits(self, mask: Self::Mask) -> u32 {

@@ -45,17 +45,6 @@ impl Avx2 {
     pub(super) fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
     }
-
-    /// Runs `f` compiled for this instruction set.
-    #[inline(always)]
-    pub fn call<R>(self, f: impl FnOnce(Self) -> R) -> R {
-        #[target_feature(enable = "avx2,fma")]
-        fn with_features<R>(token: Avx2, f: impl FnOnce(Avx2) -> R) -> R {
-            f(token)
-        }
-        // SAFETY: `self` exists, so `detect` found these features.
-        unsafe { with_features(self, f) }
-    }
 }
 
 impl Avx512 {
@@ -67,18 +56,29 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw");
         found.then_some(Self(()))
     }
-
-    /// Runs `f` compiled for this instruction set.
-    #[inline(always)]
-    pub fn call<R>(self, f: impl FnOnce(Self) -> R) -> R {
-        #[target_feature(enable = "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw")]
-        fn with_features<R>(token: Avx512, f: impl FnOnce(Avx512) -> R) -> R {
-            f(token)
-        }
-        // SAFETY: `self` exists, so `detect` found these features.
-        unsafe { with_features(self, f) }
-    }
 }
+
+/// Implements `call` for one instruction set.
+macro_rules! impl_call {
+    ($token:ident, $features:literal) => {
+        impl $token {
+            /// Runs `f` compiled for this instruction set.
+            #[inline(always)]
+            pub fn call<R>(self, f: impl FnOnce(Self) -> R) -> R {
+                #[target_feature(enable = $features)]
+                fn with_features<R>(token: $token, f: impl FnOnce($token) -> R) -> R {
+                    f(token)
+                }
+                // SAFETY: `self` exists, so `detect` found these features.
+                unsafe { with_features(self, f) }
+            }
+        }
+    };
+}
+
+impl_call!(Avx2, "avx2,fma");
+impl_call!(Avx512, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
+impl_call!(Avx512Narrow, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
 
 /// The low `n` bits set; `n` is at most 16.
 #[inline(always)]
@@ -229,6 +229,20 @@ impl_simd! {
         _mm256_cmp_ps::<_CMP_GT_OQ>(a, b), _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)),
     equal: _mm256_cmp_ps::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_blendv_ps(b, a, m),
+    splat_pair: |p| _mm256_castpd_ps(_mm256_set1_pd(p.cast::<f64>().read_unaligned())),
+    zip: |a, b| {
+        let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
+    },
+    unzip: |a, b| {
+        let low = _mm256_permute2f128_ps::<0x20>(a, b);
+        let high = _mm256_permute2f128_ps::<0x31>(a, b);
+        [
+            _mm256_shuffle_ps::<0b10_00_10_00>(low, high),
+            _mm256_shuffle_ps::<0b11_01_11_01>(low, high),
+        ]
+    },
+    store_indices: |p, v| _mm256_storeu_si256(p.cast(), _mm256_cvttps_epi32(v)),
     bits: |m| _mm256_movemask_ps(m) as u32,
     first_lanes: |n| _mm256_castsi256_ps(first_lanes_32(n)),
     sum: sum_f32x8, largest: largest_f32x8,
@@ -249,6 +263,17 @@ impl_simd! {
         _mm256_cmp_pd::<_CMP_GT_OQ>(a, b), _mm256_cmp_pd::<_CMP_UNORD_Q>(a, a)),
     equal: _mm256_cmp_pd::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_blendv_pd(b, a, m),
+    splat_pair: |p| _mm256_broadcast_pd(&p.cast::<__m128d>().read_unaligned()),
+    zip: |a, b| {
+        let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+        [_mm256_permute2f128_pd::<0x20>(low, high), _mm256_permute2f128_pd::<0x31>(low, high)]
+    },
+    unzip: |a, b| {
+        let low = _mm256_permute2f128_pd::<0x20>(a, b);
+        let high = _mm256_permute2f128_pd::<0x31>(a, b);
+        [_mm256_unpacklo_pd(low, high), _mm256_unpackhi_pd(low, high)]
+    },
+    store_indices: |p, v| _mm_storeu_si128(p.cast(), _mm256_cvttpd_epi32(v)),
     bits: |m| _mm256_movemask_pd(m) as u32,
     first_lanes: |n| _mm256_castsi256_pd(first_lanes_64(n)),
     sum: sum_f64x4, largest: largest_f64x4,
@@ -269,6 +294,20 @@ impl_simd! {
         | _mm256_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm256_cmp_ps_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_mask_blend_ps(m, b, a),
+    splat_pair: |p| _mm256_castpd_ps(_mm256_set1_pd(p.cast::<f64>().read_unaligned())),
+    zip: |a, b| {
+        let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        [_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high)]
+    },
+    unzip: |a, b| {
+        let low = _mm256_permute2f128_ps::<0x20>(a, b);
+        let high = _mm256_permute2f128_ps::<0x31>(a, b);
+        [
+            _mm256_shuffle_ps::<0b10_00_10_00>(low, high),
+            _mm256_shuffle_ps::<0b11_01_11_01>(low, high),
+        ]
+    },
+    store_indices: |p, v| _mm256_storeu_si256(p.cast(), _mm256_cvttps_epi32(v)),
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: sum_f32x8, largest: largest_f32x8,
@@ -289,6 +328,17 @@ impl_simd! {
         | _mm256_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm256_cmp_pd_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm256_mask_blend_pd(m, b, a),
+    splat_pair: |p| _mm256_broadcast_pd(&p.cast::<__m128d>().read_unaligned()),
+    zip: |a, b| {
+        let (low, high) = (_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b));
+        [_mm256_permute2f128_pd::<0x20>(low, high), _mm256_permute2f128_pd::<0x31>(low, high)]
+    },
+    unzip: |a, b| {
+        let low = _mm256_permute2f128_pd::<0x20>(a, b);
+        let high = _mm256_permute2f128_pd::<0x31>(a, b);
+        [_mm256_unpacklo_pd(low, high), _mm256_unpackhi_pd(low, high)]
+    },
+    store_indices: |p, v| _mm_storeu_si128(p.cast(), _mm256_cvttpd_epi32(v)),
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: sum_f64x4, largest: largest_f64x4,
@@ -309,6 +359,18 @@ impl_simd! {
         | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm512_cmp_ps_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm512_mask_blend_ps(m, b, a),
+    splat_pair: |p| _mm512_castpd_ps(_mm512_set1_pd(p.cast::<f64>().read_unaligned())),
+    zip: |a, b| {
+        let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+        let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+        [_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(a, high, b)]
+    },
+    unzip: |a, b| {
+        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+        [_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b)]
+    },
+    store_indices: |p, v| _mm512_storeu_si512(p.cast(), _mm512_cvttps_epi32(v)),
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n),
     sum: _mm512_reduce_add_ps, largest: _mm512_reduce_max_ps,
@@ -329,6 +391,18 @@ impl_simd! {
         | _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(a, a),
     equal: _mm512_cmp_pd_mask::<_CMP_EQ_OQ>,
     select: |m, a, b| _mm512_mask_blend_pd(m, b, a),
+    splat_pair: |p| _mm512_broadcast_f64x2(_mm_loadu_pd(p)),
+    zip: |a, b| {
+        let low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+        let high = _mm512_add_epi64(low, _mm512_set1_epi64(4));
+        [_mm512_permutex2var_pd(a, low, b), _mm512_permutex2var_pd(a, high, b)]
+    },
+    unzip: |a, b| {
+        let even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+        let odd = _mm512_add_epi64(even, _mm512_set1_epi64(1));
+        [_mm512_permutex2var_pd(a, even, b), _mm512_permutex2var_pd(a, odd, b)]
+    },
+    store_indices: |p, v| _mm256_storeu_si256(p.cast(), _mm512_cvttpd_epi32(v)),
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: _mm512_reduce_add_pd, largest: _mm512_reduce_max_pd,

@@ -1,0 +1,173 @@
+"""The networks of the peer benchmark: their layers, starting weights, and arithmetic.
+
+Arrays are (n, height, width, channels); kernels (kh, kw, in, out), as in Keras. Every network ends
+in a softmax over its last layer's outputs, which is not among the layers.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+Shape = tuple[int, ...]
+
+INPUT: Shape = (28, 28, 1)
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution in steps of 1."""
+
+    filters: int
+    size: int = 3
+    same: bool = False
+    bias: bool = True
+    relu: bool = True
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The maxima of 2x2 windows; an odd last row or column is left out."""
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """All numbers of an image in one row."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Every output from every input."""
+
+    units: int
+    relu: bool = False
+
+
+Layer = Conv | Pool | Flatten | Dense
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network for images of 28x28 grey pixels, which it sees as `pixel / 255 + offset`."""
+
+    title: str
+    layers: tuple[Layer, ...]
+    offset: float = 0.0
+
+    def inputs(self, images: npt.NDArray[np.uint8]) -> Array:
+        """The images as the network sees them: (n, 28, 28) -> (n, 28, 28, 1)."""
+        return (images[..., None] / np.float32(255) + np.float32(self.offset)).astype(np.float32)
+
+    def steps(self) -> Iterator[tuple[Layer, Shape, Shape]]:
+        """The layers, each with the shapes of an image before and behind it."""
+        shape = INPUT
+        for layer in self.layers:
+            before, shape = shape, _output(layer, shape)
+            yield layer, before, shape
+
+
+NETWORKS = {
+    "tutorial": Network(
+        "tutorial net: 8C3 (no bias) - MP2 - FC10",
+        (Conv(8, bias=False, relu=False), Pool(), Flatten(), Dense(CLASSES)),
+        offset=-0.5,
+    ),
+    "convnet": Network(
+        "Keras's MNIST convnet: 32C3 - ReLU - MP2 - 64C3 - ReLU - MP2 - FC10",
+        (Conv(32), Pool(), Conv(64), Pool(), Flatten(), Dense(CLASSES)),
+    ),
+    "lenet5": Network(
+        "LeNet-5: 6C5 (same) - ReLU - MP2 - 16C5 - ReLU - MP2 - FC120 - ReLU - FC84 - ReLU - FC10",
+        (
+            *(Conv(6, 5, same=True), Pool(), Conv(16, 5), Pool(), Flatten()),
+            *(Dense(120, relu=True), Dense(84, relu=True), Dense(CLASSES)),
+        ),
+    ),
+}
+
+
+def starting_weights(network: Network) -> list[Array]:
+    """Glorot's uniform weights, the same at every call, and biases 0; in Keras's order."""
+    rng = np.random.default_rng(0)
+    weights: list[Array] = []
+    for layer, before, _ in network.steps():
+        match layer:
+            case Conv(filters, size):
+                shape: Shape = (size, size, before[-1], filters)
+            case Dense(units):
+                shape = (before[-1], units)
+            case _:
+                continue
+        area = int(np.prod(shape[:-2]))
+        limit = (6 / (area * (shape[-2] + shape[-1]))) ** 0.5
+        weights.append(rng.uniform(-limit, limit, shape).astype(np.float32))
+        if not isinstance(layer, Conv) or layer.bias:
+            weights.append(np.zeros(shape[-1], np.float32))
+    return weights
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Operations for one image, a multiplication and an addition being two.
+
+    `dense` counts the layers as they are written: the products of convolutions and dense layers,
+    forward, and in training for the weights' gradients and, but for the first layer, the input's.
+
+    `executed` counts what cnnrs computes. Behind a convolution stands a 2x2 pooling, so it
+
+    - leaves out rows and columns of the convolution that the pooling drops;
+    - computes the gradients of a convolution for one of the four positions in a window only, and
+      there only if the pooled element is alive: a quarter, times the share of live elements. The
+      first layer is the exception: its weights' gradient takes all four, three times a zero.
+    """
+
+    dense: float
+    executed: float
+
+
+def arithmetic(network: Network, *, training: bool, live: Sequence[float] = ()) -> Arithmetic:
+    """Count a network's operations for one image.
+
+    Args:
+        network: any whose convolutions all have a pooling behind them.
+        training: whether to count the gradients too.
+        live: the share of pooled elements that have a gradient, for each convolution; 1 where it
+            is not given.
+    """
+    dense = executed = 0.0
+    convs = 0
+    for number, (layer, before, after) in enumerate(network.steps()):
+        gradients = 0 if not training else 1 if number == 0 else 2
+        if isinstance(layer, Dense):
+            products = 2.0 * before[-1] * after[-1]
+            dense += products * (1 + gradients)
+            executed += products * (1 + gradients)
+        elif isinstance(layer, Conv):
+            position = 2.0 * layer.size**2 * before[-1] * layer.filters
+            positions = after[0] * after[1]
+            windows = (after[0] // 2) * (after[1] // 2)
+            dense += position * positions * (1 + gradients)
+            executed += position * 4 * windows
+            if number == 0:
+                executed += position * 4 * windows * gradients
+            else:
+                alive = live[convs] if convs < len(live) else 1.0
+                executed += position * windows * alive * gradients
+            convs += 1
+    return Arithmetic(dense, executed)
+
+
+def _output(layer: Layer, before: Shape) -> Shape:
+    match layer:
+        case Conv(filters, size, same):
+            lost = 0 if same else size - 1
+            return (before[0] - lost, before[1] - lost, filters)
+        case Pool():
+            return (before[0] // 2, before[1] // 2, before[2])
+        case Flatten():
+            return (int(np.prod(before)),)
+        case Dense(units):
+            return (units,)
