@@ -355,6 +355,13 @@ pub(super) mod tests {
                 });
                 assert_eq!(max.map(f32::to_bits), out.map(f32::to_bits));
                 assert_eq!(argmax, at);
+
+                let mut full = [0.0; 8];
+                dispatch!(f32, level, simd => {
+                    conv_forward(simd, &mut full, &image, &packed, None, true, shape.conv(), 1)
+                });
+                let relu = image.map(|x| if x < 0.0 { 0.0 } else { x });
+                assert_eq!(full.map(f32::to_bits), relu.map(f32::to_bits));
             }
         });
     }

@@ -245,47 +245,49 @@ pub fn sum_rows<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T]) {
 
 #[inline(always)]
 fn sum_blocks<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T]) {
+    let c = out.len();
     let mut o = 0;
-    while o < out.len() {
-        o += S::LANES
-            * if out.len() - o > S::LANES {
-                sum_columns::<T, S, ROW_VECTORS>(simd, out, x, o)
-            } else {
-                sum_columns::<T, S, 1>(simd, out, x, o)
-            };
+    while o + ROW_VECTORS * S::LANES <= c {
+        sum_columns::<T, S, ROW_VECTORS>(simd, out, x, o, S::LANES);
+        o += ROW_VECTORS * S::LANES;
+    }
+    while o < c {
+        sum_columns::<T, S, 1>(simd, out, x, o, S::LANES.min(c - o));
+        o += S::LANES;
     }
 }
 
-/// The sums of `V` vectors from column `o`. Returns `V`.
+/// The sums of `V` vectors of `lanes` columns from column `o`.
 #[inline(always)]
 fn sum_columns<T: Element, S: Simd<T>, const V: usize>(
     simd: S,
     out: &mut [T],
     x: &[T],
     o: usize,
-) -> usize {
+    lanes: usize,
+) {
     let c = out.len();
-    let at = |v: usize| o + v * S::LANES..c.min(o + (v + 1) * S::LANES);
     let mut sums = [[simd.zero(); V]; ROWS];
     let groups = x.chunks_exact(ROWS * c);
     let rest = groups.remainder();
     for group in groups {
         for r in 0..ROWS {
             for v in 0..V {
-                sums[r][v] = simd.add(sums[r][v], simd.load_up_to(&group[r * c..][at(v)]));
+                let x = &group[r * c + o + v * S::LANES..][..lanes];
+                sums[r][v] = simd.add(sums[r][v], simd.load_up_to(x));
             }
         }
     }
     for (r, row) in rest.chunks_exact(c).enumerate() {
         for v in 0..V {
-            sums[r][v] = simd.add(sums[r][v], simd.load_up_to(&row[at(v)]));
+            let x = &row[o + v * S::LANES..][..lanes];
+            sums[r][v] = simd.add(sums[r][v], simd.load_up_to(x));
         }
     }
     for v in 0..V {
         let (a, b) = (simd.add(sums[0][v], sums[1][v]), simd.add(sums[2][v], sums[3][v]));
-        simd.store_up_to(simd.add(a, b), &mut out[at(v)]);
+        simd.store_up_to(simd.add(a, b), &mut out[o + v * S::LANES..][..lanes]);
     }
-    V
 }
 
 /// (rows, columns, c_out) of the output's gradient with the zeros that the input's gradient needs,
@@ -304,7 +306,7 @@ fn padded_gradient(shape: &ConvShape) -> ((usize, usize, usize), (usize, usize))
 #[inline(always)]
 pub fn input_scratch_len(shape: &ConvShape, n: usize) -> usize {
     let ((h, w, c), _) = padded_gradient(shape);
-    if (h, w, c) == shape.output() { 0 } else { n * h * w * c }
+    if (h, w, c) == shape.output() { 0 } else { n.saturating_mul(h * w * c) }
 }
 
 /// `d_x[r, s, c] = sum over i, j, o of d_out[i, j, o] * kernel[y, x, c, o]`, where `(y, x)` is the tap

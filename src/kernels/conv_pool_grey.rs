@@ -81,12 +81,14 @@ impl<T: Element> Channels<'_, T> {
     /// The kernel, tap by tap.
     #[inline(always)]
     fn taps<S: Simd<T>, const K: usize>(&self, simd: S) -> [[S::Vector; K]; K] {
-        std::array::from_fn(|y| {
-            std::array::from_fn(|x| {
-                let taps = &self.kernel[(y * K + x) * self.c_out..];
-                simd.load_up_to(&taps[self.o..self.end])
-            })
-        })
+        let mut taps = [[simd.zero(); K]; K];
+        for y in 0..K {
+            for x in 0..K {
+                let channels = &self.kernel[(y * K + x) * self.c_out..][self.o..self.end];
+                taps[y][x] = simd.load_up_to(channels);
+            }
+        }
+        taps
     }
 
     #[inline(always)]
@@ -102,12 +104,14 @@ impl<T: Element> Channels<'_, T> {
         sums: [S::Vector; POSITIONS],
         bias: S::Vector,
     ) -> (S::Vector, S::Vector) {
-        let (mut max, mut at) = (sums[0], simd.zero());
-        for n in 1..POSITIONS {
-            let larger = simd.greater_or_nan(sums[n], max);
-            max = simd.select(larger, sums[n], max);
-            at = simd.select(larger, simd.splat(T::from_f64(n as f64)), at);
+        // Row by row: the processor waits for two comparisons one after the other, not for three.
+        let mut values = [(simd.zero(), simd.zero()); POSITIONS];
+        for n in 0..POSITIONS {
+            values[n] = (sums[n], simd.splat(T::from_f64(n as f64)));
         }
+        let upper = larger(simd, values[0], values[1]);
+        let lower = larger(simd, values[2], values[3]);
+        let (mut max, at) = larger(simd, upper, lower);
         max = simd.add(max, bias);
         if self.relu {
             let alive = simd.greater_or_nan(max, simd.zero());
@@ -115,6 +119,17 @@ impl<T: Element> Channels<'_, T> {
         }
         (max, at)
     }
+}
+
+/// The larger of two values, of equal ones the first, with what comes with it. NaN is the largest.
+#[inline(always)]
+fn larger<T: Element, S: Simd<T>>(
+    simd: S,
+    a: (S::Vector, S::Vector),
+    b: (S::Vector, S::Vector),
+) -> (S::Vector, S::Vector) {
+    let later = simd.greater_or_nan(b.0, a.0);
+    (simd.select(later, b.0, a.0), simd.select(later, b.1, a.1))
 }
 
 /// The pixels under one row of pooling windows.
@@ -218,8 +233,10 @@ fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
     n: usize,
 ) {
     let (out_h, out_w, c_out) = shape.pool().output();
-    let taps: [[S::Vector; K]; K] = layer.taps(simd);
-    let taps = taps.map(|row| row.map(|tap| simd.zip(tap, tap)[0]));
+    let mut taps: [[S::Vector; K]; K] = layer.taps(simd);
+    for tap in taps.as_flattened_mut() {
+        *tap = simd.zip(*tap, *tap)[0];
+    }
     let bias = layer.bias(simd);
     let pair = simd.zip(bias, bias)[0];
     let bias = simd.unzip(pair, pair)[0];
@@ -265,7 +282,8 @@ fn pair_sums<T: Element, S: Simd<T>, const K: usize, const W: usize>(
             sums[window][dy] = simd.mul_add(pair, taps[y][x], sums[window][dy]);
         },
     );
-    let [upper, lower] = std::array::from_fn(|dy| simd.unzip(sums[0][dy], sums[W - 1][dy]));
+    let upper = simd.unzip(sums[0][0], sums[W - 1][0]);
+    let lower = simd.unzip(sums[0][1], sums[W - 1][1]);
     [upper[0], upper[1], lower[0], lower[1]]
 }
 
@@ -345,16 +363,17 @@ fn backward_vectors<T: Element, S: Simd<T>, const K: usize>(
             let window = (row * out_w + j) * c_out;
             let d = simd.load_up_to(&d_out[window + o..window + end]);
             let at = simd.load_up_to(&argmax[window + o..window + end]);
-            let d: [S::Vector; POSITIONS] = std::array::from_fn(|n| {
+            let mut at_position = [simd.zero(); POSITIONS];
+            for n in 0..POSITIONS {
                 let here = simd.equal(at, simd.splat(T::from_f64(n as f64)));
-                simd.select(here, d, simd.zero())
-            });
+                at_position[n] = simd.select(here, d, simd.zero());
+            }
             for_each_product::<_, _, K>(
                 simd,
                 pixels,
                 j,
                 #[inline(always)]
-                |pixel, n, y, x| sums[y][x] = simd.mul_add(pixel, d[n], sums[y][x]),
+                |pixel, n, y, x| sums[y][x] = simd.mul_add(pixel, at_position[n], sums[y][x]),
             );
         }
     }
@@ -375,12 +394,6 @@ fn backward_pairs<T: Element, S: Simd<T>, const K: usize>(
     end: usize,
 ) -> [[S::Vector; K]; K] {
     let (out_h, out_w, c_out) = shape.pool().output();
-    let positions: [S::Vector; POOL] = std::array::from_fn(|dy| {
-        simd.splat_pair(&[T::from_f64((POOL * dy) as f64), T::from_f64((POOL * dy + 1) as f64)])
-    });
-    let rows_of = |d, at| -> [S::Vector; POOL] {
-        std::array::from_fn(|dy| simd.select(simd.equal(at, positions[dy]), d, simd.zero()))
-    };
     let mut sums = [[simd.zero(); K]; K];
     for row in 0..n * out_h {
         let pixels = Pixels::new(x, shape, row);
@@ -390,24 +403,40 @@ fn backward_pairs<T: Element, S: Simd<T>, const K: usize>(
             if c_out == S::LANES / 2 && j + 2 <= out_w {
                 let (d, at) = (simd.load(&d_out[window..]), simd.load(&argmax[window..]));
                 let (d, at) = (simd.zip(d, d), simd.zip(at, at));
-                let d = [rows_of(d[0], at[0]), rows_of(d[1], at[1])];
+                let d = [row_gradients(simd, d[0], at[0]), row_gradients(simd, d[1], at[1])];
                 add_pairs(simd, &mut sums, pixels, j, &d);
                 j += 2;
             } else {
                 let d = simd.load_up_to(&d_out[window + o..window + end]);
                 let at = simd.load_up_to(&argmax[window + o..window + end]);
-                let d = [rows_of(simd.zip(d, d)[0], simd.zip(at, at)[0])];
+                let d = [row_gradients(simd, simd.zip(d, d)[0], simd.zip(at, at)[0])];
                 add_pairs(simd, &mut sums, pixels, j, &d);
                 j += 1;
             }
         }
     }
-    sums.map(|row| {
-        row.map(|sum| {
-            let [left, right] = simd.unzip(sum, sum);
-            simd.add(left, right)
-        })
-    })
+    for sum in sums.as_flattened_mut() {
+        let [left, right] = simd.unzip(*sum, *sum);
+        *sum = simd.add(left, right);
+    }
+    sums
+}
+
+/// The gradients `d` where a row of the window has its maximum, for both rows.
+#[inline(always)]
+fn row_gradients<T: Element, S: Simd<T>>(
+    simd: S,
+    d: S::Vector,
+    at: S::Vector,
+) -> [S::Vector; POOL] {
+    let mut rows = [simd.zero(); POOL];
+    for dy in 0..POOL {
+        let positions = [POOL * dy, POOL * dy + 1];
+        let here =
+            simd.splat_pair(&[T::from_f64(positions[0] as f64), T::from_f64(positions[1] as f64)]);
+        rows[dy] = simd.select(simd.equal(at, here), d, simd.zero());
+    }
+    rows
 }
 
 /// Adds the products of the gradients `d` (windows, rows) and the pixels of the windows from `j` on.

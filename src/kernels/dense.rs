@@ -1,14 +1,15 @@
-//! Fully connected layers with few outputs. Weights are stored (outputs, inputs), so that vectors run
-//! along the inputs: the usual head has ten outputs, which fill no vector well, and many inputs.
+//! Fully connected layers with few outputs. Weights are stored (outputs, inputs), so that vectors
+//! run along the inputs: the usual head has ten outputs, which fill no vector well, and many
+//! inputs.
 //!
-//! Vectors live in arrays that loops fill: `array::from_fn` may not be inlined, and then its closure
-//! is compiled without the instruction set.
+//! Vectors live in arrays that loops fill: `array::from_fn` may not be inlined, and then its
+//! closure is compiled without the instruction set.
 
 use super::shape::DenseShape;
 use super::simd::{Element, Simd};
 
-/// Outputs of the commonest head, handled in one walk over the inputs where registers allow. Ten sums
-/// cover two fused multiply-adds a cycle at a latency of four.
+/// Outputs of the commonest head, handled in one walk over the inputs where registers allow. Ten
+/// sums cover two fused multiply-adds a cycle at a latency of four.
 const OUTPUTS: usize = 10;
 
 /// Half of them, for twice the images or half the registers.
@@ -27,8 +28,8 @@ const fn has_many_registers<T: Element, S: Simd<T>>() -> bool {
     2 * OUTPUTS <= S::SUMS
 }
 
-/// Evaluates `$body` for blocks of `$n` outputs from `$first`, taking the first of the sizes as long
-/// as there are so many left, then the next.
+/// Evaluates `$body` for blocks of `$n` outputs from `$first`, taking the first of the sizes as
+/// long as there are so many left, then the next.
 macro_rules! for_output_blocks {
     ($outputs:expr, [$($size:expr),+], |$first:ident, $n:ident| $body:expr) => {{
         let outputs: usize = $outputs;
@@ -197,10 +198,10 @@ pub fn dense_backward_sgd<T: Element, S: Simd<T>>(
     if with_d_x { walk.run::<true, true>() } else { walk.run::<false, true>() }
 }
 
-/// The walk over the weights of both backward passes. `D_X`: whether the input's gradient is wanted.
-/// `SGD`: whether the target is the weights, to which the scaled gradient is added; else it is set to
-/// the gradient. `O`: how many outputs are handled at once, from `o`; the first set `d_x`, the others
-/// add to it.
+/// The walk over the weights of both backward passes. `D_X`: whether the input's gradient is
+/// wanted. `SGD`: whether the target is the weights, to which the scaled gradient is added; else it
+/// is set to the gradient. `O`: how many outputs are handled at once, from `o`; the first set
+/// `d_x`, the others add to it.
 struct Backward<'a, T, S> {
     simd: S,
     /// (n, inputs) or, if it is not wanted, empty.
@@ -379,7 +380,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
 /// # Safety
 /// `x` has so many elements.
 #[inline(always)]
-unsafe fn part<T>(x: &[T], at: usize, len: usize) -> &[T] {
+pub(super) unsafe fn part<T>(x: &[T], at: usize, len: usize) -> &[T] {
     // SAFETY: the caller's promise.
     unsafe { x.get_unchecked(at..at + len) }
 }
@@ -389,7 +390,7 @@ unsafe fn part<T>(x: &[T], at: usize, len: usize) -> &[T] {
 /// # Safety
 /// `x` has so many elements.
 #[inline(always)]
-unsafe fn part_mut<T>(x: &mut [T], at: usize, len: usize) -> &mut [T] {
+pub(super) unsafe fn part_mut<T>(x: &mut [T], at: usize, len: usize) -> &mut [T] {
     // SAFETY: the caller's promise.
     unsafe { x.get_unchecked_mut(at..at + len) }
 }

@@ -1,93 +1,15 @@
-//! Max and average pooling of n images at once. What windows reach beyond the border is absent: it
-//! is never the maximum, and does not count in a mean.
+//! Max and average pooling of n images at once. What a window reaches beyond the border is absent:
+//! it is never the maximum, and does not count in a mean. Vectors run along the channels.
+//!
+//! Closures that compute are marked to be inlined, lest they be compiled without the instruction
+//! set.
 
-use super::shape::{POOL, PoolShape};
+use super::dense::{part, part_mut};
+use super::shape::PoolShape;
 use super::simd::{Element, Simd, for_channels};
-use std::ops::Range;
+use windows::{Axis, Pixel, Window, clear_unseen, for_each_pixel, for_each_window, overlap};
 
-/// The part of a window that lies inside the image.
-struct Window {
-    rows: Range<usize>,
-    columns: Range<usize>,
-    /// The place of its first pixel in the whole window of kh * kw pixels, counted row by row.
-    place: usize,
-}
-
-/// Calls `visit(first element of the output, first element of the image, window)` for each window of
-/// each image, in the order of the output.
-#[inline(always)]
-fn for_each_window(shape: &PoolShape, n: usize, mut visit: impl FnMut(usize, usize, &Window)) {
-    let (h, w, c) = shape.input();
-    let (out_h, out_w, _) = shape.output();
-    let windows = shape.windows();
-    let ((kh, kw), (sh, sw), (top, left)) = (windows.window(), windows.strides(), windows.before());
-    let mut out = 0;
-    for image in 0..n {
-        for i in 0..out_h {
-            let rows = (i * sh).saturating_sub(top)..(i * sh + kh - top).min(h);
-            let above = top.saturating_sub(i * sh);
-            for j in 0..out_w {
-                let columns = (j * sw).saturating_sub(left)..(j * sw + kw - left).min(w);
-                let place = above * kw + left.saturating_sub(j * sw);
-                let window = Window { rows: rows.clone(), columns, place };
-                visit(out, image * shape.input_len(), &window);
-                out += c;
-            }
-        }
-    }
-}
-
-/// Calls `visit(first element of the pixel, windows)` for each pixel of each image, in their order,
-/// with an iterator over `(first element of the output, window's rows, window's columns, place in the window)` of the windows that see it.
-#[inline(always)]
-fn for_each_pixel(shape: &PoolShape, n: usize, mut visit: impl FnMut(usize, &Sight)) {
-    let (h, w, c) = shape.input();
-    let windows = shape.windows();
-    let ((kh, kw), (sh, sw), (top, left)) = (windows.window(), windows.strides(), windows.before());
-    let (out_h, out_w, _) = shape.output();
-    let mut x = 0;
-    for image in 0..n {
-        let mut i = 0..0;
-        for row in top..top + h {
-            advance(&mut i, row, kh, sh, out_h);
-            let mut j = 0..0;
-            for column in left..left + w {
-                advance(&mut j, column, kw, sw, out_w);
-                let sight = Sight { image, i: i.clone(), j: j.clone(), row, column };
-                visit(x, &sight);
-                x += c;
-            }
-        }
-    }
-}
-
-struct Sight {
-    image: usize,
-    /// The windows that see a pixel, below each other
-    i: Range<usize>,
-    /// and beside each other.
-    j: Range<usize>,
-    /// Where the pixel lies in the padded image.
-    row: usize,
-    column: usize,
-}
-
-/// From the windows that see the pixel before `at` along one axis to those that see `at`.
-#[inline(always)]
-fn advance(seen_by: &mut Range<usize>, at: usize, window: usize, stride: usize, windows: usize) {
-    while seen_by.end < windows && seen_by.end * stride <= at {
-        seen_by.end += 1;
-    }
-    while seen_by.start < seen_by.end && seen_by.start * stride + window <= at {
-        seen_by.start += 1;
-    }
-}
-
-/// The larger of two vectors' lanes; NaN where either is NaN.
-#[inline(always)]
-fn max_or_nan<T: Element, S: Simd<T>>(simd: S, max: S::Vector, x: S::Vector) -> S::Vector {
-    simd.select(simd.greater_or_nan(x, max), x, max)
-}
+mod windows;
 
 /// `out[n, i, j, c] = max of x[n, window of (i, j), c]`, NaN if one of them is.
 ///
@@ -100,12 +22,14 @@ pub fn max_pool_forward<T: Element, S: Simd<T>>(
     shape: &PoolShape,
     n: usize,
 ) {
-    check(out, x, shape, n);
-    for_channels!(simd, T, S, shape.input().2 => max_windows(simd, out, None, x, shape, n));
+    for_channels!(simd, T, S, shape.input().2 => {
+        max_forward::<T, _, false>(simd, out, &mut [], x, shape, n)
+    });
 }
 
-/// The same, and in `argmax` the place of the first maximum in its window of kh * kw pixels, counted
-/// row by row; of the last NaN, if there is one. Places must be exact in `T`: below 2^24 for `f32`.
+/// The same, and in `argmax` the place of the first maximum in its window of kh * kw pixels,
+/// counted row by row; of the last NaN, if there is one. Places must be exact in `T`: below 2^24
+/// for `f32`.
 ///
 /// `out` and `argmax` (n, out_h, out_w, c), `x` (n, h, w, c).
 #[inline(always)]
@@ -117,44 +41,61 @@ pub fn max_pool_forward_argmax<T: Element, S: Simd<T>>(
     shape: &PoolShape,
     n: usize,
 ) {
-    check(out, x, shape, n);
     assert_eq!(argmax.len(), out.len(), "argmax length");
     for_channels!(simd, T, S, shape.input().2 => {
-        max_windows(simd, out, Some(argmax), x, shape, n)
+        max_forward::<T, _, true>(simd, out, argmax, x, shape, n)
     });
 }
 
+/// `ARGMAX`: whether it is wanted; else `argmax` is empty.
 #[inline(always)]
-fn max_windows<T: Element, S: Simd<T>>(
+fn max_forward<T: Element, S: Simd<T>, const ARGMAX: bool>(
     simd: S,
     out: &mut [T],
-    mut argmax: Option<&mut [T]>,
+    argmax: &mut [T],
     x: &[T],
     shape: &PoolShape,
     n: usize,
 ) {
-    let (_, w, c) = shape.input();
+    check(out, x, shape, n);
     let (_, kw) = shape.windows().window();
-    for_each_window(shape, n, |o, image, window| {
-        for k in (0..c).step_by(S::LANES) {
-            let lanes = (c - k).min(S::LANES);
-            let mut max = simd.splat(T::neg_infinity());
-            let mut at = simd.splat(T::from_f64(window.place as f64));
-            for (y, row) in window.rows.clone().enumerate() {
-                for (x_, column) in window.columns.clone().enumerate() {
-                    let v = simd.load_up_to(&x[image + (row * w + column) * c + k..][..lanes]);
-                    let larger = simd.greater_or_nan(v, max);
-                    max = simd.select(larger, v, max);
-                    let place = T::from_f64((window.place + y * kw + x_) as f64);
-                    at = simd.select(larger, simd.splat(place), at);
+    let one = simd.splat(T::one());
+    for_each_window(
+        simd,
+        shape,
+        n,
+        #[inline(always)]
+        |window: Window| {
+            // SAFETY: a window's indices are inside the arrays, whose lengths were checked.
+            unsafe {
+                let mut max = simd.load_up_to(part(x, window.x, window.lanes));
+                let mut max_place = simd.splat(place(window.place));
+                for row in 0..window.rows {
+                    let mut here = simd.splat(place(window.place + row * kw));
+                    for column in 0..window.columns {
+                        let at = window.at(row, column);
+                        let v = simd.load_up_to(part(x, at, window.lanes));
+                        let larger = simd.greater_or_nan(v, max);
+                        max = simd.select(larger, v, max);
+                        if ARGMAX {
+                            max_place = simd.select(larger, here, max_place);
+                            here = simd.add(here, one);
+                        }
+                    }
+                }
+                simd.store_up_to(max, part_mut(out, window.out, window.lanes));
+                if ARGMAX {
+                    simd.store_up_to(max_place, part_mut(argmax, window.out, window.lanes));
                 }
             }
-            simd.store_up_to(max, &mut out[o + k..][..lanes]);
-            if let Some(argmax) = &mut argmax {
-                simd.store_up_to(at, &mut argmax[o + k..][..lanes]);
-            }
-        }
-    });
+        },
+    );
+}
+
+/// A place in a window as `argmax` stores it.
+#[inline(always)]
+fn place<T: Element>(place: usize) -> T {
+    T::from_f64(place as f64)
 }
 
 /// `d_x[p] = sum of d_out[window] over the windows whose maximum lies at p`, as
@@ -172,28 +113,142 @@ pub fn max_pool_backward<T: Element, S: Simd<T>>(
 ) {
     check(d_out, d_x, shape, n);
     assert_eq!(argmax.len(), d_out.len(), "argmax length");
-    let (_, _, c) = shape.input();
-    let (out_h, out_w, _) = shape.output();
-    let ((_, kw), (sh, sw)) = (shape.windows().window(), shape.windows().strides());
-    for_channels!(simd, T, S, c => for_each_pixel(shape, n, |x, sight| {
-        for k in (0..c).step_by(S::LANES) {
-            let lanes = (c - k).min(S::LANES);
-            let mut sum = simd.zero();
-            for i in sight.i.clone() {
-                for j in sight.j.clone() {
-                    let o = ((sight.image * out_h + i) * out_w + j) * c + k;
-                    let place = (sight.row - i * sh) * kw + sight.column - j * sw;
-                    let here = simd.equal(
-                        simd.load_up_to(&argmax[o..][..lanes]),
-                        simd.splat(T::from_f64(place as f64)),
-                    );
-                    let d = simd.load_up_to(&d_out[o..][..lanes]);
-                    sum = simd.add(sum, simd.select(here, d, simd.zero()));
+    for_channels!(simd, T, S, shape.input().2 => if overlap(shape) {
+        max_gather(simd, d_x, d_out, argmax, shape, n)
+    } else {
+        max_scatter(simd, d_x, d_out, argmax, shape, n)
+    });
+}
+
+#[inline(always)]
+fn max_scatter<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    d_out: &[T],
+    argmax: &[T],
+    shape: &PoolShape,
+    n: usize,
+) {
+    let (_, kw) = shape.windows().window();
+    clear_unseen(d_x, shape, n);
+    for_each_window(
+        simd,
+        shape,
+        n,
+        #[inline(always)]
+        |window: Window| {
+            // SAFETY: a window's indices are inside the arrays, whose lengths were checked.
+            unsafe {
+                let d = simd.load_up_to(part(d_out, window.out, window.lanes));
+                let max_place = simd.load_up_to(part(argmax, window.out, window.lanes));
+                for row in 0..window.rows {
+                    for column in 0..window.columns {
+                        let here = simd.splat(place(window.place + row * kw + column));
+                        let d = simd.select(simd.equal(max_place, here), d, simd.zero());
+                        let at = window.at(row, column);
+                        simd.store_up_to(d, part_mut(d_x, at, window.lanes));
+                    }
                 }
             }
-            simd.store_up_to(sum, &mut d_x[x + k..][..lanes]);
-        }
-    }));
+        },
+    );
+}
+
+/// Each pixel gathers what its windows give it, and is written once.
+#[inline(always)]
+fn max_gather<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    d_out: &[T],
+    argmax: &[T],
+    shape: &PoolShape,
+    n: usize,
+) {
+    let (_, out_w, c) = shape.output();
+    let ((_, kw), (sh, sw)) = (shape.windows().window(), shape.windows().strides());
+    for_each_pixel(
+        simd,
+        shape,
+        n,
+        #[inline(always)]
+        |pixel: Pixel| {
+            let mut sum = simd.zero();
+            for i in pixel.i.clone() {
+                for j in pixel.j.clone() {
+                    let o = pixel.out + (i * out_w + j) * c;
+                    let here = place((pixel.row - i * sh) * kw + pixel.column - j * sw);
+                    // SAFETY: the windows exist, and the arrays' lengths were checked.
+                    unsafe {
+                        let d = simd.load_up_to(part(d_out, o, pixel.lanes));
+                        let at = simd.load_up_to(part(argmax, o, pixel.lanes));
+                        let here = simd.equal(at, simd.splat(here));
+                        sum = simd.add(sum, simd.select(here, d, simd.zero()));
+                    }
+                }
+            }
+            // SAFETY: a pixel's indices are inside the array, whose length was checked.
+            simd.store_up_to(sum, unsafe { part_mut(d_x, pixel.x, pixel.lanes) });
+        },
+    );
+}
+
+/// `d_x[p] = d_out[window of p] if x[p] is its window's maximum, else 0`: as in the tutorial,
+/// *every* position that equals the maximum gets the gradient. A window that holds a NaN passes
+/// none on.
+///
+/// Windows may not overlap. `d_x` and `x` (n, h, w, c), `d_out` (n, out_h, out_w, c).
+#[inline(always)]
+pub fn max_pool_backward_ties<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    d_out: &[T],
+    x: &[T],
+    shape: &PoolShape,
+    n: usize,
+) {
+    check(d_out, x, shape, n);
+    assert_eq!(d_x.len(), x.len(), "input gradient length");
+    assert!(!overlap(shape), "windows do not overlap");
+    for_channels!(simd, T, S, shape.input().2 => ties_scatter(simd, d_x, d_out, x, shape, n));
+}
+
+#[inline(always)]
+fn ties_scatter<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    d_out: &[T],
+    x: &[T],
+    shape: &PoolShape,
+    n: usize,
+) {
+    clear_unseen(d_x, shape, n);
+    for_each_window(
+        simd,
+        shape,
+        n,
+        #[inline(always)]
+        |window: Window| {
+            // SAFETY: a window's indices are inside the arrays, whose lengths were checked.
+            unsafe {
+                let mut max = simd.load_up_to(part(x, window.x, window.lanes));
+                for row in 0..window.rows {
+                    for column in 0..window.columns {
+                        let v = simd.load_up_to(part(x, window.at(row, column), window.lanes));
+                        max = simd.select(simd.greater_or_nan(v, max), v, max);
+                    }
+                }
+                let d = simd.load_up_to(part(d_out, window.out, window.lanes));
+                for row in 0..window.rows {
+                    for column in 0..window.columns {
+                        let at = window.at(row, column);
+                        let v = simd.load_up_to(part(x, at, window.lanes));
+                        let d = simd.select(simd.equal(v, max), d, simd.zero());
+                        simd.store_up_to(d, part_mut(d_x, at, window.lanes));
+                    }
+                }
+            }
+        },
+    );
 }
 
 /// `out[n, i, j, c] = mean of x[n, window of (i, j), c]`
@@ -208,22 +263,43 @@ pub fn average_pool_forward<T: Element, S: Simd<T>>(
     n: usize,
 ) {
     check(out, x, shape, n);
-    let (_, w, c) = shape.input();
-    for_channels!(simd, T, S, c => for_each_window(shape, n, |o, image, window| {
-        let pixels = window.rows.len() * window.columns.len();
-        let share = simd.splat(T::one() / T::from_f64(pixels as f64));
-        for k in (0..c).step_by(S::LANES) {
-            let lanes = (c - k).min(S::LANES);
-            let mut sum = simd.zero();
-            for row in window.rows.clone() {
-                for column in window.columns.clone() {
-                    let at = image + (row * w + column) * c + k;
-                    sum = simd.add(sum, simd.load_up_to(&x[at..][..lanes]));
+    for_channels!(simd, T, S, shape.input().2 => average_forward(simd, out, x, shape, n));
+}
+
+#[inline(always)]
+fn average_forward<T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    x: &[T],
+    shape: &PoolShape,
+    n: usize,
+) {
+    for_each_window(
+        simd,
+        shape,
+        n,
+        #[inline(always)]
+        |window: Window| {
+            // SAFETY: a window's indices are inside the arrays, whose lengths were checked.
+            unsafe {
+                let mut sum = simd.zero();
+                for row in 0..window.rows {
+                    for column in 0..window.columns {
+                        let at = window.at(row, column);
+                        sum = simd.add(sum, simd.load_up_to(part(x, at, window.lanes)));
+                    }
                 }
+                let mean = simd.mul(sum, simd.splat(share(window.rows, window.columns)));
+                simd.store_up_to(mean, part_mut(out, window.out, window.lanes));
             }
-            simd.store_up_to(simd.mul(sum, share), &mut out[o + k..][..lanes]);
-        }
-    }));
+        },
+    );
+}
+
+/// What one pixel counts in the mean of a window.
+#[inline(always)]
+fn share<T: Element>(rows: usize, columns: usize) -> T {
+    T::from_f64(1.0 / (rows as f64 * columns as f64))
 }
 
 /// `d_x[p] = sum of d_out[window] / pixels of the window, over the windows that see p`
@@ -238,126 +314,83 @@ pub fn average_pool_backward<T: Element, S: Simd<T>>(
     n: usize,
 ) {
     check(d_out, d_x, shape, n);
-    let (h, w, c) = shape.input();
-    let (out_h, out_w, _) = shape.output();
-    let windows = shape.windows();
-    let ((kh, kw), (sh, sw), (top, left)) = (windows.window(), windows.strides(), windows.before());
-    for_channels!(simd, T, S, c => for_each_pixel(shape, n, |x, sight| {
-        for k in (0..c).step_by(S::LANES) {
-            let lanes = (c - k).min(S::LANES);
-            let mut sum = simd.zero();
-            for i in sight.i.clone() {
-                let rows = (i * sh + kh - top).min(h) - (i * sh).saturating_sub(top);
-                for j in sight.j.clone() {
-                    let columns = (j * sw + kw - left).min(w) - (j * sw).saturating_sub(left);
-                    let share = T::one() / T::from_f64((rows * columns) as f64);
-                    let o = ((sight.image * out_h + i) * out_w + j) * c + k;
-                    let d = simd.load_up_to(&d_out[o..][..lanes]);
-                    sum = simd.mul_add(d, simd.splat(share), sum);
+    for_channels!(simd, T, S, shape.input().2 => if overlap(shape) {
+        average_gather(simd, d_x, d_out, shape, n)
+    } else {
+        average_scatter(simd, d_x, d_out, shape, n)
+    });
+}
+
+#[inline(always)]
+fn average_scatter<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    d_out: &[T],
+    shape: &PoolShape,
+    n: usize,
+) {
+    clear_unseen(d_x, shape, n);
+    for_each_window(
+        simd,
+        shape,
+        n,
+        #[inline(always)]
+        |window: Window| {
+            // SAFETY: a window's indices are inside the arrays, whose lengths were checked.
+            unsafe {
+                let d = simd.load_up_to(part(d_out, window.out, window.lanes));
+                let d = simd.mul(d, simd.splat(share(window.rows, window.columns)));
+                for row in 0..window.rows {
+                    for column in 0..window.columns {
+                        let at = window.at(row, column);
+                        simd.store_up_to(d, part_mut(d_x, at, window.lanes));
+                    }
                 }
             }
-            simd.store_up_to(sum, &mut d_x[x + k..][..lanes]);
-        }
-    }));
+        },
+    );
+}
+
+/// Each pixel gathers what its windows give it, and is written once.
+#[inline(always)]
+fn average_gather<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    d_out: &[T],
+    shape: &PoolShape,
+    n: usize,
+) {
+    let (_, out_w, c) = shape.output();
+    let [y, x] = Axis::both(shape);
+    let whole = simd.splat(share(y.window, x.window));
+    for_each_pixel(
+        simd,
+        shape,
+        n,
+        #[inline(always)]
+        |pixel: Pixel| {
+            let mut sum = simd.zero();
+            for i in pixel.i.clone() {
+                let (_, rows, _) = y.seen(i);
+                for j in pixel.j.clone() {
+                    let (_, columns, _) = x.seen(j);
+                    let is_whole = (rows, columns) == (y.window, x.window);
+                    let share = if is_whole { whole } else { simd.splat(share(rows, columns)) };
+                    let o = pixel.out + (i * out_w + j) * c;
+                    // SAFETY: the windows exist, and the arrays' lengths were checked.
+                    let d = simd.load_up_to(unsafe { part(d_out, o, pixel.lanes) });
+                    sum = simd.mul_add(d, share, sum);
+                }
+            }
+            // SAFETY: a pixel's indices are inside the array, whose length was checked.
+            simd.store_up_to(sum, unsafe { part_mut(d_x, pixel.x, pixel.lanes) });
+        },
+    );
 }
 
 fn check<T>(out: &[T], x: &[T], shape: &PoolShape, n: usize) {
     assert_eq!(out.len(), n * shape.output_len(), "output length");
     assert_eq!(x.len(), n * shape.input_len(), "input length");
-}
-
-/// `d_x[p] = d_out[window of p] if x[p] is its window's maximum, else 0`: as in the tutorial, *every*
-/// position that equals the maximum gets the gradient. A window that holds a NaN passes none on.
-///
-/// Windows are 2x2 with stride 2. `d_x` and `x` (n, h, w, c), `d_out` (n, h / 2, w / 2, c).
-#[inline(always)]
-pub fn max_pool_backward_ties<T: Element, S: Simd<T>>(
-    simd: S,
-    d_x: &mut [T],
-    d_out: &[T],
-    x: &[T],
-    shape: &PoolShape,
-    n: usize,
-) {
-    check(d_out, x, shape, n);
-    assert_eq!(d_x.len(), x.len(), "input gradient length");
-    assert_eq!(Ok(*shape), PoolShape::halving(shape.input()), "2x2 windows");
-    if d_out.is_empty() {
-        d_x.fill(T::zero());
-        return;
-    }
-    let images = d_x.chunks_exact_mut(shape.input_len()).zip(x.chunks_exact(shape.input_len()));
-    for ((d_x, x), d_out) in images.zip(d_out.chunks_exact(shape.output_len())) {
-        backward_ties(simd, d_x, d_out, x, shape);
-    }
-}
-
-/// One image with at least one window.
-#[inline(always)]
-fn backward_ties<T: Element, S: Simd<T>>(
-    simd: S,
-    d_x: &mut [T],
-    d_out: &[T],
-    x: &[T],
-    shape: &PoolShape,
-) {
-    let (_, w, c) = shape.input();
-    let (out_h, out_w, _) = shape.output();
-    let (windows, last_row) = d_x.split_at_mut(POOL * out_h * w * c);
-    last_row.fill(T::zero());
-    let rows = windows.chunks_exact_mut(POOL * w * c).zip(x.chunks_exact(POOL * w * c));
-    for ((d_rows, rows), d_out_row) in rows.zip(d_out.chunks_exact(out_w * c)) {
-        let (upper, lower) = rows.split_at(w * c);
-        let (d_upper, d_lower) = d_rows.split_at_mut(w * c);
-        d_upper[POOL * out_w * c..].fill(T::zero());
-        d_lower[POOL * out_w * c..].fill(T::zero());
-        for (j, d_out) in d_out_row.chunks_exact(c).enumerate() {
-            let at = POOL * j * c..POOL * (j + 1) * c;
-            let (upper, lower) = (&upper[at.clone()], &lower[at.clone()]);
-            let (d_upper, d_lower) = (&mut d_upper[at.clone()], &mut d_lower[at]);
-            for k in (0..c).step_by(S::LANES) {
-                let end = c.min(k + S::LANES);
-                let window = Square::load(simd, upper, lower, k, c);
-                let max = window.max(simd);
-                let d = simd.load_up_to(&d_out[k..end]);
-                let [d0, d1, d2, d3] =
-                    window.0.map(|x| simd.select(simd.equal(x, max), d, simd.zero()));
-                simd.store_up_to(d0, &mut d_upper[k..end]);
-                simd.store_up_to(d1, &mut d_upper[c + k..c + end]);
-                simd.store_up_to(d2, &mut d_lower[k..end]);
-                simd.store_up_to(d3, &mut d_lower[c + k..c + end]);
-            }
-        }
-    }
-}
-
-/// One vector of channels at the four positions of a window, row by row.
-struct Square<V>([V; POOL * POOL]);
-
-impl<V: Copy> Square<V> {
-    /// Channels from `k`; `upper` and `lower` hold the window's two rows of two pixels of `c`.
-    #[inline(always)]
-    fn load<T: Element, S: Simd<T, Vector = V>>(
-        simd: S,
-        upper: &[T],
-        lower: &[T],
-        k: usize,
-        c: usize,
-    ) -> Self {
-        let end = c.min(k + S::LANES);
-        Self([
-            simd.load_up_to(&upper[k..end]),
-            simd.load_up_to(&upper[c + k..c + end]),
-            simd.load_up_to(&lower[k..end]),
-            simd.load_up_to(&lower[c + k..c + end]),
-        ])
-    }
-
-    #[inline(always)]
-    fn max<T: Element, S: Simd<T, Vector = V>>(&self, simd: S) -> V {
-        let [a, b, c, d] = self.0;
-        max_or_nan(simd, max_or_nan(simd, max_or_nan(simd, a, b), c), d)
-    }
 }
 
 #[cfg(test)]
@@ -484,10 +517,12 @@ mod tests {
     fn every_tie_gets_the_gradient() {
         for_each_level(|level| {
             for c in [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33] {
-                for (h, w) in [(0, 3), (1, 1), (1, 4), (2, 2), (3, 2), (2, 5), (5, 5), (6, 4)] {
-                    let shape = PoolShape::halving((h, w, c)).unwrap();
-                    check_ties::<f32>(level, shape, 1);
-                    check_ties::<f64>(level, shape, 3);
+                for input in [(0, 3), (1, 1), (1, 4), (2, 2), (3, 2), (2, 5), (5, 5), (6, 4)] {
+                    let input = (input.0, input.1, c);
+                    check_ties::<f32>(level, PoolShape::halving(input).unwrap(), 1);
+                    check_ties::<f64>(level, PoolShape::halving(input).unwrap(), 3);
+                    let shape = PoolShape::new(input, (2, 3), (3, 3), Padding::Same).unwrap();
+                    check_ties::<f32>(level, shape, 2);
                 }
             }
         });
