@@ -133,3 +133,48 @@ fn vectors_cover_a_slice_once() {
         }
     });
 }
+
+/// More than any vector holds.
+const LEN: usize = 16;
+
+macro_rules! define_shuffles {
+    ($name:ident, $t:ty) => {
+        #[test]
+        fn $name() {
+            fn check<S: Simd<$t>>(simd: S) {
+                let lanes = |v: S::Vector| {
+                    let mut lanes = [0.0; LEN];
+                    simd.store(v, &mut lanes);
+                    lanes[..S::LANES].to_vec()
+                };
+                let (a, b): (Vec<$t>, Vec<$t>) = (random(LEN, 1), random(LEN, 2));
+                let zipped = simd.zip(simd.load(&a), simd.load(&b));
+                let turns: Vec<_> = a.iter().zip(&b).flat_map(|(&a, &b)| [a, b]).collect();
+                assert_eq!(lanes(zipped[0]), turns[..S::LANES]);
+                assert_eq!(lanes(zipped[1]), turns[S::LANES..2 * S::LANES]);
+                let unzipped = simd.unzip(zipped[0], zipped[1]);
+                assert_eq!(lanes(unzipped[0]), a[..S::LANES]);
+                assert_eq!(lanes(unzipped[1]), b[..S::LANES]);
+                assert_eq!(lanes(simd.splat_pair(&a)), a[..2].repeat(S::LANES / 2));
+
+                let here = simd.equal(simd.load(&a), simd.splat(a[1]));
+                assert_eq!(simd.bits(here), 2);
+                let small: Vec<$t> = (0..LEN).map(|n| n as $t).collect();
+                let mut indices = [99; LEN];
+                simd.store_indices(simd.load(&small), &mut indices);
+                for n in 0..LEN {
+                    assert_eq!(indices[n], if n < S::LANES { n as u32 } else { 99 });
+                }
+            }
+            for_each_level(|level| {
+                dispatch!($t, level, simd => {
+                    check(simd);
+                    check(<_ as Simd<$t>>::narrow(simd));
+                });
+            });
+        }
+    };
+}
+
+define_shuffles!(lanes_of_f32, f32);
+define_shuffles!(lanes_of_f64, f64);
