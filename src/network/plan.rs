@@ -18,12 +18,25 @@ use crate::network::steps::{
 use crate::network::team::Shared;
 use crate::network::{BuildError, Mode};
 
-/// Most images in a block: enough to use each weight several times once it is in a register, and few
+/// Images in a block: enough to use each weight several times once it is in a register, and few
 /// enough that their values stay in the second-level cache.
 const BLOCK: usize = 8;
 
 /// Products of a block's forward pass from which on it holds fewer images.
-const BLOCK_WORK: usize = 1 << 25;
+const MUCH_WORK: usize = 1 << 25;
+
+/// Products of a block's forward pass below which it holds more images: so few that the gradient,
+/// which each chunk has for itself, would cost more to write and to add up than to compute.
+const LITTLE_WORK: usize = 1 << 20;
+
+/// Most images in a block of little work.
+const LARGE_BLOCK: usize = 32;
+
+/// Images in a block, by the products of one image.
+fn block(work: usize) -> usize {
+    let work = work.max(1);
+    (MUCH_WORK / work).clamp(1, BLOCK).max((LITTLE_WORK / work).min(LARGE_BLOCK))
+}
 
 /// A step, and where its things lie.
 #[derive(Debug)]
@@ -501,8 +514,8 @@ impl<'a, T: Element> Builder<'a, T> {
     }
 
     /// Lays out the arena.
-    fn plan(mut self, block: Option<usize>, max_chunks: usize) -> Result<Plan<T>, ShapeError> {
-        let block = block.unwrap_or((BLOCK_WORK / self.work.max(1)).clamp(1, BLOCK));
+    fn plan(mut self, fixed: Option<usize>, max_chunks: usize) -> Result<Plan<T>, ShapeError> {
+        let block = fixed.unwrap_or_else(|| block(self.work));
         let input_len: usize = self.layers.input.iter().product();
         let lens: Vec<usize> =
             std::iter::once(input_len).chain(self.nodes.iter().map(|node| node.out_len)).collect();
