@@ -5,9 +5,13 @@
 
 use super::shape::{ConvPoolShape, POOL};
 use super::simd::{Element, Simd};
+use std::ops::Range;
 
 /// Positions in a pooling window.
 const POSITIONS: usize = POOL * POOL;
+
+/// Windows whose sums fill the registers of a processor with 32 of them.
+const WIDE: usize = 4;
 
 /// Whether the kernels of this file are made for the shape: images with one channel, and filters of 3x3
 /// or 5x5 in steps of 1.
@@ -58,12 +62,144 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     }
     for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
         let layer = Channels { kernel, bias, relu, o, end: c_out.min(o + S::LANES), c_out };
+        let patches = Patches::<T, K>::new(x, shape);
         if layer.end - o <= S::LANES / 2 {
-            forward_pairs::<T, S, K>(simd, out, argmax, x, &layer, shape, n);
+            forward_pairs(simd, out, argmax, patches, &layer);
         } else {
-            forward_vectors::<T, S, K>(simd, out, argmax, x, &layer, shape, n);
+            forward_vectors(simd, out, argmax, patches, &layer);
         }
     });
+}
+
+#[inline(always)]
+fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
+    simd: S,
+    out: &mut [T],
+    argmax: &mut [T],
+    mut patches: Patches<T, K>,
+    layer: &Channels<T>,
+) {
+    let (taps, bias) = (layer.taps(simd), layer.bias(simd));
+    let windows = out.len() / layer.c_out;
+    let mut window = 0;
+    while S::SUMS >= 24 && window + WIDE <= windows {
+        let sums = window_sums::<T, S, K, WIDE>(simd, &mut patches, &taps);
+        for n in 0..WIDE {
+            layer.store_pooled(simd, out, argmax, sums[n], bias, window + n, 1);
+        }
+        window += WIDE;
+    }
+    while window < windows {
+        let [sums] = window_sums(simd, &mut patches, &taps);
+        layer.store_pooled(simd, out, argmax, sums, bias, window, 1);
+        window += 1;
+    }
+}
+
+/// The convolution at the four positions of the next `W` windows.
+#[inline(always)]
+fn window_sums<T: Element, S: Simd<T>, const K: usize, const W: usize>(
+    simd: S,
+    patches: &mut Patches<T, K>,
+    taps: &[[S::Vector; K]; K],
+) -> [[S::Vector; POSITIONS]; W] {
+    let patches = patches.take::<W>();
+    let mut sums = [[simd.zero(); POSITIONS]; W];
+    for y in 0..POOL + K - 1 {
+        for x in 0..K {
+            for window in 0..W {
+                for dx in 0..POOL {
+                    let pixel = simd.splat(patches[window].pixel(y, x + dx));
+                    for dy in 0..POOL {
+                        if (dy..dy + K).contains(&y) {
+                            let sum = &mut sums[window][POOL * dy + dx];
+                            *sum = simd.mul_add(pixel, taps[y - dy][x], *sum);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// For half a vector of channels at most: each has two neighbouring lanes, one for each column of a
+/// pooling window. A pair of neighbouring pixels fills a vector in one load, and meets both columns.
+#[inline(always)]
+fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
+    simd: S,
+    out: &mut [T],
+    argmax: &mut [T],
+    mut patches: Patches<T, K>,
+    layer: &Channels<T>,
+) {
+    let mut taps: [[S::Vector; K]; K] = layer.taps(simd);
+    for y in 0..K {
+        for x in 0..K {
+            taps[y][x] = simd.zip(taps[y][x], taps[y][x])[0];
+        }
+    }
+    let bias = layer.bias(simd);
+    let bias = unzip(simd, [simd.zip(bias, bias)[0]; POOL], [simd.zip(bias, bias)[0]; POOL])[0];
+    let windows = out.len() / layer.c_out;
+    let mut window = 0;
+    while S::SUMS >= 24 && window + WIDE <= windows {
+        let sums = pair_sums::<T, S, K, WIDE>(simd, &mut patches, &taps);
+        // The channels of two windows may be one vector in memory.
+        if layer.c_out == S::LANES / 2 {
+            for n in [0, 2] {
+                let sums = unzip(simd, sums[n], sums[n + 1]);
+                layer.store_pooled(simd, out, argmax, sums, bias, window + n, 2);
+            }
+        } else {
+            for n in 0..WIDE {
+                let sums = unzip(simd, sums[n], sums[n]);
+                layer.store_pooled(simd, out, argmax, sums, bias, window + n, 1);
+            }
+        }
+        window += WIDE;
+    }
+    while window < windows {
+        let [sums] = pair_sums(simd, &mut patches, &taps);
+        layer.store_pooled(simd, out, argmax, unzip(simd, sums, sums), bias, window, 1);
+        window += 1;
+    }
+}
+
+/// The convolution in both rows of the next `W` windows.
+#[inline(always)]
+fn pair_sums<T: Element, S: Simd<T>, const K: usize, const W: usize>(
+    simd: S,
+    patches: &mut Patches<T, K>,
+    taps: &[[S::Vector; K]; K],
+) -> [[S::Vector; POOL]; W] {
+    let patches = patches.take::<W>();
+    let mut sums = [[simd.zero(); POOL]; W];
+    for y in 0..POOL + K - 1 {
+        for x in 0..K {
+            for window in 0..W {
+                let pair = simd.splat_pair(patches[window].pair(y, x));
+                for dy in 0..POOL {
+                    if (dy..dy + K).contains(&y) {
+                        let sum = &mut sums[window][dy];
+                        *sum = simd.mul_add(pair, taps[y - dy][x], *sum);
+                    }
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// The four positions of two windows, each with half a vector of channels, from the windows' rows.
+#[inline(always)]
+fn unzip<T: Element, S: Simd<T>>(
+    simd: S,
+    a: [S::Vector; POOL],
+    b: [S::Vector; POOL],
+) -> [S::Vector; POSITIONS] {
+    let (upper, lower) = (simd.unzip(a[0], b[0]), simd.unzip(a[1], b[1]));
+    [upper[0], upper[1], lower[0], lower[1]]
 }
 
 /// At most a vector of the layer's channels.
@@ -78,7 +214,6 @@ struct Channels<'a, T> {
 }
 
 impl<T: Element> Channels<'_, T> {
-    /// The kernel, tap by tap.
     #[inline(always)]
     fn taps<S: Simd<T>, const K: usize>(&self, simd: S) -> [[S::Vector; K]; K] {
         let mut taps = [[simd.zero(); K]; K];
@@ -93,18 +228,25 @@ impl<T: Element> Channels<'_, T> {
 
     #[inline(always)]
     fn bias<S: Simd<T>>(&self, simd: S) -> S::Vector {
-        self.bias.map_or(simd.zero(), |bias| simd.load_up_to(&bias[self.o..self.end]))
+        match self.bias {
+            Some(bias) => simd.load_up_to(&bias[self.o..self.end]),
+            None => simd.zero(),
+        }
     }
 
-    /// The layer's output and the place of the maximum, from the convolution at the four positions.
+    /// Writes the layer's output and the places of the maxima, from the convolution at the four
+    /// positions of one window or of several `windows` behind each other.
     #[inline(always)]
-    fn pooled<S: Simd<T>>(
+    fn store_pooled<S: Simd<T>>(
         &self,
         simd: S,
+        out: &mut [T],
+        argmax: &mut [T],
         sums: [S::Vector; POSITIONS],
         bias: S::Vector,
-    ) -> (S::Vector, S::Vector) {
-        // Row by row: the processor waits for two comparisons one after the other, not for three.
+        window: usize,
+        windows: usize,
+    ) {
         let mut values = [(simd.zero(), simd.zero()); POSITIONS];
         for n in 0..POSITIONS {
             values[n] = (sums[n], simd.splat(T::from_f64(n as f64)));
@@ -117,7 +259,10 @@ impl<T: Element> Channels<'_, T> {
             let alive = simd.greater_or_nan(max, simd.zero());
             max = simd.select(alive, max, simd.zero());
         }
-        (max, at)
+        let start = window * self.c_out;
+        let channels = start + self.o..start + self.end + (windows - 1) * self.c_out;
+        simd.store_up_to(max, &mut out[channels.clone()]);
+        simd.store_up_to(at, &mut argmax[channels]);
     }
 }
 
@@ -132,183 +277,76 @@ fn larger<T: Element, S: Simd<T>>(
     (simd.select(later, b.0, a.0), simd.select(later, b.1, a.1))
 }
 
-/// The pixels under one row of pooling windows.
+/// The image patches under the pooling windows, window by window through all images.
+struct Patches<'a, T, const K: usize> {
+    x: &'a [T],
+    /// Pixels in a row.
+    w: usize,
+    /// Windows below and beside each other.
+    windows: (usize, usize),
+    /// The next window, and where its patch begins.
+    i: usize,
+    j: usize,
+    start: usize,
+    /// How far it is from the end of a row of windows, and of an image, to the next.
+    row_step: usize,
+    image_step: usize,
+}
+
+impl<'a, T: Element, const K: usize> Patches<'a, T, K> {
+    #[inline(always)]
+    fn new(x: &'a [T], shape: &ConvPoolShape) -> Self {
+        let (h, w, _) = shape.conv().windows().padded();
+        let (out_h, out_w, _) = shape.pool().output();
+        let (row_step, image_step) = (POOL * (w - out_w), (h - POOL * out_h) * w);
+        Self { x, w, windows: (out_h, out_w), i: 0, j: 0, start: 0, row_step, image_step }
+    }
+
+    /// The next `W` patches.
+    #[inline(always)]
+    fn take<const W: usize>(&mut self) -> [Patch<'a, T, K>; W] {
+        let mut patches = [Patch { x: self.x, w: self.w }; W];
+        for patch in &mut patches {
+            patch.x = &self.x[self.start..self.start + K * self.w + K + 1];
+            self.j += 1;
+            self.start += POOL;
+            if self.j == self.windows.1 {
+                self.j = 0;
+                self.i += 1;
+                self.start += self.row_step;
+                if self.i == self.windows.0 {
+                    self.i = 0;
+                    self.start += self.image_step;
+                }
+            }
+        }
+        patches
+    }
+}
+
+/// The `K + 1` rows of `K + 1` pixels under a pooling window.
 #[derive(Clone, Copy)]
-struct Pixels<'a, T> {
+struct Patch<'a, T, const K: usize> {
+    /// From the first one to the last one, `K * w + K + 1` elements.
     x: &'a [T],
     /// Pixels in a row.
     w: usize,
 }
 
-impl<'a, T: Element> Pixels<'a, T> {
-    /// Those of row `row` of all images' pooled rows.
+impl<'a, T: Element, const K: usize> Patch<'a, T, K> {
     #[inline(always)]
-    fn new(x: &'a [T], shape: &ConvPoolShape, row: usize) -> Self {
-        let (_, w, _) = shape.conv().windows().padded();
-        let (out_h, out_w, _) = shape.pool().output();
-        let (k, _) = shape.conv().window();
-        let (image, i) = (row / out_h, row % out_h);
-        let x = &x[image * shape.conv().padded_len() + POOL * i * w..][..(POOL + k - 1) * w];
-        assert!(POOL * out_w + k - 1 <= w, "windows inside a row");
-        Self { x, w }
+    fn pixel(self, y: usize, x: usize) -> T {
+        debug_assert!(y <= K && x <= K);
+        // SAFETY: `Patches::take` cuts so many elements out of the image, and the callers' loops end at `K`.
+        unsafe { *self.x.get_unchecked(y * self.w + x) }
     }
 
-    /// `len` pixels from column `j` of row `y`.
-    ///
-    /// # Safety
-    /// `y` is below `k + 1`, and `j + len` at most `2 * pooled w + k - 1`.
+    /// Two neighbours.
     #[inline(always)]
-    unsafe fn get(self, y: usize, j: usize, len: usize) -> &'a [T] {
-        // SAFETY: there are so many rows and columns, as `new` asserts.
-        unsafe { self.x.get_unchecked(y * self.w + j..y * self.w + j + len) }
-    }
-}
-
-#[inline(always)]
-fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
-    simd: S,
-    out: &mut [T],
-    argmax: &mut [T],
-    x: &[T],
-    layer: &Channels<T>,
-    shape: &ConvPoolShape,
-    n: usize,
-) {
-    let (out_h, out_w, c_out) = shape.pool().output();
-    let taps: [[S::Vector; K]; K] = layer.taps(simd);
-    let bias = layer.bias(simd);
-    for row in 0..n * out_h {
-        let pixels = Pixels::new(x, shape, row);
-        for j in 0..out_w {
-            let mut sums = [simd.zero(); POSITIONS];
-            for_each_product::<_, _, K>(
-                simd,
-                pixels,
-                j,
-                #[inline(always)]
-                |pixel, n, y, x| sums[n] = simd.mul_add(pixel, taps[y][x], sums[n]),
-            );
-            let (max, at) = layer.pooled(simd, sums, bias);
-            let window = (row * out_w + j) * c_out;
-            let channels = window + layer.o..window + layer.end;
-            simd.store_up_to(max, &mut out[channels.clone()]);
-            simd.store_up_to(at, &mut argmax[channels]);
-        }
-    }
-}
-
-/// Calls `visit(pixel, n, y, x)` for every pixel that the tap (y, x) meets at position `n` of the
-/// window `j`. Each pixel is broadcast once, for all the positions that it touches.
-#[inline(always)]
-fn for_each_product<T: Element, S: Simd<T>, const K: usize>(
-    simd: S,
-    pixels: Pixels<T>,
-    j: usize,
-    mut visit: impl FnMut(S::Vector, usize, usize, usize),
-) {
-    for y in 0..POOL + K - 1 {
-        for x in 0..POOL + K - 1 {
-            // SAFETY: `j` is a window.
-            let pixel = simd.splat(unsafe { pixels.get(y, POOL * j + x, 1) }[0]);
-            for n in 0..POSITIONS {
-                let (dy, dx) = (n / POOL, n % POOL);
-                if (dy..dy + K).contains(&y) && (dx..dx + K).contains(&x) {
-                    visit(pixel, n, y - dy, x - dx);
-                }
-            }
-        }
-    }
-}
-
-/// For half a vector of channels at most: each has two neighbouring lanes, one for each column of a
-/// pooling window. A pair of neighbouring pixels fills a vector in one load, and meets both columns.
-#[inline(always)]
-fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
-    simd: S,
-    out: &mut [T],
-    argmax: &mut [T],
-    x: &[T],
-    layer: &Channels<T>,
-    shape: &ConvPoolShape,
-    n: usize,
-) {
-    let (out_h, out_w, c_out) = shape.pool().output();
-    let mut taps: [[S::Vector; K]; K] = layer.taps(simd);
-    for tap in taps.as_flattened_mut() {
-        *tap = simd.zip(*tap, *tap)[0];
-    }
-    let bias = layer.bias(simd);
-    let pair = simd.zip(bias, bias)[0];
-    let bias = simd.unzip(pair, pair)[0];
-    for row in 0..n * out_h {
-        let pixels = Pixels::new(x, shape, row);
-        let mut j = 0;
-        while j < out_w {
-            let window = (row * out_w + j) * c_out;
-            // Two windows whose channels together are one vector in memory.
-            if c_out == S::LANES / 2 && j + 2 <= out_w {
-                let sums = pair_sums::<T, S, K, 2>(simd, pixels, j, &taps);
-                let (max, at) = layer.pooled(simd, sums, bias);
-                simd.store(max, &mut out[window..]);
-                simd.store(at, &mut argmax[window..]);
-                j += 2;
-            } else {
-                let sums = pair_sums::<T, S, K, 1>(simd, pixels, j, &taps);
-                let (max, at) = layer.pooled(simd, sums, bias);
-                let channels = window + layer.o..window + layer.end;
-                simd.store_up_to(max, &mut out[channels.clone()]);
-                simd.store_up_to(at, &mut argmax[channels]);
-                j += 1;
-            }
-        }
-    }
-}
-
-/// The convolution at the four positions of `W` windows from `j` on, half a vector of channels for each.
-#[inline(always)]
-fn pair_sums<T: Element, S: Simd<T>, const K: usize, const W: usize>(
-    simd: S,
-    pixels: Pixels<T>,
-    j: usize,
-    taps: &[[S::Vector; K]; K],
-) -> [S::Vector; POSITIONS] {
-    let mut sums = [[simd.zero(); POOL]; W];
-    for_each_pair::<_, _, K, W>(
-        simd,
-        pixels,
-        j,
-        #[inline(always)]
-        |pair, window, dy, y, x| {
-            sums[window][dy] = simd.mul_add(pair, taps[y][x], sums[window][dy]);
-        },
-    );
-    let upper = simd.unzip(sums[0][0], sums[W - 1][0]);
-    let lower = simd.unzip(sums[0][1], sums[W - 1][1]);
-    [upper[0], upper[1], lower[0], lower[1]]
-}
-
-/// Calls `visit(pair, window, dy, y, x)` for every pair of neighbouring pixels that the tap (y, x) meets
-/// in the row `dy` of one of the `W` windows from `j` on.
-#[inline(always)]
-fn for_each_pair<T: Element, S: Simd<T>, const K: usize, const W: usize>(
-    simd: S,
-    pixels: Pixels<T>,
-    j: usize,
-    mut visit: impl FnMut(S::Vector, usize, usize, usize, usize),
-) {
-    for y in 0..POOL + K - 1 {
-        for x in 0..POOL * (W - 1) + K {
-            // SAFETY: the `W` windows exist, and the last one's patch ends at `2 * W + K - 1`.
-            let pair = simd.splat_pair(unsafe { pixels.get(y, POOL * j + x, 2) });
-            for window in 0..W {
-                for dy in 0..POOL {
-                    let first = POOL * window;
-                    if (dy..dy + K).contains(&y) && (first..first + K).contains(&x) {
-                        visit(pair, window, dy, y - dy, x - first);
-                    }
-                }
-            }
-        }
+    fn pair(self, y: usize, x: usize) -> &'a [T] {
+        debug_assert!(y <= K && x < K);
+        // SAFETY: as above.
+        unsafe { self.x.get_unchecked(y * self.w + x..y * self.w + x + 2) }
     }
 }
 
@@ -331,10 +369,11 @@ pub fn grey_backward_kernel<T: Element, S: Simd<T>>(
     let c_out = shape.conv().c_out();
     for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
         let end = c_out.min(o + S::LANES);
-        let sums: [[S::Vector; K]; K] = if end - o <= S::LANES / 2 {
-            backward_pairs(simd, d_out, argmax, x, shape, n, o, end)
+        let patches = Patches::<T, K>::new(x, shape);
+        let sums = if end - o <= S::LANES / 2 {
+            backward_pairs(simd, d_out, argmax, patches, o..end, c_out)
         } else {
-            backward_vectors(simd, d_out, argmax, x, shape, n, o, end)
+            backward_vectors(simd, d_out, argmax, patches, o..end, c_out)
         };
         for y in 0..K {
             for x in 0..K {
@@ -349,32 +388,31 @@ fn backward_vectors<T: Element, S: Simd<T>, const K: usize>(
     simd: S,
     d_out: &[T],
     argmax: &[T],
-    x: &[T],
-    shape: &ConvPoolShape,
-    n: usize,
-    o: usize,
-    end: usize,
+    mut patches: Patches<T, K>,
+    channels: Range<usize>,
+    c_out: usize,
 ) -> [[S::Vector; K]; K] {
-    let (out_h, out_w, c_out) = shape.pool().output();
     let mut sums = [[simd.zero(); K]; K];
-    for row in 0..n * out_h {
-        let pixels = Pixels::new(x, shape, row);
-        for j in 0..out_w {
-            let window = (row * out_w + j) * c_out;
-            let d = simd.load_up_to(&d_out[window + o..window + end]);
-            let at = simd.load_up_to(&argmax[window + o..window + end]);
-            let mut at_position = [simd.zero(); POSITIONS];
-            for n in 0..POSITIONS {
-                let here = simd.equal(at, simd.splat(T::from_f64(n as f64)));
-                at_position[n] = simd.select(here, d, simd.zero());
+    for (d_out, argmax) in d_out.chunks_exact(c_out).zip(argmax.chunks_exact(c_out)) {
+        let [patch] = patches.take::<1>();
+        let at = simd.load_up_to(&argmax[channels.clone()]);
+        let mut d = [simd.load_up_to(&d_out[channels.clone()]); POSITIONS];
+        for n in 0..POSITIONS {
+            let here = simd.equal(at, simd.splat(T::from_f64(n as f64)));
+            d[n] = simd.select(here, d[n], simd.zero());
+        }
+        // Each pixel is broadcast once, for all the positions that it touches.
+        for y in 0..POOL + K - 1 {
+            for x in 0..POOL + K - 1 {
+                let pixel = simd.splat(patch.pixel(y, x));
+                for n in 0..POSITIONS {
+                    let (dy, dx) = (n / POOL, n % POOL);
+                    if (dy..dy + K).contains(&y) && (dx..dx + K).contains(&x) {
+                        let sum = &mut sums[y - dy][x - dx];
+                        *sum = simd.mul_add(pixel, d[n], *sum);
+                    }
+                }
             }
-            for_each_product::<_, _, K>(
-                simd,
-                pixels,
-                j,
-                #[inline(always)]
-                |pixel, n, y, x| sums[y][x] = simd.mul_add(pixel, at_position[n], sums[y][x]),
-            );
         }
     }
     sums
@@ -387,37 +425,34 @@ fn backward_pairs<T: Element, S: Simd<T>, const K: usize>(
     simd: S,
     d_out: &[T],
     argmax: &[T],
-    x: &[T],
-    shape: &ConvPoolShape,
-    n: usize,
-    o: usize,
-    end: usize,
+    mut patches: Patches<T, K>,
+    channels: Range<usize>,
+    c_out: usize,
 ) -> [[S::Vector; K]; K] {
-    let (out_h, out_w, c_out) = shape.pool().output();
     let mut sums = [[simd.zero(); K]; K];
-    for row in 0..n * out_h {
-        let pixels = Pixels::new(x, shape, row);
-        let mut j = 0;
-        while j < out_w {
-            let window = (row * out_w + j) * c_out;
-            if c_out == S::LANES / 2 && j + 2 <= out_w {
-                let (d, at) = (simd.load(&d_out[window..]), simd.load(&argmax[window..]));
-                let (d, at) = (simd.zip(d, d), simd.zip(at, at));
-                let d = [row_gradients(simd, d[0], at[0]), row_gradients(simd, d[1], at[1])];
-                add_pairs(simd, &mut sums, pixels, j, &d);
-                j += 2;
-            } else {
-                let d = simd.load_up_to(&d_out[window + o..window + end]);
-                let at = simd.load_up_to(&argmax[window + o..window + end]);
-                let d = [row_gradients(simd, simd.zip(d, d)[0], simd.zip(at, at)[0])];
-                add_pairs(simd, &mut sums, pixels, j, &d);
-                j += 1;
-            }
-        }
+    let mut window = 0;
+    let windows = d_out.len() / c_out;
+    // Two windows whose channels together are one vector in memory, if there are registers for both.
+    while K == 3 && c_out == S::LANES / 2 && window + 2 <= windows {
+        let (d, at) = (simd.load(&d_out[window * c_out..]), simd.load(&argmax[window * c_out..]));
+        let (d, at) = (simd.zip(d, d), simd.zip(at, at));
+        let d = [row_gradients(simd, d[0], at[0]), row_gradients(simd, d[1], at[1])];
+        add_pairs(simd, &mut sums, &mut patches, &d);
+        window += 2;
     }
-    for sum in sums.as_flattened_mut() {
-        let [left, right] = simd.unzip(*sum, *sum);
-        *sum = simd.add(left, right);
+    while window < windows {
+        let channels = window * c_out + channels.start..window * c_out + channels.end;
+        let (d, at) =
+            (simd.load_up_to(&d_out[channels.clone()]), simd.load_up_to(&argmax[channels]));
+        let d = [row_gradients(simd, simd.zip(d, d)[0], simd.zip(at, at)[0])];
+        add_pairs(simd, &mut sums, &mut patches, &d);
+        window += 1;
+    }
+    for y in 0..K {
+        for x in 0..K {
+            let [left, right] = simd.unzip(sums[y][x], sums[y][x]);
+            sums[y][x] = simd.add(left, right);
+        }
     }
     sums
 }
@@ -429,32 +464,37 @@ fn row_gradients<T: Element, S: Simd<T>>(
     d: S::Vector,
     at: S::Vector,
 ) -> [S::Vector; POOL] {
-    let mut rows = [simd.zero(); POOL];
+    let mut rows = [d; POOL];
     for dy in 0..POOL {
-        let positions = [POOL * dy, POOL * dy + 1];
-        let here =
-            simd.splat_pair(&[T::from_f64(positions[0] as f64), T::from_f64(positions[1] as f64)]);
+        let (left, right) = (POOL * dy, POOL * dy + 1);
+        let here = simd.splat_pair(&[T::from_f64(left as f64), T::from_f64(right as f64)]);
         rows[dy] = simd.select(simd.equal(at, here), d, simd.zero());
     }
     rows
 }
 
-/// Adds the products of the gradients `d` (windows, rows) and the pixels of the windows from `j` on.
+/// Adds the products of the next windows' pixels and their gradients `d` (windows, rows).
 #[inline(always)]
 fn add_pairs<T: Element, S: Simd<T>, const K: usize, const W: usize>(
     simd: S,
     sums: &mut [[S::Vector; K]; K],
-    pixels: Pixels<T>,
-    j: usize,
+    patches: &mut Patches<T, K>,
     d: &[[S::Vector; POOL]; W],
 ) {
-    for_each_pair::<_, _, K, W>(
-        simd,
-        pixels,
-        j,
-        #[inline(always)]
-        |pair, window, dy, y, x| sums[y][x] = simd.mul_add(pair, d[window][dy], sums[y][x]),
-    );
+    let patches = patches.take::<W>();
+    for y in 0..POOL + K - 1 {
+        for x in 0..K {
+            for window in 0..W {
+                let pair = simd.splat_pair(patches[window].pair(y, x));
+                for dy in 0..POOL {
+                    if (dy..dy + K).contains(&y) {
+                        let sum = &mut sums[y - dy][x];
+                        *sum = simd.mul_add(pair, d[window][dy], *sum);
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn check<T>(out: &[T], argmax: &[T], x: &[T], kernel: &[T], shape: &ConvPoolShape, n: usize) {
