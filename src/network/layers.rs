@@ -46,19 +46,19 @@ pub struct Weight {
 
 impl Weight {
     /// Elements.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.shape.iter().product()
     }
 
     /// Where it lies among the parameters, or among the moving averages.
     pub fn range(&self) -> Range<usize> {
-        self.start..self.start + self.len()
+        self.start..self.start + self.size()
     }
 
     /// The last axis, and the product of all others.
     fn matrix(&self) -> (usize, usize) {
         let columns = self.shape.last().copied().unwrap_or(1);
-        (self.len() / columns.max(1), columns)
+        (self.size() / columns.max(1), columns)
     }
 
     /// From the layout as stored to Keras's.
@@ -121,8 +121,8 @@ impl Layer {
 
     /// Where the layer's parameters lie; they are neighbours.
     pub fn params(&self) -> Range<usize> {
-        let mut ranges = self.weights.iter().filter(|w| w.trainable).map(Weight::range);
-        ranges.next().map_or(0..0, |first| first.start..ranges.last().unwrap_or(first.clone()).end)
+        let ranges = self.weights.iter().filter(|weight| weight.trainable).map(Weight::range);
+        ranges.reduce(|all, next| all.start..next.end).unwrap_or(0..0)
     }
 
     /// Elements of the input.

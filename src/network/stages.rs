@@ -27,6 +27,7 @@ pub struct Stage {
 
 /// What a stage does.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // there is one for each layer, while a plan is made
 pub enum Operation {
     /// Convolution, and what goes with it.
     Conv {

@@ -40,7 +40,7 @@ fn network(input: &[usize], kinds: &[LayerKind]) -> Network<f64> {
     let layers = net.layers().clone();
     for (i, layer) in layers.layers.iter().enumerate() {
         for weight in &layer.weights {
-            let values: Vec<f64> = random(weight.len(), 7 + i as u64);
+            let values: Vec<f64> = random(weight.size(), 7 + i as u64);
             let positive = weight.name == "moving_variance";
             let value = |&x: &f64| if positive { 1.5 + x } else { 0.5 * x };
             net.weight(weight).iter_mut().zip(&values).for_each(|(w, x)| *w = value(x));
@@ -73,7 +73,7 @@ fn loss(net: &mut Network<f64>, x: &[f64], targets: Targets<'_, f64>, n: usize) 
     // Moving averages have moved.
     let mut before = &before[..];
     for weight in layers.layers.iter().flat_map(|layer| &layer.weights) {
-        let (own, rest) = before.split_at(weight.len());
+        let (own, rest) = before.split_at(weight.size());
         net.weight(weight).copy_from_slice(own);
         before = rest;
     }
@@ -103,7 +103,7 @@ fn assert_gradients(input: &[usize], kinds: &[LayerKind], loss_kind: Loss, n: us
     stepped.compile(loss_kind, PLAIN).unwrap();
     train(&mut stepped, &x, targets, call(&order, n, &[1.0], 1));
     for weight in &params {
-        for i in (0..weight.len()).step_by(weight.len() / 10 + 1) {
+        for i in (0..weight.size()).step_by(weight.size() / 10 + 1) {
             let (value, h) = (net.weight(weight)[i], 1e-6);
             let mut moved_to = |value: f64| {
                 net.weight(weight)[i] = value;
@@ -292,7 +292,7 @@ fn fusing_and_folding_change_nothing() {
                 let named: Vec<Weight> =
                     net.layers().layers.iter().flat_map(|l| l.weights.clone()).collect();
                 for (i, weight) in named.iter().enumerate() {
-                    let values: Vec<f64> = random(weight.len(), i as u64);
+                    let values: Vec<f64> = random(weight.size(), i as u64);
                     let value =
                         |x: &f64| if weight.name == "moving_variance" { 1.5 + x } else { *x };
                     let values: Vec<f64> = values.iter().map(value).collect();
