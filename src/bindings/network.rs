@@ -438,10 +438,9 @@ fn interruptible<R: Send>(
 ) -> PyResult<R> {
     let signal = Mutex::new(None);
     let poll = || {
-        let error = Python::attach(|py| py.check_signals()).err();
-        let stop = error.is_some();
-        *signal.lock().unwrap_or_else(PoisonError::into_inner) = error;
-        stop
+        let Err(error) = Python::attach(|py| py.check_signals()) else { return false };
+        *signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        true
     };
     let result = py.detach(|| call(&poll));
     match signal.into_inner().unwrap_or_else(PoisonError::into_inner) {

@@ -1,7 +1,9 @@
 //! Whole networks: a list of layers becomes a plan of fused steps, buffers are laid out once, and one
 //! call runs many steps of training on as many threads as wanted.
 
+mod clock;
 mod layers;
+mod model;
 mod optimizer;
 mod plan;
 mod spec;
@@ -18,11 +20,13 @@ use std::ops::Range;
 
 use crate::kernels::shape::ShapeError;
 
+pub use clock::Poll;
 pub use layers::{Layer, Layers, Weight};
+pub use model::Network;
 pub use optimizer::Rule;
 pub use spec::{LayerKind, LayerSpec, PoolSpec};
 pub use team::cores;
-pub use training::{Call, Examples, Network, Outcome, Poll};
+pub use training::{Call, Examples, Outcome};
 
 /// What a plan is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

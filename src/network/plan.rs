@@ -438,10 +438,24 @@ impl<'a, T: Element> Builder<'a, T> {
                 LayerKind::Dense { units, use_bias, .. },
             ) => {
                 let shape = DenseShape::new(layer.input_len(), units)?;
-                let conv = ConvShape::dense(layer.input_len(), units)?;
                 self.work = self.work.saturating_add(shape.weights_len());
                 let norm = norm(index);
-                Box::new(DenseStep { shape, conv, few, use_bias, relu, needs_d_x, norm })
+                if few {
+                    Box::new(DenseStep { shape, use_bias, relu, norm })
+                } else {
+                    let shape = ConvShape::dense(layer.input_len(), units)?;
+                    let (pool, grey) = (None, false);
+                    Box::new(ConvStep {
+                        shape,
+                        pool,
+                        grey,
+                        use_bias,
+                        relu,
+                        stored,
+                        needs_d_x,
+                        norm,
+                    })
+                }
             }
             (_, LayerKind::MaxPool(_)) => Box::new(MaxPoolStep { shape: pool(layer)? }),
             (_, LayerKind::AveragePool(_) | LayerKind::GlobalAveragePool { .. }) => {

@@ -1,19 +1,17 @@
-//! A network with its weights, and the loops that run for one call: training, evaluation, prediction.
+//! The loop that runs for one call of training, on all its threads.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use crate::kernels::loss::{Loss, LossSums, Targets};
 use crate::kernels::rescale::Source;
 use crate::kernels::run;
-use crate::kernels::shape::ShapeError;
 use crate::kernels::simd::Element;
-use crate::network::layers::{Layers, Weight};
+use crate::network::clock::{Clock, Poll};
+use crate::network::layers::Layers;
 use crate::network::optimizer::{Optimizer, Rule};
 use crate::network::plan::{Block, Chunks, Plan};
-use crate::network::spec::LayerSpec;
 use crate::network::step::{Model, Random};
 use crate::network::team::{self, Barrier, Broken, Shared};
 use crate::network::{BuildError, Mode, parts};
@@ -30,16 +28,7 @@ const UPDATE: usize = 4096;
 
 /// Products of one step, forward, below which waking a second thread costs more than it saves: some
 /// 30 us of work, forward and backward.
-const WORK_FOR_THREADS: usize = 500_000;
-
-/// Products between two looks at the clock.
-const WORK_BETWEEN_LOOKS: usize = 1 << 22;
-
-/// The time between two polls.
-const POLL: Duration = Duration::from_millis(50);
-
-/// Whether to stop: asked on the calling thread, every now and then.
-pub type Poll<'a> = &'a (dyn Fn() -> bool + Sync);
+pub const WORK_FOR_THREADS: usize = 500_000;
 
 /// Images and what should be said of them.
 #[derive(Clone, Copy, Debug)]
@@ -78,27 +67,8 @@ pub struct Outcome {
     pub stopped: bool,
 }
 
-/// A network: layers, weights and, once it is compiled, a loss and an optimiser.
 #[derive(Debug)]
-pub struct Network<T> {
-    layers: Layers,
-    params: Shared<T>,
-    moving: Shared<T>,
-    inference: Inference<T>,
-    training: Option<Training<T>>,
-}
-
-#[derive(Debug)]
-struct Inference<T> {
-    plan: Plan<T>,
-    prepared: Shared<T>,
-    /// Whether `prepared` is of older weights.
-    stale: bool,
-    arenas: Vec<Shared<T>>,
-}
-
-#[derive(Debug)]
-struct Training<T> {
+pub struct Training<T> {
     plan: Plan<T>,
     /// As it is computed: from the logits, if the network ends in a softmax.
     loss: Loss,
@@ -119,271 +89,6 @@ struct Training<T> {
     extra: Vec<Shared<T>>,
 }
 
-impl<T: Element> Network<T> {
-    /// A network of zeros.
-    ///
-    /// # Errors
-    /// If layers do not fit, with the name of the first such, or if there is not enough memory.
-    pub fn new(input: &[usize], specs: Vec<LayerSpec>) -> Result<Self, BuildError> {
-        let layers = Layers::new(input, specs)?;
-        let plan = Plan::new(&layers, Mode::Inference, None, 1)?;
-        let prepared = Shared::zeros(plan.prepared_len)?;
-        Ok(Self {
-            params: Shared::zeros(layers.params_len)?,
-            moving: Shared::zeros(layers.moving_len)?,
-            inference: Inference { plan, prepared, stale: true, arenas: vec![] },
-            training: None,
-            layers,
-        })
-    }
-
-    /// The layers with their sizes.
-    pub fn layers(&self) -> &Layers {
-        &self.layers
-    }
-
-    /// The loss, once there is one.
-    pub fn loss(&self) -> Option<Loss> {
-        self.training.as_ref().map(|training| training.loss)
-    }
-
-    /// The optimiser, once there is one.
-    pub fn optimizer(&mut self) -> Option<&mut Optimizer<T>> {
-        self.training.as_mut().map(|training| &mut training.optimizer)
-    }
-
-    /// The weight's elements, as they are stored.
-    pub fn weight(&mut self, weight: &Weight) -> &mut [T] {
-        let all = if weight.trainable { &mut self.params } else { &mut self.moving };
-        &mut all.get_mut()[weight.range()]
-    }
-
-    /// To be called when weights have been written to.
-    pub fn weights_changed(&mut self) {
-        self.inference.stale = true;
-        if let Some(training) = &mut self.training {
-            training.stale = true;
-        }
-    }
-
-    /// Chooses loss and optimiser, which forgets what it knew.
-    ///
-    /// # Errors
-    /// If the loss does not fit the output, or if there is not enough memory.
-    pub fn compile(&mut self, loss: Loss, rule: Rule) -> Result<(), BuildError> {
-        let output = self.layers.output();
-        let classes = !matches!(loss, Loss::MeanSquaredError);
-        if classes && output.len() != 1 {
-            return Err(BuildError::Shape(ShapeError::new(format!(
-                "expected an output of one axis for a cross-entropy, got shape {}",
-                crate::kernels::shape::tuple(output)
-            ))));
-        }
-        let max_chunks =
-            (GRADIENT_BYTES / size_of::<T>() / self.layers.params_len.max(1)).clamp(1, MAX_CHUNKS);
-        let plan = Plan::new(&self.layers, Mode::Training, None, max_chunks)?;
-        let (end, loss) = head(&plan, loss);
-        self.training = Some(Training {
-            loss,
-            end,
-            optimizer: Optimizer::new(rule, self.layers.params_len)?,
-            prepared: Shared::zeros(plan.prepared_len)?,
-            stale: true,
-            max_chunks,
-            block: plan.block,
-            gradients: Shared::zeros(0)?,
-            stats: Shared::zeros(plan.stats_len)?,
-            d_stats: Shared::zeros(plan.stats_len)?,
-            arenas: vec![],
-            extra: vec![],
-            plan,
-        });
-        Ok(())
-    }
-
-    /// Trains. Without a loss and an optimiser, nothing happens.
-    ///
-    /// # Errors
-    /// If there is not enough memory; then nothing has been learnt.
-    pub fn train<X: Source>(
-        &mut self,
-        examples: Examples<'_, X, T>,
-        call: Call<'_>,
-        poll: Poll<'_>,
-    ) -> Result<Outcome, BuildError> {
-        let Self { layers, params, moving, training: Some(training), inference } = self else {
-            return Ok(Outcome::default());
-        };
-        if call.order.is_empty() {
-            return Ok(Outcome::default());
-        }
-        let batch = call.batch.min(call.order.len());
-        let chunks = training.make_room(layers, batch)?;
-        let work = training.plan.work.saturating_mul(batch);
-        let threads = if work < WORK_FOR_THREADS { 1 } else { call.threads.min(chunks.count()) };
-        training.make_arenas(threads, &chunks, layers.params_len)?;
-        if training.stale {
-            let model = Model { params: params.get_mut(), moving: moving.get_mut() };
-            prepare_all(&training.plan, training.prepared.get_mut(), model);
-            training.stale = false;
-        }
-        let labels: Vec<i64> = match examples.targets {
-            Targets::Labels(labels) => call.order.iter().map(|&image| labels[image]).collect(),
-            Targets::Values(_) => vec![],
-        };
-        let phases = training.phases();
-        let descended = training.plan.descended();
-        let job = Job {
-            training,
-            params,
-            moving,
-            examples,
-            call,
-            labels: &labels,
-            phases: &phases,
-            updates: updates(layers.params_len, &[]),
-            updates_beside_descent: updates(layers.params_len, &descended),
-            next: AtomicUsize::new(0),
-            sums: std::array::from_fn(|_| Mutex::default()),
-            outcome: Mutex::new(Outcome {
-                losses: Vec::with_capacity(call.rates.len()),
-                ..Outcome::default()
-            }),
-            stop: AtomicBool::new(false),
-            steps: AtomicUsize::new(0),
-        };
-        team::run(threads, |worker, barrier| {
-            let mut clock = Clock::new((worker == 0).then_some(poll));
-            // A panic elsewhere is passed on where the threads are joined.
-            let _: Result<(), Broken> = job.work(worker, barrier, &mut clock);
-        });
-        inference.stale = true;
-        let outcome = job.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let steps = job.steps.into_inner();
-        training.optimizer.steps += steps as u64;
-        training.stale = outcome.stopped;
-        Ok(outcome)
-    }
-
-    /// The losses and right predictions of all images, by a loss that fits the targets.
-    ///
-    /// # Errors
-    /// If there is not enough memory.
-    pub fn evaluate<X: Source>(
-        &mut self,
-        examples: Examples<'_, X, T>,
-        images: usize,
-        threads: usize,
-        poll: Poll<'_>,
-    ) -> Result<Outcome, BuildError> {
-        let Some(training) = &self.training else { return Ok(Outcome::default()) };
-        let loss = training.loss;
-        let softmax = training.end < training.plan.len();
-        let plan = &self.inference.plan;
-        let (end, width) = (plan.len() - usize::from(softmax), plan.width);
-        let mut sums = vec![LossSums::default(); images.div_ceil(plan.block)];
-        let stopped = self.infer(
-            examples.x,
-            &mut sums,
-            1,
-            images,
-            end,
-            threads,
-            poll,
-            |plan, block, at, sums| {
-                // SAFETY: the block has been run, and is not run again before this is over.
-                let x = unsafe { plan.value(block, end) };
-                let targets = match examples.targets {
-                    Targets::Labels(labels) => Targets::Labels(&labels[at.clone()]),
-                    Targets::Values(y) => Targets::Values(&y[at.start * width..at.end * width]),
-                };
-                run::loss_forward(&mut sums[0], x, targets, loss, width);
-            },
-        )?;
-        let loss = sums.iter().map(|sums| sums.loss).sum();
-        let correct = sums.iter().map(|sums| sums.correct).sum();
-        Ok(Outcome { losses: vec![loss], correct, stopped })
-    }
-
-    /// What the network says of each image: `out` (images, output). Returns whether it was stopped.
-    ///
-    /// # Errors
-    /// If there is not enough memory.
-    pub fn predict<X: Source>(
-        &mut self,
-        out: &mut [T],
-        x: &[X],
-        images: usize,
-        threads: usize,
-        poll: Poll<'_>,
-    ) -> Result<bool, BuildError> {
-        let plan = &self.inference.plan;
-        let (end, len) = (plan.len(), plan.block * plan.width);
-        self.infer(x, out, len, images, end, threads, poll, |plan, block, _, out| {
-            // SAFETY: the block has been run, and is not run again before this is over.
-            out.copy_from_slice(unsafe { plan.value(block, end) });
-        })
-    }
-
-    /// Runs all images through the first `end` steps, in blocks, and hands to `visit` what belongs to
-    /// a block: its images and its `len` elements of `out`.
-    fn infer<X: Source, R: Send>(
-        &mut self,
-        x: &[X],
-        out: &mut [R],
-        len: usize,
-        images: usize,
-        end: usize,
-        threads: usize,
-        poll: Poll<'_>,
-        visit: impl Fn(&Plan<T>, &Block<'_, T>, Range<usize>, &mut [R]) + Sync,
-    ) -> Result<bool, BuildError> {
-        let Self { params, moving, inference, .. } = self;
-        let Inference { plan, prepared, stale, arenas } = inference;
-        if *stale {
-            let model = Model { params: params.get_mut(), moving: moving.get_mut() };
-            prepare_all(plan, prepared.get_mut(), model);
-            *stale = false;
-        }
-        let blocks = images.div_ceil(plan.block);
-        let work = plan.work.saturating_mul(images);
-        let threads = if work < 3 * WORK_FOR_THREADS { 1 } else { threads.min(blocks) };
-        while arenas.len() < threads.max(1) {
-            arenas.push(Shared::zeros(plan.arena_len)?);
-        }
-        let none = Shared::zeros(0)?;
-        let stop = AtomicBool::new(false);
-        let blocks = Mutex::new(parts(images, plan.block).zip(out.chunks_mut(len)));
-        team::run(threads, |worker, _| {
-            let mut clock = Clock::new((worker == 0).then_some(poll));
-            while !stop.load(Ordering::Relaxed) {
-                let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((at, out)) = next else { break };
-                let block = Block {
-                    arena: &arenas[worker],
-                    n: at.len(),
-                    random: Random { seed: 0, step: 0, row: 0 },
-                    params,
-                    // SAFETY: nobody writes to it in this call.
-                    prepared: unsafe { prepared.read(0..prepared.len()) },
-                    stats: &none,
-                    d_stats: &none,
-                    chunk: Chunks { images: at.len(), len: at.len(), at: 0 },
-                };
-                for (row, image) in at.clone().enumerate() {
-                    plan.read(&block, row, x, image);
-                }
-                plan.forward(&block, 0..end);
-                visit(plan, &block, at, out);
-                if clock.says_stop(plan.work * block.n) {
-                    stop.store(true, Ordering::Relaxed);
-                }
-            }
-        });
-        Ok(stop.into_inner())
-    }
-}
-
 /// Where the loss begins, and which: a softmax in front of a cross-entropy is a part of it.
 fn head<T: Element>(plan: &Plan<T>, loss: Loss) -> (usize, Loss) {
     let fused = match loss {
@@ -401,7 +106,7 @@ fn head<T: Element>(plan: &Plan<T>, loss: Loss) -> (usize, Loss) {
     }
 }
 
-fn prepare_all<T: Element>(plan: &Plan<T>, prepared: &mut [T], model: Model<'_, T>) {
+pub fn prepare_all<T: Element>(plan: &Plan<T>, prepared: &mut [T], model: Model<'_, T>) {
     for i in 0..plan.len() {
         plan.prepare(i, &mut prepared[plan.prepared(i)], model);
     }
@@ -435,6 +140,112 @@ struct Phase {
 }
 
 impl<T: Element> Training<T> {
+    /// For a loss and an optimiser's rule.
+    ///
+    /// # Errors
+    /// If a size overflows, or if there is not enough memory.
+    pub fn new(layers: &Layers, loss: Loss, rule: Rule) -> Result<Self, BuildError> {
+        let max_chunks =
+            (GRADIENT_BYTES / size_of::<T>() / layers.params_len.max(1)).clamp(1, MAX_CHUNKS);
+        let plan = Plan::new(layers, Mode::Training, None, max_chunks)?;
+        let (end, loss) = head(&plan, loss);
+        Ok(Self {
+            loss,
+            end,
+            optimizer: Optimizer::new(rule, layers.params_len)?,
+            prepared: Shared::zeros(plan.prepared_len)?,
+            stale: true,
+            max_chunks,
+            block: plan.block,
+            gradients: Shared::zeros(0)?,
+            stats: Shared::zeros(plan.stats_len)?,
+            d_stats: Shared::zeros(plan.stats_len)?,
+            arenas: vec![],
+            extra: vec![],
+            plan,
+        })
+    }
+
+    /// The loss as it is computed.
+    pub fn loss(&self) -> Loss {
+        self.loss
+    }
+
+    /// Whether the loss is computed from what a last softmax takes.
+    pub fn ends_before_softmax(&self) -> bool {
+        self.end < self.plan.len()
+    }
+
+    /// The optimiser.
+    pub fn optimizer(&mut self) -> &mut Optimizer<T> {
+        &mut self.optimizer
+    }
+
+    /// To be called when weights have been written to.
+    pub fn weights_changed(&mut self) {
+        self.stale = true;
+    }
+
+    /// Takes the call's steps.
+    ///
+    /// # Errors
+    /// If there is not enough memory; then nothing has been learnt.
+    pub fn run<X: Source>(
+        &mut self,
+        layers: &Layers,
+        params: &mut Shared<T>,
+        moving: &mut Shared<T>,
+        examples: Examples<'_, X, T>,
+        call: Call<'_>,
+        poll: Poll<'_>,
+    ) -> Result<Outcome, BuildError> {
+        let batch = call.batch.min(call.order.len());
+        let chunks = self.make_room(layers, batch)?;
+        let work = self.plan.work.saturating_mul(batch);
+        let threads = if work < WORK_FOR_THREADS { 1 } else { call.threads.min(chunks.count()) };
+        self.make_arenas(threads, &chunks, layers.params_len)?;
+        if self.stale {
+            let model = Model { params: params.get_mut(), moving: moving.get_mut() };
+            prepare_all(&self.plan, self.prepared.get_mut(), model);
+            self.stale = false;
+        }
+        let labels: Vec<i64> = match examples.targets {
+            Targets::Labels(labels) => call.order.iter().map(|&image| labels[image]).collect(),
+            Targets::Values(_) => vec![],
+        };
+        let phases = self.phases();
+        let descended = self.plan.descended();
+        let job = Job {
+            training: self,
+            params,
+            moving,
+            examples,
+            call,
+            labels: &labels,
+            phases: &phases,
+            updates: updates(layers.params_len, &[]),
+            updates_beside_descent: updates(layers.params_len, &descended),
+            next: AtomicUsize::new(0),
+            sums: std::array::from_fn(|_| Mutex::default()),
+            outcome: Mutex::new(Outcome {
+                losses: Vec::with_capacity(call.rates.len()),
+                ..Outcome::default()
+            }),
+            stop: AtomicBool::new(false),
+            steps: AtomicUsize::new(0),
+        };
+        team::run(threads, |worker, barrier| {
+            let mut clock = Clock::new((worker == 0).then_some(poll));
+            // A panic elsewhere is passed on where the threads are joined.
+            let _: Result<(), Broken> = job.work(worker, barrier, &mut clock);
+        });
+        let outcome = job.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let steps = job.steps.into_inner();
+        self.optimizer.steps += steps as u64;
+        self.stale = outcome.stopped;
+        Ok(outcome)
+    }
+
     /// How a batch is divided: by its size, never by the number of threads.
     fn chunks(&self, images: usize) -> Chunks {
         let block = self.block;
@@ -731,34 +542,5 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 plan.prepare(i, prepared.write(plan.prepared(i)), Model { params, moving });
             }
         }
-    }
-}
-
-/// When it is time to ask whether to stop.
-struct Clock<'a> {
-    poll: Option<Poll<'a>>,
-    last: Instant,
-    /// Products since the last look.
-    work: usize,
-}
-
-impl<'a> Clock<'a> {
-    fn new(poll: Option<Poll<'a>>) -> Self {
-        Self { poll, last: Instant::now(), work: 0 }
-    }
-
-    /// Whether to stop, after so much more work.
-    fn says_stop(&mut self, work: usize) -> bool {
-        let Some(poll) = self.poll else { return false };
-        self.work = self.work.saturating_add(work);
-        if self.work < WORK_BETWEEN_LOOKS {
-            return false;
-        }
-        self.work = 0;
-        if self.last.elapsed() < POLL {
-            return false;
-        }
-        self.last = Instant::now();
-        poll()
     }
 }

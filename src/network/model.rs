@@ -1,0 +1,242 @@
+//! A network with its weights, and what can be done with it.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::kernels::loss::{Loss, LossSums, Targets};
+use crate::kernels::rescale::Source;
+use crate::kernels::run;
+use crate::kernels::shape::{ShapeError, tuple};
+use crate::kernels::simd::Element;
+use crate::network::clock::{Clock, Poll};
+use crate::network::layers::{Layers, Weight};
+use crate::network::optimizer::{Optimizer, Rule};
+use crate::network::plan::{Block, Chunks, Plan};
+use crate::network::spec::LayerSpec;
+use crate::network::step::{Model, Random};
+use crate::network::team::{self, Shared};
+use crate::network::training::{Call, Examples, Outcome, Training, WORK_FOR_THREADS, prepare_all};
+use crate::network::{BuildError, Mode, parts};
+
+/// A network: layers, weights and, once it is compiled, a loss and an optimiser.
+#[derive(Debug)]
+pub struct Network<T> {
+    layers: Layers,
+    params: Shared<T>,
+    moving: Shared<T>,
+    inference: Inference<T>,
+    training: Option<Training<T>>,
+}
+
+#[derive(Debug)]
+struct Inference<T> {
+    plan: Plan<T>,
+    prepared: Shared<T>,
+    /// Whether `prepared` is of older weights.
+    stale: bool,
+    arenas: Vec<Shared<T>>,
+}
+
+impl<T: Element> Network<T> {
+    /// A network of zeros.
+    ///
+    /// # Errors
+    /// If layers do not fit, with the name of the first such, or if there is not enough memory.
+    pub fn new(input: &[usize], specs: Vec<LayerSpec>) -> Result<Self, BuildError> {
+        let layers = Layers::new(input, specs)?;
+        let plan = Plan::new(&layers, Mode::Inference, None, 1)?;
+        let prepared = Shared::zeros(plan.prepared_len)?;
+        Ok(Self {
+            params: Shared::zeros(layers.params_len)?,
+            moving: Shared::zeros(layers.moving_len)?,
+            inference: Inference { plan, prepared, stale: true, arenas: vec![] },
+            training: None,
+            layers,
+        })
+    }
+
+    /// The layers with their sizes.
+    pub fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
+    /// The loss, once there is one.
+    pub fn loss(&self) -> Option<Loss> {
+        self.training.as_ref().map(|training| training.loss())
+    }
+
+    /// The optimiser, once there is one.
+    pub fn optimizer(&mut self) -> Option<&mut Optimizer<T>> {
+        self.training.as_mut().map(Training::optimizer)
+    }
+
+    /// The weight's elements, as they are stored.
+    pub fn weight(&mut self, weight: &Weight) -> &mut [T] {
+        let all = if weight.trainable { &mut self.params } else { &mut self.moving };
+        &mut all.get_mut()[weight.range()]
+    }
+
+    /// To be called when weights have been written to.
+    pub fn weights_changed(&mut self) {
+        self.inference.stale = true;
+        if let Some(training) = &mut self.training {
+            training.weights_changed();
+        }
+    }
+
+    /// Chooses loss and optimiser, which forgets what it knew.
+    ///
+    /// # Errors
+    /// If the loss does not fit the output, or if there is not enough memory.
+    pub fn compile(&mut self, loss: Loss, rule: Rule) -> Result<(), BuildError> {
+        let output = self.layers.output();
+        let classes = !matches!(loss, Loss::MeanSquaredError);
+        if classes && output.len() != 1 {
+            return Err(BuildError::Shape(ShapeError::new(format!(
+                "expected an output of one axis for a cross-entropy, got shape {}",
+                tuple(output)
+            ))));
+        }
+        self.training = Some(Training::new(&self.layers, loss, rule)?);
+        Ok(())
+    }
+
+    /// Trains. Without a loss and an optimiser, nothing happens.
+    ///
+    /// # Errors
+    /// If there is not enough memory; then nothing has been learnt.
+    pub fn train<X: Source>(
+        &mut self,
+        examples: Examples<'_, X, T>,
+        call: Call<'_>,
+        poll: Poll<'_>,
+    ) -> Result<Outcome, BuildError> {
+        let Self { layers, params, moving, training: Some(training), inference } = self else {
+            return Ok(Outcome::default());
+        };
+        if call.order.is_empty() {
+            return Ok(Outcome::default());
+        }
+        inference.stale = true;
+        training.run(layers, params, moving, examples, call, poll)
+    }
+
+    /// The losses and right predictions of all images, by a loss that fits the targets.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn evaluate<X: Source>(
+        &mut self,
+        examples: Examples<'_, X, T>,
+        images: usize,
+        threads: usize,
+        poll: Poll<'_>,
+    ) -> Result<Outcome, BuildError> {
+        let Some(training) = &self.training else { return Ok(Outcome::default()) };
+        let loss = training.loss();
+        let softmax = training.ends_before_softmax();
+        let plan = &self.inference.plan;
+        let (end, width) = (plan.len() - usize::from(softmax), plan.width);
+        let mut sums = vec![LossSums::default(); images.div_ceil(plan.block)];
+        let stopped = self.infer(
+            examples.x,
+            &mut sums,
+            1,
+            images,
+            end,
+            threads,
+            poll,
+            |plan, block, at, sums| {
+                // SAFETY: the block has been run, and is not run again before this is over.
+                let x = unsafe { plan.value(block, end) };
+                let targets = match examples.targets {
+                    Targets::Labels(labels) => Targets::Labels(&labels[at.clone()]),
+                    Targets::Values(y) => Targets::Values(&y[at.start * width..at.end * width]),
+                };
+                run::loss_forward(&mut sums[0], x, targets, loss, width);
+            },
+        )?;
+        let loss = sums.iter().map(|sums| sums.loss).sum();
+        let correct = sums.iter().map(|sums| sums.correct).sum();
+        Ok(Outcome { losses: vec![loss], correct, stopped })
+    }
+
+    /// What the network says of each image: `out` (images, output). Returns whether it was stopped.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn predict<X: Source>(
+        &mut self,
+        out: &mut [T],
+        x: &[X],
+        images: usize,
+        threads: usize,
+        poll: Poll<'_>,
+    ) -> Result<bool, BuildError> {
+        let plan = &self.inference.plan;
+        let (end, len) = (plan.len(), plan.block * plan.width);
+        self.infer(x, out, len, images, end, threads, poll, |plan, block, _, out| {
+            // SAFETY: the block has been run, and is not run again before this is over.
+            out.copy_from_slice(unsafe { plan.value(block, end) });
+        })
+    }
+
+    /// Runs all images through the first `end` steps, in blocks, and hands to `visit` what belongs to
+    /// a block: its images and its `len` elements of `out`.
+    fn infer<X: Source, R: Send>(
+        &mut self,
+        x: &[X],
+        out: &mut [R],
+        len: usize,
+        images: usize,
+        end: usize,
+        threads: usize,
+        poll: Poll<'_>,
+        visit: impl Fn(&Plan<T>, &Block<'_, T>, Range<usize>, &mut [R]) + Sync,
+    ) -> Result<bool, BuildError> {
+        let Self { params, moving, inference, .. } = self;
+        let Inference { plan, prepared, stale, arenas } = inference;
+        if *stale {
+            let model = Model { params: params.get_mut(), moving: moving.get_mut() };
+            prepare_all(plan, prepared.get_mut(), model);
+            *stale = false;
+        }
+        let blocks = images.div_ceil(plan.block);
+        let work = plan.work.saturating_mul(images);
+        let threads = if work < 3 * WORK_FOR_THREADS { 1 } else { threads.min(blocks) };
+        while arenas.len() < threads.max(1) {
+            arenas.push(Shared::zeros(plan.arena_len)?);
+        }
+        let none = Shared::zeros(0)?;
+        let stop = AtomicBool::new(false);
+        let blocks = Mutex::new(parts(images, plan.block).zip(out.chunks_mut(len)));
+        team::run(threads, |worker, _| {
+            let mut clock = Clock::new((worker == 0).then_some(poll));
+            while !stop.load(Ordering::Relaxed) {
+                let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((at, out)) = next else { break };
+                let block = Block {
+                    arena: &arenas[worker],
+                    n: at.len(),
+                    random: Random { seed: 0, step: 0, row: 0 },
+                    params,
+                    // SAFETY: nobody writes to it in this call.
+                    prepared: unsafe { prepared.read(0..prepared.len()) },
+                    stats: &none,
+                    d_stats: &none,
+                    chunk: Chunks { images: at.len(), len: at.len(), at: 0 },
+                };
+                for (row, image) in at.clone().enumerate() {
+                    plan.read(&block, row, x, image);
+                }
+                plan.forward(&block, 0..end);
+                visit(plan, &block, at, out);
+                if clock.says_stop(plan.work * block.n) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        Ok(stop.into_inner())
+    }
+}
