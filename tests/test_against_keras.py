@@ -202,10 +202,6 @@ def test_twenty_steps_of_sgd(keras: Any, net: Any, settings: dict[str, Any]) -> 
     course(keras, net, "SGD", learning_rate=0.02, **settings)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="all steps of a call are taken for its first one (src/network/optimizer.rs, update)",
-)
 @pytest.mark.parametrize(
     ("net", "rule", "settings"),
     [

@@ -33,7 +33,6 @@ from cnnrs import (  # noqa: E402
     Rescaling,
     Sequential,
 )
-from cnnrs.callbacks import Callback  # noqa: E402
 from cnnrs.layers import ACTIVATIONS, Layer  # noqa: E402
 from cnnrs.losses import (  # noqa: E402
     CategoricalCrossentropy,
@@ -227,19 +226,11 @@ def test_batch_normalisations(case: Case) -> None:
     check(case)
 
 
-ENDS = pytest.mark.xfail(
-    strict=True,
-    reason="the tile for 3x3 windows of one channel takes pixels for neighbours when only the "
-    "first and the last of them lie as if they were (src/kernels/tile.rs, Job::tile)",
-)
-
-
 def small_images(least: int, most: int) -> list[tuple[int, int, int]]:
     """Heights, widths and numbers of images."""
     return [(h, w, n) for h in range(least, most) for w in range(least, most) for n in (1, 2)]
 
 
-@ENDS
 def test_every_size_of_small_images_of_one_channel() -> None:
     """Every number of pixels that may be left over behind the last whole tile."""
     wrong, rng = [], np.random.default_rng(0)
@@ -252,7 +243,6 @@ def test_every_size_of_small_images_of_one_channel() -> None:
     assert not wrong
 
 
-@ENDS
 def test_every_size_of_small_images_that_one_filter_sees() -> None:
     """The gradient of the input is a convolution of one channel too."""
     wrong = []
@@ -304,13 +294,6 @@ def test_networks_and_large_batches(case: Case) -> None:
     check(case)
 
 
-class EachStep(Callback):
-    """Makes each step a call of its own."""
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        pass
-
-
 @pytest.mark.parametrize("course", draws.courses(60, 12), ids=lambda course: course.case.name)
 def test_optimizers_over_several_steps(course: Course) -> None:
     case, rule = course.case, course.optimizer
@@ -342,13 +325,7 @@ def test_optimizers_over_several_steps(course: Course) -> None:
     it = Subject(case, steps)
     it.model.compile(rule, case.loss)
     history = it.model.fit(
-        it.images,
-        it.labels,
-        course.batch,
-        course.epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=EachStep(),
+        it.images, it.labels, course.batch, course.epochs, shuffle=False, verbose=0
     )
     for index, (got, expected) in enumerate(zip(it.model.get_weights(), learnt, strict=True)):
         it.close(got, expected, f"weight {index}", float(expected.abs().max()))
