@@ -268,10 +268,6 @@ def test_losses(case: Case) -> None:
     check(case)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a softmax over channels is taken for one over all outputs (src/network/plan.rs, stage)",
-)
 @pytest.mark.parametrize("sparse", [True, False])
 def test_a_softmax_over_channels_is_none_over_all_outputs(sparse: bool) -> None:
     """Cross-entropy divides the outputs by their sum, here the number of pixels."""

@@ -324,11 +324,6 @@ still_works(model, x, y)
 """
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a later look for signals in the same step forgets the interrupt "
-    "(src/bindings/network.rs, interruptible)",
-)
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent in another way there")
 def test_sigint_is_not_forgotten_in_a_step_of_several_looks() -> None:
     """Where a batch of one block is normalised, and each stretch between meetings takes long."""

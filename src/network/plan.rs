@@ -501,7 +501,8 @@ impl<'a, T: Element> Builder<'a, T> {
             let step = Box::new(ActivationStep { activation: stage.activation, width });
             self.push(step, out_len, 0..0)?;
         }
-        let softmax = |activation| matches!(activation, Activation::Softmax);
+        // One over all outputs; that over the channels of an image is another.
+        let softmax = |activation| activation == Activation::Softmax && width == out_len;
         self.ends_in_softmax = softmax(stage.activation)
             || matches!(layer.spec.kind, LayerKind::Activation(activation) if softmax(activation));
         Ok(())
