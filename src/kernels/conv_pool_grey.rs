@@ -401,21 +401,38 @@ fn backward_vectors<T: Element, S: Simd<T>, const K: usize>(
             let here = simd.equal(at, simd.splat(T::from_f64(n as f64)));
             d[n] = simd.select(here, d[n], simd.zero());
         }
-        // Each pixel is broadcast once, for all the positions that it touches.
-        for y in 0..POOL + K - 1 {
-            for x in 0..POOL + K - 1 {
-                let pixel = simd.splat(patch.pixel(y, x));
-                for n in 0..POSITIONS {
-                    let (dy, dx) = (n / POOL, n % POOL);
-                    if (dy..dy + K).contains(&y) && (dx..dx + K).contains(&x) {
-                        let sum = &mut sums[y - dy][x - dx];
-                        *sum = simd.mul_add(pixel, d[n], *sum);
-                    }
-                }
-            }
+        // One by one, since the sums are registers only if no loop chooses among them.
+        add_row::<T, S, K, 0>(simd, &mut sums, patch, &d);
+        add_row::<T, S, K, 1>(simd, &mut sums, patch, &d);
+        add_row::<T, S, K, 2>(simd, &mut sums, patch, &d);
+        add_row::<T, S, K, 3>(simd, &mut sums, patch, &d);
+        if K == 5 {
+            add_row::<T, S, K, 4>(simd, &mut sums, patch, &d);
+            add_row::<T, S, K, 5>(simd, &mut sums, patch, &d);
         }
     }
     sums
+}
+
+/// Adds the products of the pixels in row `Y` and the gradients `d` at the positions. Each pixel is
+/// broadcast once, for all the positions that it meets.
+#[inline(always)]
+fn add_row<T: Element, S: Simd<T>, const K: usize, const Y: usize>(
+    simd: S,
+    sums: &mut [[S::Vector; K]; K],
+    patch: Patch<T, K>,
+    d: &[S::Vector; POSITIONS],
+) {
+    for x in 0..POOL + K - 1 {
+        let pixel = simd.splat(patch.pixel(Y, x));
+        for n in 0..POSITIONS {
+            let (dy, dx) = (n / POOL, n % POOL);
+            if (dy..dy + K).contains(&Y) && (dx..dx + K).contains(&x) {
+                let sum = &mut sums[Y - dy][x - dx];
+                *sum = simd.mul_add(pixel, d[n], *sum);
+            }
+        }
+    }
 }
 
 /// The layout of [`forward_pairs`]: what the two columns of the windows contribute is summed in
