@@ -6,6 +6,12 @@ use crate::kernels::simd::{Element, Simd};
 /// Positions in a pooling window.
 pub const POSITIONS: usize = POOL * POOL;
 
+/// The length of equal pieces, of at most `most` each and with none much smaller, that make up `len`.
+#[inline(always)]
+pub fn evenly(len: usize, most: usize) -> usize {
+    len.div_ceil(len.div_ceil(most))
+}
+
 /// Where the patches under the filters lie in a padded image, in elements.
 pub struct Patches {
     /// Rows of a patch, neighbouring elements in each, and the distance between rows.
@@ -64,9 +70,8 @@ impl Patches {
     /// Calls `visit` for the blocks of at most `most` vectors of `lanes` elements that make up a patch.
     #[inline(always)]
     pub fn for_each_block(&self, lanes: usize, most: usize, mut visit: impl FnMut(Block)) {
-        // As wide as can be, and equally wide, so that no block is small.
-        let vectors = self.run.div_ceil(lanes);
-        let vectors = vectors.div_ceil(vectors.div_ceil(most.min(MOST_VECTORS)));
+        // As wide as can be, then as high.
+        let vectors = evenly(self.run.div_ceil(lanes), most.min(MOST_VECTORS));
         let most_rows = most / vectors;
         let mut row = 0;
         while row < self.rows {

@@ -1,0 +1,255 @@
+//! The convolution and the maxima.
+
+use super::patches::Patches;
+use super::{POSITIONS, check};
+use crate::kernels::shape::{ConvPoolShape, POOL};
+use crate::kernels::simd::{Element, Simd};
+
+/// `out[i, j, o] = relu(max over the window of (i, j) of conv(x, kernel)[.., .., o] + bias[o])`, and in
+/// `argmax` the position (0 to 3, row by row) of the first maximum; a NaN counts as the maximum, and
+/// ReLU keeps it.
+///
+/// `out` and `argmax` (n, pooled h, pooled w, c_out), `x` (n, h, w) with its padding, `kernel` (k, k, 1,
+/// c_out), `bias` (c_out,); for shapes that are [supported](super::supports).
+#[inline(always)]
+pub fn grey_forward<T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    argmax: &mut [T],
+    x: &[T],
+    kernel: &[T],
+    bias: Option<&[T]>,
+    relu: bool,
+    shape: &ConvPoolShape,
+    n: usize,
+) {
+    check(out, argmax, x, kernel, shape, n);
+    let c_out = shape.conv().c_out();
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), c_out, "bias length");
+    }
+    for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
+        let layer = Channels { kernel, bias, relu, o, end: c_out.min(o + S::LANES), c_out };
+        let patches = Patches::<T, K>::new(x, shape);
+        if layer.end - o <= S::LANES / 2 {
+            forward_pairs(simd, out, argmax, patches, &layer);
+        } else {
+            forward_vectors(simd, out, argmax, patches, &layer);
+        }
+    });
+}
+
+#[inline(always)]
+fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
+    simd: S,
+    out: &mut [T],
+    argmax: &mut [T],
+    mut patches: Patches<T, K>,
+    layer: &Channels<T>,
+) {
+    let (taps, bias) = (layer.taps(simd), layer.bias(simd));
+    let windows = out.len() / layer.c_out;
+    let mut window = 0;
+    // As many windows at a time as there are registers for. With few registers and few taps, one is
+    // faster: the taps stay in the others.
+    while S::SUMS >= 24 && window + 4 <= windows {
+        let sums = window_sums::<T, S, K, 4>(simd, &mut patches, &taps);
+        for n in 0..4 {
+            layer.store_pooled(simd, out, argmax, sums[n], bias, window + n, 1);
+        }
+        window += 4;
+    }
+    while S::SUMS < 24 && K > 3 && window + 2 <= windows {
+        let sums = window_sums::<T, S, K, 2>(simd, &mut patches, &taps);
+        for n in 0..2 {
+            layer.store_pooled(simd, out, argmax, sums[n], bias, window + n, 1);
+        }
+        window += 2;
+    }
+    while window < windows {
+        let [sums] = window_sums(simd, &mut patches, &taps);
+        layer.store_pooled(simd, out, argmax, sums, bias, window, 1);
+        window += 1;
+    }
+}
+
+/// The convolution at the four positions of the next `W` windows.
+#[inline(always)]
+fn window_sums<T: Element, S: Simd<T>, const K: usize, const W: usize>(
+    simd: S,
+    patches: &mut Patches<T, K>,
+    taps: &[[S::Vector; K]; K],
+) -> [[S::Vector; POSITIONS]; W] {
+    let patches = patches.take::<W>();
+    let mut sums = [[simd.zero(); POSITIONS]; W];
+    for y in 0..POOL + K - 1 {
+        for x in 0..K {
+            for window in 0..W {
+                for dx in 0..POOL {
+                    let pixel = simd.splat(patches[window].pixel(y, x + dx));
+                    for dy in 0..POOL {
+                        if (dy..dy + K).contains(&y) {
+                            let sum = &mut sums[window][POOL * dy + dx];
+                            *sum = simd.mul_add(pixel, taps[y - dy][x], *sum);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// For half a vector of channels at most: each has two neighbouring lanes, one for each column of a
+/// pooling window. A pair of neighbouring pixels fills a vector in one load, and meets both columns.
+#[inline(always)]
+fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
+    simd: S,
+    out: &mut [T],
+    argmax: &mut [T],
+    mut patches: Patches<T, K>,
+    layer: &Channels<T>,
+) {
+    let mut taps: [[S::Vector; K]; K] = layer.taps(simd);
+    for y in 0..K {
+        for x in 0..K {
+            taps[y][x] = simd.zip(taps[y][x], taps[y][x])[0];
+        }
+    }
+    let bias = layer.bias(simd);
+    let bias = unzip(simd, [simd.zip(bias, bias)[0]; POOL], [simd.zip(bias, bias)[0]; POOL])[0];
+    let windows = out.len() / layer.c_out;
+    let mut window = 0;
+    while window + 4 <= windows {
+        let sums = pair_sums::<T, S, K, 4>(simd, &mut patches, &taps);
+        // The channels of two windows may be one vector in memory.
+        if layer.c_out == S::LANES / 2 {
+            for n in [0, 2] {
+                let sums = unzip(simd, sums[n], sums[n + 1]);
+                layer.store_pooled(simd, out, argmax, sums, bias, window + n, 2);
+            }
+        } else {
+            for n in 0..4 {
+                let sums = unzip(simd, sums[n], sums[n]);
+                layer.store_pooled(simd, out, argmax, sums, bias, window + n, 1);
+            }
+        }
+        window += 4;
+    }
+    while window < windows {
+        let [sums] = pair_sums(simd, &mut patches, &taps);
+        layer.store_pooled(simd, out, argmax, unzip(simd, sums, sums), bias, window, 1);
+        window += 1;
+    }
+}
+
+/// The convolution in both rows of the next `W` windows.
+#[inline(always)]
+fn pair_sums<T: Element, S: Simd<T>, const K: usize, const W: usize>(
+    simd: S,
+    patches: &mut Patches<T, K>,
+    taps: &[[S::Vector; K]; K],
+) -> [[S::Vector; POOL]; W] {
+    let patches = patches.take::<W>();
+    let mut sums = [[simd.zero(); POOL]; W];
+    for y in 0..POOL + K - 1 {
+        for x in 0..K {
+            for window in 0..W {
+                let pair = simd.splat_pair(patches[window].pair(y, x));
+                for dy in 0..POOL {
+                    if (dy..dy + K).contains(&y) {
+                        let sum = &mut sums[window][dy];
+                        *sum = simd.mul_add(pair, taps[y - dy][x], *sum);
+                    }
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// The four positions of two windows, each with half a vector of channels, from the windows' rows.
+#[inline(always)]
+fn unzip<T: Element, S: Simd<T>>(
+    simd: S,
+    a: [S::Vector; POOL],
+    b: [S::Vector; POOL],
+) -> [S::Vector; POSITIONS] {
+    let (upper, lower) = (simd.unzip(a[0], b[0]), simd.unzip(a[1], b[1]));
+    [upper[0], upper[1], lower[0], lower[1]]
+}
+
+/// At most a vector of the layer's channels.
+struct Channels<'a, T> {
+    kernel: &'a [T],
+    bias: Option<&'a [T]>,
+    relu: bool,
+    /// The first channel, and the one behind the last.
+    o: usize,
+    end: usize,
+    c_out: usize,
+}
+
+impl<T: Element> Channels<'_, T> {
+    #[inline(always)]
+    fn taps<S: Simd<T>, const K: usize>(&self, simd: S) -> [[S::Vector; K]; K] {
+        let mut taps = [[simd.zero(); K]; K];
+        for y in 0..K {
+            for x in 0..K {
+                let channels = &self.kernel[(y * K + x) * self.c_out..][self.o..self.end];
+                taps[y][x] = simd.load_up_to(channels);
+            }
+        }
+        taps
+    }
+
+    #[inline(always)]
+    fn bias<S: Simd<T>>(&self, simd: S) -> S::Vector {
+        match self.bias {
+            Some(bias) => simd.load_up_to(&bias[self.o..self.end]),
+            None => simd.zero(),
+        }
+    }
+
+    /// Writes the layer's output and the places of the maxima, from the convolution at the four
+    /// positions of one window or of several `windows` behind each other.
+    #[inline(always)]
+    fn store_pooled<S: Simd<T>>(
+        &self,
+        simd: S,
+        out: &mut [T],
+        argmax: &mut [T],
+        sums: [S::Vector; POSITIONS],
+        bias: S::Vector,
+        window: usize,
+        windows: usize,
+    ) {
+        let mut values = [(simd.zero(), simd.zero()); POSITIONS];
+        for n in 0..POSITIONS {
+            values[n] = (sums[n], simd.splat(T::from_f64(n as f64)));
+        }
+        let upper = larger(simd, values[0], values[1]);
+        let lower = larger(simd, values[2], values[3]);
+        let (mut max, at) = larger(simd, upper, lower);
+        max = simd.add(max, bias);
+        if self.relu {
+            let alive = simd.greater_or_nan(max, simd.zero());
+            max = simd.select(alive, max, simd.zero());
+        }
+        let start = window * self.c_out;
+        let channels = start + self.o..start + self.end + (windows - 1) * self.c_out;
+        simd.store_up_to(max, &mut out[channels.clone()]);
+        simd.store_up_to(at, &mut argmax[channels]);
+    }
+}
+
+/// The larger of two values, of equal ones the first, with what comes with it. NaN is the largest.
+#[inline(always)]
+fn larger<T: Element, S: Simd<T>>(
+    simd: S,
+    a: (S::Vector, S::Vector),
+    b: (S::Vector, S::Vector),
+) -> (S::Vector, S::Vector) {
+    let later = simd.greater_or_nan(b.0, a.0);
+    (simd.select(later, b.0, a.0), simd.select(later, b.1, a.1))
+}
