@@ -214,17 +214,6 @@ impl ConvShape {
         Self::valid((1, 1, inputs), (1, 1), outputs)
     }
 
-    /// The same shape with its window and input channels as compile-time constants, where they are
-    /// worth it: inlined code then unrolls the loops over the taps.
-    #[inline(always)]
-    pub fn with_constant_window(&self) -> Option<Self> {
-        let WindowShape { y, x, .. } = self.windows;
-        let constant = |axis: Axis| Axis { window: 3, stride: 1, before: 0, after: 0, ..axis };
-        let windows = WindowShape { y: constant(y), x: constant(x), c: 1 };
-        let constant = Self { windows, ..*self };
-        (constant == *self).then_some(constant)
-    }
-
     /// The image and its windows.
     #[inline(always)]
     pub fn windows(&self) -> &WindowShape {

@@ -367,10 +367,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                     if self.stop.load(Ordering::Relaxed) && !descends {
                         break;
                     }
-                    self.chunk(worker, phase, At { chunks: Chunks { at: chunk, ..chunks }, ..at });
-                    if clock.says_stop(self.training.plan.work * chunks.len) {
-                        self.stop.store(true, Ordering::Relaxed);
-                    }
+                    let at = At { chunks: Chunks { at: chunk, ..chunks }, ..at };
+                    self.chunk(worker, phase, at, clock);
                 }
                 let last = number + 1 == self.phases.len();
                 barrier.wait(|| self.finish_phase(last, &at))?;
@@ -428,8 +426,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         outcome.losses.push(loss);
     }
 
-    /// Takes a chunk through a phase.
-    fn chunk(&self, worker: usize, phase: &Phase, at: At) {
+    /// Takes a chunk through a phase, or a part of it if there is a stop: then the step does not count.
+    fn chunk(&self, worker: usize, phase: &Phase, at: At, clock: &mut Clock<'_>) {
         let Training { plan, gradients, .. } = self.training;
         let (chunks, params_len) = (at.chunks, self.params.len());
         let first = chunks.at * chunks.len;
@@ -474,6 +472,12 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                     plan.backward(&block, phase.backward.clone(), extra, rate);
                     gradient.iter_mut().zip(extra).for_each(|(sum, &mut d)| *sum = *sum + d);
                 }
+            }
+            if clock.says_stop(plan.work * block.n) {
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            if self.stop.load(Ordering::Relaxed) && !at.descends {
+                return;
             }
         }
     }
