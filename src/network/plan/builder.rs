@@ -1,0 +1,274 @@
+//! From stages of layers to a plan: each stage's step, and a place in the arena for all it needs.
+
+use std::ops::Range;
+
+use super::{Meeting, Node, Plan};
+use crate::kernels::activation::Activation;
+use crate::kernels::shape::{ConvShape, DenseShape, PoolShape, ShapeError, checked_len};
+use crate::kernels::simd::Element;
+use crate::network::Mode;
+use crate::network::layers::{ALIGNMENT, Layer, Layers, Stored};
+use crate::network::spec::LayerKind;
+use crate::network::stages::{Operation, Stage};
+use crate::network::step::Step;
+use crate::network::steps::{
+    ActivationStep, AffineStep, AveragePoolStep, BatchNormStep, ConvStep, DenseStep, DropoutStep,
+    MaxPoolStep, Norm, RescaleStep,
+};
+
+/// Images in a block: enough to use each weight several times once it is in a register, and few
+/// enough that their values stay in the second-level cache.
+const BLOCK: usize = 8;
+
+/// Products of a block's forward pass from which on it holds fewer images.
+const MUCH_WORK: usize = 1 << 25;
+
+/// Products of a block's forward pass below which it holds more images: so few that the gradient,
+/// which each chunk has for itself, would cost more to write and to add up than to compute.
+const LITTLE_WORK: usize = 1 << 20;
+
+/// Most images in a block of little work.
+const LARGE_BLOCK: usize = 32;
+
+/// Images in a block, by the products of one image.
+fn block(work: usize) -> usize {
+    let work = work.max(1);
+    (MUCH_WORK / work).clamp(1, BLOCK).max((LITTLE_WORK / work).min(LARGE_BLOCK))
+}
+
+/// A map that grows.
+#[derive(Default)]
+struct Map {
+    len: usize,
+}
+
+impl Map {
+    /// The start of so many elements more.
+    fn reserve(&mut self, len: usize) -> Result<usize, ShapeError> {
+        let start = self.len;
+        let end = len.checked_next_multiple_of(ALIGNMENT).and_then(|len| start.checked_add(len));
+        self.len = end.unwrap_or(usize::MAX);
+        checked_len("all values of a step", &[self.len])?;
+        Ok(start)
+    }
+}
+
+/// Collects nodes, then lays out the arena.
+pub(super) struct Builder<'a, T> {
+    layers: &'a Layers,
+    mode: Mode,
+    nodes: Vec<Node<T>>,
+    scale: f64,
+    offset: f64,
+    prepared: Map,
+    work: usize,
+    ends_in_softmax: bool,
+}
+
+impl<'a, T: Element> Builder<'a, T> {
+    pub(super) fn new(layers: &'a Layers, mode: Mode) -> Self {
+        Self {
+            layers,
+            mode,
+            nodes: vec![],
+            scale: 1.0,
+            offset: 0.0,
+            prepared: Map::default(),
+            work: 0,
+            ends_in_softmax: false,
+        }
+    }
+
+    pub(super) fn stage(&mut self, stage: &Stage) -> Result<(), ShapeError> {
+        let layers = &self.layers.layers;
+        let layer = &layers[stage.layer];
+        let norm = |index: Option<usize>| index.and_then(|i| norm(&layers[i]));
+        let out_len = layers[stage.last].output_len();
+        let width = *layer.output.last().unwrap_or(&1);
+        let stored = layer.weights.first().map_or(Stored::AsIs, |weight| weight.stored);
+        let needs_d_x = self.needs_d_x();
+        let step: Box<dyn Step<T>> = match (&stage.operation, layer.spec.kind) {
+            (
+                &Operation::Conv { norm: index, pool, relu, grey },
+                LayerKind::Conv { use_bias, .. },
+            ) => {
+                let Some(shape) = layer.conv else { return Ok(()) };
+                let pixels = pool.map_or(shape.output_len(), |pool| 4 * pool.pool().output_len());
+                self.work = self.work.saturating_add(shape.taps().saturating_mul(pixels));
+                let norm = norm(index);
+                Box::new(ConvStep { shape, pool, grey, use_bias, relu, stored, needs_d_x, norm })
+            }
+            (
+                &Operation::Dense { norm: index, relu, few },
+                LayerKind::Dense { units, use_bias, .. },
+            ) => {
+                let shape = DenseShape::new(layer.input_len(), units)?;
+                self.work = self.work.saturating_add(shape.weights_len());
+                let norm = norm(index);
+                if few {
+                    Box::new(DenseStep { shape, use_bias, relu, norm })
+                } else {
+                    let shape = ConvShape::dense(layer.input_len(), units)?;
+                    let (pool, grey) = (None, false);
+                    Box::new(ConvStep {
+                        shape,
+                        pool,
+                        grey,
+                        use_bias,
+                        relu,
+                        stored,
+                        needs_d_x,
+                        norm,
+                    })
+                }
+            }
+            (_, LayerKind::MaxPool(_)) => Box::new(MaxPoolStep { shape: pool(layer)? }),
+            (_, LayerKind::AveragePool(_) | LayerKind::GlobalAveragePool { .. }) => {
+                Box::new(AveragePoolStep { shape: pool(layer)? })
+            }
+            (_, LayerKind::Activation(activation)) => {
+                Box::new(ActivationStep { activation, width })
+            }
+            (_, LayerKind::Dropout { rate }) => {
+                let salt = self.nodes.len() as u64;
+                Box::new(DropoutStep { rate, len: out_len, salt })
+            }
+            (_, LayerKind::BatchNorm { momentum, epsilon, center, scale }) => {
+                match (self.mode, layer.weight("moving_mean"), layer.weight("moving_variance")) {
+                    (Mode::Training, Some(mean), Some(variance)) => Box::new(BatchNormStep {
+                        c: width,
+                        pixels: out_len / width,
+                        momentum,
+                        epsilon,
+                        scale,
+                        center,
+                        mean: mean.clone(),
+                        variance: variance.clone(),
+                    }),
+                    _ => match norm(Some(stage.layer)) {
+                        Some(norm) => Box::new(AffineStep { c: width, norm }),
+                        None => return Ok(()),
+                    },
+                }
+            }
+            (_, LayerKind::Rescale { scale, offset }) if self.nodes.is_empty() => {
+                self.offset = self.offset * scale + offset;
+                self.scale *= scale;
+                return Ok(());
+            }
+            (_, LayerKind::Rescale { scale, offset }) => Box::new(RescaleStep { scale, offset }),
+            (_, LayerKind::Flatten | LayerKind::Conv { .. } | LayerKind::Dense { .. }) => {
+                return Ok(());
+            }
+        };
+        self.push(step, out_len, layer.params())?;
+        if !matches!(stage.activation, Activation::Linear) {
+            let step = Box::new(ActivationStep { activation: stage.activation, width });
+            self.push(step, out_len, 0..0)?;
+        }
+        // One over all outputs; that over the channels of an image is another.
+        let softmax = |activation| activation == Activation::Softmax && width == out_len;
+        self.ends_in_softmax = softmax(stage.activation)
+            || matches!(layer.spec.kind, LayerKind::Activation(activation) if softmax(activation));
+        Ok(())
+    }
+
+    fn needs_d_x(&self) -> bool {
+        self.nodes.iter().any(|node| !node.params.is_empty())
+    }
+
+    fn push(
+        &mut self,
+        step: Box<dyn Step<T>>,
+        out_len: usize,
+        params: Range<usize>,
+    ) -> Result<(), ShapeError> {
+        let len = step.prepared_len();
+        let start = self.prepared.reserve(len)?;
+        let needs_d_x = self.needs_d_x();
+        self.work = self.work.saturating_add(out_len);
+        let prepared = start..start + len;
+        let node = Node { step, out_len, params, prepared, saved: 0..0, meeting: None, needs_d_x };
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// Lays out the arena.
+    pub(super) fn plan(
+        mut self,
+        fixed: Option<usize>,
+        max_chunks: usize,
+    ) -> Result<Plan<T>, ShapeError> {
+        let block = fixed.unwrap_or_else(|| block(self.work));
+        let input_len: usize = self.layers.input.iter().product();
+        let lens: Vec<usize> =
+            std::iter::once(input_len).chain(self.nodes.iter().map(|node| node.out_len)).collect();
+        let mut largest = 0;
+        for &len in &lens {
+            largest = largest.max(checked_len("the values of a block of images", &[block, len])?);
+        }
+        let mut arena = Map::default();
+        let mut values = vec![];
+        let mut d_values = [0; 2];
+        if self.mode == Mode::Training {
+            for &len in &lens {
+                values.push(arena.reserve(block * len)?);
+            }
+            d_values = [arena.reserve(largest)?, arena.reserve(largest)?];
+        } else {
+            let slots = [arena.reserve(largest)?, arena.reserve(largest)?];
+            values.extend((0..lens.len()).map(|i| slots[i % 2]));
+        }
+        let mut stats = Map::default();
+        let mut meetings = vec![];
+        let mut scratch_len = 0;
+        let mut saved = 0..0;
+        for (i, node) in self.nodes.iter_mut().enumerate() {
+            scratch_len = scratch_len.max(node.step.scratch_len(block));
+            let len = node.step.saved_len(block);
+            // In inference, nothing is kept for a way back.
+            if self.mode == Mode::Training || len > saved.len() {
+                let start = arena.reserve(len)?;
+                saved = start..start + len;
+            }
+            node.saved = saved.clone();
+            let len = node.step.stats_len();
+            if len > 0 {
+                let all = checked_len("the statistics of a batch", &[max_chunks, len])?;
+                node.meeting = Some(Meeting { start: stats.reserve(all)?, len });
+                meetings.push(i);
+            }
+        }
+        let width: usize = self.layers.output().iter().product();
+        Ok(Plan {
+            scale: T::from_f64(self.scale),
+            offset: T::from_f64(self.offset),
+            input_len,
+            width,
+            block,
+            values,
+            d_values,
+            targets: arena.reserve(checked_len("a block of targets", &[block, width])?)?,
+            scratch: arena.reserve(scratch_len)?,
+            arena_len: arena.len,
+            prepared_len: self.prepared.len,
+            stats_len: stats.len,
+            meetings,
+            work: self.work,
+            ends_in_softmax: self.ends_in_softmax,
+            nodes: self.nodes,
+        })
+    }
+}
+
+fn pool(layer: &Layer) -> Result<PoolShape, ShapeError> {
+    layer.pool.ok_or_else(|| ShapeError::new("expected a pooling".to_owned()))
+}
+
+/// The weights of a layer of batch normalisation.
+fn norm(layer: &Layer) -> Option<Norm> {
+    match layer.spec.kind {
+        LayerKind::BatchNorm { epsilon, .. } => Norm::new(layer, epsilon),
+        _ => None,
+    }
+}
