@@ -451,8 +451,15 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 chunk: chunks,
             };
             if phase.first {
+                // The images are anywhere in memory; those that this thread will probably read next
+                // are on their way while it computes.
+                let order = &self.call.order[at.start + row..];
+                let ahead = block.n * self.call.threads;
                 for n in 0..block.n {
-                    plan.read(&block, n, self.examples.x, self.call.order[at.start + row + n]);
+                    if let Some(&image) = order.get(n + ahead) {
+                        plan.prefetch(self.examples.x, image);
+                    }
+                    plan.read(&block, n, self.examples.x, order[n]);
                 }
             }
             plan.forward(&block, phase.forward.clone());

@@ -213,6 +213,16 @@ pub trait Simd<T: Element>: Copy {
     }
 }
 
+/// Asks for the first bytes of `x`, some cache lines of them, to be in the cache soon, where the
+/// instruction set can: the machine foresees the rest by itself.
+#[inline]
+pub fn prefetch<X>(x: &[X]) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch(x.as_ptr().cast(), size_of_val(x));
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
+}
+
 /// Calls `visit` for the range of each vector in a slice of `len` elements. All but the last have a
 /// length that the compiler knows.
 #[inline(always)]
