@@ -1,10 +1,11 @@
 //! The gradient of the kernel.
 
-use super::patches::{Patch, Patches};
+use std::ops::Range;
+
+use super::patches::{Patch, Patches, columns};
 use super::{POSITIONS, check};
 use crate::kernels::shape::{ConvPoolShape, POOL};
-use crate::kernels::simd::{Element, Simd};
-use std::ops::Range;
+use crate::kernels::simd::{Element, MAX_LANES, Simd};
 
 /// `d_kernel[y, x, 0, o] = sum over images and windows of image[p + (y, x)] * d_out[i, j, o]`, where `p`
 /// is the position of the window's maximum. `d_out` is the gradient before ReLU.
@@ -23,34 +24,136 @@ pub fn grey_backward_kernel<T: Element, S: Simd<T>>(
 ) {
     check(d_out, argmax, x, d_kernel, shape, n);
     let c_out = shape.conv().c_out();
+    let (_, windows, _) = shape.pool().output();
+    let gradient = Gradient { d_out, argmax, c_out, windows };
     for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
-        let end = c_out.min(o + S::LANES);
+        let channels = o..c_out.min(o + S::LANES);
         let patches = Patches::<T, K>::new(x, shape);
-        let sums = if end - o <= S::LANES / 2 {
-            backward_pairs(simd, d_out, argmax, patches, o..end, c_out)
+        let sums = if columns(K, 2) <= S::LANES / 2 && 2 * c_out <= S::LANES {
+            pick_two(simd, &gradient, patches)
+        } else if columns(K, 1) <= S::LANES / 2 {
+            pick(simd, &gradient, patches, channels.clone())
         } else {
-            backward_vectors(simd, d_out, argmax, patches, o..end, c_out)
+            select(simd, &gradient, patches, channels.clone())
         };
         for y in 0..K {
             for x in 0..K {
-                simd.store_up_to(sums[y][x], &mut d_kernel[(y * K + x) * c_out..][o..end]);
+                let d_kernel = &mut d_kernel[(y * K + x) * c_out..][channels.clone()];
+                simd.store_up_to(sums[y][x], d_kernel);
             }
         }
     });
 }
 
+/// What comes from above.
+struct Gradient<'a, T> {
+    d_out: &'a [T],
+    argmax: &'a [T],
+    c_out: usize,
+    /// Windows in a row.
+    windows: usize,
+}
+
+/// For vectors that hold two rows of a patch: each lane picks the pixel that its maximum met, so that a
+/// tap takes one product for all four positions.
 #[inline(always)]
-fn backward_vectors<T: Element, S: Simd<T>, const K: usize>(
+fn pick<T: Element, S: Simd<T>, const K: usize>(
     simd: S,
-    d_out: &[T],
-    argmax: &[T],
+    gradient: &Gradient<T>,
     mut patches: Patches<T, K>,
     channels: Range<usize>,
-    c_out: usize,
 ) -> [[S::Vector; K]; K] {
     let mut sums = [[simd.zero(); K]; K];
-    for (d_out, argmax) in d_out.chunks_exact(c_out).zip(argmax.chunks_exact(c_out)) {
-        let [patch] = patches.take::<1>();
+    let windows = |x| <[T]>::chunks_exact(x, gradient.c_out);
+    for (d_out, argmax) in windows(gradient.d_out).zip(windows(gradient.argmax)) {
+        let d = simd.load_up_to(&d_out[channels.clone()]);
+        let at = in_rows(simd, simd.load_up_to(&argmax[channels.clone()]));
+        add_picked(simd, &mut sums, patches.take_beside::<1>(), at, d);
+    }
+    sums
+}
+
+/// As [`pick`], for two windows beside each other in a vector: that of the second one's channels lies
+/// behind the first one's, as in memory. At most half a vector of channels.
+#[inline(always)]
+fn pick_two<T: Element, S: Simd<T>, const K: usize>(
+    simd: S,
+    gradient: &Gradient<T>,
+    mut patches: Patches<T, K>,
+) -> [[S::Vector; K]; K] {
+    let &Gradient { d_out, argmax, c_out, windows } = gradient;
+    let second = lanes(simd, |lane| if lane < c_out { 0 } else { POOL });
+    let mut sums = [[simd.zero(); K]; K];
+    let rows = |x| <[T]>::chunks_exact(x, windows * c_out);
+    for (d_out, argmax) in rows(d_out).zip(rows(argmax)) {
+        let pairs = |x| <[T]>::chunks(x, 2 * c_out);
+        for (d_out, argmax) in pairs(d_out).zip(pairs(argmax)) {
+            let (d, at) = (simd.load_up_to(d_out), simd.load_up_to(argmax));
+            let at = simd.add(in_rows(simd, at), second);
+            if d_out.len() > c_out {
+                add_picked(simd, &mut sums, patches.take_beside::<2>(), at, d);
+            } else {
+                add_picked(simd, &mut sums, patches.take_beside::<1>(), at, d);
+            }
+        }
+    }
+    let second = lanes(simd, |lane| (lane + c_out).min(S::LANES - 1));
+    for y in 0..K {
+        for x in 0..K {
+            sums[y][x] = simd.add(sums[y][x], simd.pick(sums[y][x], second));
+        }
+    }
+    sums
+}
+
+/// A vector of natural numbers.
+#[inline(always)]
+fn lanes<T: Element, S: Simd<T>>(simd: S, number: impl Fn(usize) -> usize) -> S::Vector {
+    let mut lanes = [T::zero(); MAX_LANES];
+    for (lane, out) in lanes.iter_mut().enumerate() {
+        *out = T::from_f64(number(lane) as f64);
+    }
+    simd.load(&lanes)
+}
+
+/// Positions of a window in a vector that holds a row of pixels and, in its second half, the one below.
+#[inline(always)]
+fn in_rows<T: Element, S: Simd<T>>(simd: S, at: S::Vector) -> S::Vector {
+    let [last_above, down] = simd.constants([(POOL - 1) as f64, (S::LANES / 2 - POOL) as f64]);
+    simd.select(simd.greater(at, last_above), simd.add(at, down), at)
+}
+
+/// Adds the products of the gradients `d` and the pixels that their positions `at` meet.
+#[inline(always)]
+fn add_picked<T: Element, S: Simd<T>, const K: usize, const W: usize>(
+    simd: S,
+    sums: &mut [[S::Vector; K]; K],
+    patch: Patch<T, K, W>,
+    at: S::Vector,
+    d: S::Vector,
+) {
+    for y in 0..K {
+        let rows = simd.load_halves(patch.row(y), patch.row(y + 1));
+        for x in 0..K {
+            let pixels = simd.pick(rows, simd.add(at, simd.splat(T::from_f64(x as f64))));
+            sums[y][x] = simd.mul_add(pixels, d, sums[y][x]);
+        }
+    }
+}
+
+/// For short vectors: every pixel meets the gradients of all positions. Multiplying by the zeros at
+/// three of them is faster than skipping them.
+#[inline(always)]
+fn select<T: Element, S: Simd<T>, const K: usize>(
+    simd: S,
+    gradient: &Gradient<T>,
+    mut patches: Patches<T, K>,
+    channels: Range<usize>,
+) -> [[S::Vector; K]; K] {
+    let mut sums = [[simd.zero(); K]; K];
+    let windows = |x| <[T]>::chunks_exact(x, gradient.c_out);
+    for (d_out, argmax) in windows(gradient.d_out).zip(windows(gradient.argmax)) {
+        let patch = patches.take_beside::<1>();
         let at = simd.load_up_to(&argmax[channels.clone()]);
         let mut d = [simd.load_up_to(&d_out[channels.clone()]); POSITIONS];
         for n in 0..POSITIONS {
@@ -76,7 +179,7 @@ fn backward_vectors<T: Element, S: Simd<T>, const K: usize>(
 fn add_row<T: Element, S: Simd<T>, const K: usize, const Y: usize>(
     simd: S,
     sums: &mut [[S::Vector; K]; K],
-    patch: Patch<T, K>,
+    patch: Patch<T, K, 1>,
     d: &[S::Vector; POSITIONS],
 ) {
     for x in 0..POOL + K - 1 {
@@ -86,85 +189,6 @@ fn add_row<T: Element, S: Simd<T>, const K: usize, const Y: usize>(
             if (dy..dy + K).contains(&Y) && (dx..dx + K).contains(&x) {
                 let sum = &mut sums[Y - dy][x - dx];
                 *sum = simd.mul_add(pixel, d[n], *sum);
-            }
-        }
-    }
-}
-
-/// For half a vector of channels at most, each with two neighbouring lanes as in `forward_pairs`: what the
-/// two columns of the windows contribute is summed apart.
-#[inline(always)]
-fn backward_pairs<T: Element, S: Simd<T>, const K: usize>(
-    simd: S,
-    d_out: &[T],
-    argmax: &[T],
-    mut patches: Patches<T, K>,
-    channels: Range<usize>,
-    c_out: usize,
-) -> [[S::Vector; K]; K] {
-    let mut sums = [[simd.zero(); K]; K];
-    let mut window = 0;
-    let windows = d_out.len() / c_out;
-    // Two windows whose channels together are one vector in memory, if there are registers for both.
-    while K == 3 && c_out == S::LANES / 2 && window + 2 <= windows {
-        let (d, at) = (simd.load(&d_out[window * c_out..]), simd.load(&argmax[window * c_out..]));
-        let (d, at) = (simd.zip(d, d), simd.zip(at, at));
-        let d = [row_gradients(simd, d[0], at[0]), row_gradients(simd, d[1], at[1])];
-        add_pairs(simd, &mut sums, &mut patches, &d);
-        window += 2;
-    }
-    while window < windows {
-        let channels = window * c_out + channels.start..window * c_out + channels.end;
-        let (d, at) =
-            (simd.load_up_to(&d_out[channels.clone()]), simd.load_up_to(&argmax[channels]));
-        let d = [row_gradients(simd, simd.zip(d, d)[0], simd.zip(at, at)[0])];
-        add_pairs(simd, &mut sums, &mut patches, &d);
-        window += 1;
-    }
-    for y in 0..K {
-        for x in 0..K {
-            let [left, right] = simd.unzip(sums[y][x], sums[y][x]);
-            sums[y][x] = simd.add(left, right);
-        }
-    }
-    sums
-}
-
-/// The gradients `d` where a row of the window has its maximum, for both rows.
-#[inline(always)]
-fn row_gradients<T: Element, S: Simd<T>>(
-    simd: S,
-    d: S::Vector,
-    at: S::Vector,
-) -> [S::Vector; POOL] {
-    let mut rows = [d; POOL];
-    for dy in 0..POOL {
-        let (left, right) = (POOL * dy, POOL * dy + 1);
-        let here = simd.splat_pair(&[T::from_f64(left as f64), T::from_f64(right as f64)]);
-        rows[dy] = simd.select(simd.equal(at, here), d, simd.zero());
-    }
-    rows
-}
-
-/// Adds the products of the next windows' pixels and their gradients `d` (windows, rows).
-#[inline(always)]
-fn add_pairs<T: Element, S: Simd<T>, const K: usize, const W: usize>(
-    simd: S,
-    sums: &mut [[S::Vector; K]; K],
-    patches: &mut Patches<T, K>,
-    d: &[[S::Vector; POOL]; W],
-) {
-    let patches = patches.take::<W>();
-    for y in 0..POOL + K - 1 {
-        for x in 0..K {
-            for window in 0..W {
-                let pair = simd.splat_pair(patches[window].pair(y, x));
-                for dy in 0..POOL {
-                    if (dy..dy + K).contains(&y) {
-                        let sum = &mut sums[y - dy][x];
-                        *sum = simd.mul_add(pair, d[window][dy], *sum);
-                    }
-                }
             }
         }
     }

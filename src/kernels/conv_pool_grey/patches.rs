@@ -30,48 +30,65 @@ impl<'a, T: Element, const K: usize> Patches<'a, T, K> {
 
     /// The next `W` patches.
     #[inline(always)]
-    pub fn take<const W: usize>(&mut self) -> [Patch<'a, T, K>; W] {
+    pub fn take<const W: usize>(&mut self) -> [Patch<'a, T, K, 1>; W] {
         let mut patches = [Patch { x: self.x, w: self.w }; W];
         for patch in &mut patches {
-            patch.x = &self.x[self.start..self.start + K * self.w + K + 1];
-            self.j += 1;
-            self.start += POOL;
-            if self.j == self.windows.1 {
-                self.j = 0;
-                self.i += 1;
-                self.start += self.row_step;
-                if self.i == self.windows.0 {
-                    self.i = 0;
-                    self.start += self.image_step;
-                }
-            }
+            *patch = self.take_beside();
         }
         patches
     }
+
+    /// The next `W` patches as one. They lie beside each other: a row has that many windows more.
+    #[inline(always)]
+    pub fn take_beside<const W: usize>(&mut self) -> Patch<'a, T, K, W> {
+        let x = &self.x[self.start..self.start + K * self.w + columns(K, W)];
+        self.j += W;
+        self.start += POOL * W;
+        if self.j == self.windows.1 {
+            self.j = 0;
+            self.i += 1;
+            self.start += self.row_step;
+            if self.i == self.windows.0 {
+                self.i = 0;
+                self.start += self.image_step;
+            }
+        }
+        Patch { x, w: self.w }
+    }
 }
 
-/// The `K + 1` rows of `K + 1` pixels under a pooling window.
+/// Columns that `windows` pooling windows beside each other see through filters of side `k`.
+pub const fn columns(k: usize, windows: usize) -> usize {
+    POOL * windows + k - 1
+}
+
+/// The `K + 1` rows of pixels under `W` pooling windows beside each other.
 #[derive(Clone, Copy)]
-pub struct Patch<'a, T, const K: usize> {
-    /// From the first one to the last one, `K * w + K + 1` elements.
+pub struct Patch<'a, T, const K: usize, const W: usize> {
+    /// From the first one to the last one, `K * w + columns(K, W)` elements.
     x: &'a [T],
     /// Pixels in a row.
     w: usize,
 }
 
-impl<'a, T: Element, const K: usize> Patch<'a, T, K> {
+impl<'a, T: Element, const K: usize, const W: usize> Patch<'a, T, K, W> {
     #[inline(always)]
     pub fn pixel(self, y: usize, x: usize) -> T {
-        assert!(y <= K && x <= K, "a pixel of the patch"); // at compile time, in an unrolled loop
-        // SAFETY: `Patches::take` cuts `K * w + K + 1` elements out of the image.
-        unsafe { *self.x.get_unchecked(y * self.w + x) }
+        self.row(y)[x]
     }
 
     /// Two neighbours.
     #[inline(always)]
     pub fn pair(self, y: usize, x: usize) -> &'a [T] {
-        assert!(y <= K && x < K, "two pixels of the patch");
-        // SAFETY: as above.
-        unsafe { self.x.get_unchecked(y * self.w + x..y * self.w + x + 2) }
+        &self.row(y)[x..x + 2]
+    }
+
+    /// All columns of a row.
+    #[inline(always)]
+    pub fn row(self, y: usize) -> &'a [T] {
+        assert!(y <= K, "a row of the patch"); // at compile time, in an unrolled loop
+        let start = y * self.w;
+        // SAFETY: `Patches::take_beside` cuts `K * w + columns(K, W)` elements out of the image.
+        unsafe { self.x.get_unchecked(start..start + columns(K, W)) }
     }
 }

@@ -105,6 +105,9 @@ impl Element for f64 {
     }
 }
 
+/// Lanes of the longest vector.
+pub const MAX_LANES: usize = 16;
+
 /// Operations on vectors of `LANES` elements. A value of the type is the proof that the machine has
 /// the instruction set.
 pub trait Simd<T: Element>: Copy {
@@ -182,6 +185,29 @@ pub trait Simd<T: Element>: Copy {
     fn sum(self, v: Self::Vector) -> T;
     /// The largest of all lanes; any of them if one is NaN.
     fn largest(self, v: Self::Vector) -> T;
+
+    /// The elements of `above` in the first half of the lanes and those of `below` in the second, at
+    /// most that many; zeros where there are fewer.
+    #[inline(always)]
+    fn load_halves(self, above: &[T], below: &[T]) -> Self::Vector {
+        let mut lanes = [T::zero(); MAX_LANES];
+        lanes[..above.len()].copy_from_slice(above);
+        lanes[Self::LANES / 2..][..below.len()].copy_from_slice(below);
+        self.load(&lanes)
+    }
+
+    /// For each lane the lane of `v` whose number is in `at`, a natural number below `LANES`.
+    #[inline(always)]
+    fn pick(self, v: Self::Vector, at: Self::Vector) -> Self::Vector {
+        let (mut lanes, mut indices) = ([T::zero(); MAX_LANES], [0; MAX_LANES]);
+        self.store(v, &mut lanes);
+        self.store_indices(at, &mut indices);
+        let mut picked = [T::zero(); MAX_LANES];
+        for n in 0..Self::LANES {
+            picked[n] = lanes[indices[n] as usize];
+        }
+        self.load(&picked)
+    }
 
     /// `0` in every lane.
     #[inline(always)]
@@ -263,7 +289,9 @@ macro_rules! impl_simd {
         store_indices: |$ip:ident, $iv:ident| $store_indices:expr,
         bits: |$bm:ident| $bits:expr,
         first_lanes: |$n:ident| $first_lanes:expr,
-        sum: $sum:path, largest: $largest:path $(,)?
+        sum: $sum:path, largest: $largest:path,
+        $(load_halves: |$hp:ident, $hn:ident, $hq:ident, $hm:ident| $load_halves:expr,
+        pick: |$kv:ident, $kat:ident| $pick:expr $(,)?)?
     ) => {
         // SAFETY (of every block below): a `$token` comes from its `detect` alone, or as `narrow` from
         // one that does, so the machine has the features; and each access through a pointer is inside the slice whose length was checked
@@ -404,6 +432,18 @@ macro_rules! impl_simd {
             fn largest(self, v: $vector) -> $t {
                 unsafe { $largest(v) }
             }
+            $(
+                #[inline(always)]
+                fn load_halves(self, above: &[$t], below: &[$t]) -> $vector {
+                    let ($hp, $hn) = (above.as_ptr(), above.len().min($lanes / 2));
+                    let ($hq, $hm) = (below.as_ptr(), below.len().min($lanes / 2));
+                    unsafe { $load_halves }
+                }
+                #[inline(always)]
+                fn pick(self, $kv: $vector, $kat: $vector) -> $vector {
+                    unsafe { $pick }
+                }
+            )?
         }
     };
 }

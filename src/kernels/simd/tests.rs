@@ -134,8 +134,8 @@ fn vectors_cover_a_slice_once() {
     });
 }
 
-/// More than any vector holds.
-const LEN: usize = 16;
+/// As many as any vector holds.
+const LEN: usize = MAX_LANES;
 
 macro_rules! define_shuffles {
     ($name:ident, $t:ty) => {
@@ -160,6 +160,15 @@ macro_rules! define_shuffles {
                 let here = simd.equal(simd.load(&a), simd.splat(a[1]));
                 assert_eq!(simd.bits(here), 2);
                 let small: Vec<$t> = (0..LEN).map(|n| n as $t).collect();
+                let reversed: Vec<$t> = small[..S::LANES].iter().rev().copied().collect();
+                let picked = lanes(simd.pick(simd.load(&a), simd.load(&reversed)));
+                assert!(picked.iter().eq(a[..S::LANES].iter().rev()));
+                for (n, m) in (0..=S::LANES / 2).flat_map(|n| [(n, S::LANES / 2), (1, n)]) {
+                    let halves = lanes(simd.load_halves(&a[..n], &b[..m]));
+                    let (above, below) = halves.split_at(S::LANES / 2);
+                    assert!(above[..n] == a[..n] && above[n..].iter().all(|&x| x == 0.0));
+                    assert!(below[..m] == b[..m] && below[m..].iter().all(|&x| x == 0.0));
+                }
                 let mut indices = [99; LEN];
                 simd.store_indices(simd.load(&small), &mut indices);
                 for n in 0..LEN {

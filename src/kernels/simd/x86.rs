@@ -127,6 +127,21 @@ unsafe fn first_lanes_64(n: usize) -> __m256i {
     }
 }
 
+/// `n` elements from `p`, at most 4, then zeros.
+///
+/// # Safety
+/// The machine has AVX2, and `p` is good for `n` reads.
+#[inline(always)]
+unsafe fn load_f32x4(p: *const f32, n: usize) -> __m128 {
+    // SAFETY: the caller's promise; further elements are not touched.
+    unsafe {
+        match n {
+            4 => _mm_loadu_ps(p),
+            _ => _mm_maskload_ps(p, _mm256_castsi256_si128(first_lanes_32(n))),
+        }
+    }
+}
+
 /// # Safety
 /// The machine has AVX2.
 #[inline(always)]
@@ -261,6 +276,9 @@ impl_simd! {
     bits: |m| _mm256_movemask_ps(m) as u32,
     first_lanes: |n| _mm256_castsi256_ps(first_lanes_32(n)),
     sum: sum_f32x8, largest: largest_f32x8,
+    load_halves: |p, n, q, m| _mm256_insertf128_ps::<1>(
+        _mm256_castps128_ps256(load_f32x4(p, n)), load_f32x4(q, m)),
+    pick: |v, at| _mm256_permutevar8x32_ps(v, _mm256_cvttps_epi32(at)),
 }
 
 impl_simd! {
@@ -326,6 +344,10 @@ impl_simd! {
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: sum_f32x8, largest: largest_f32x8,
+    load_halves: |p, n, q, m| _mm256_insertf128_ps::<1>(
+        _mm256_castps128_ps256(_mm_maskz_loadu_ps(low_bits(n) as u8, p)),
+        _mm_maskz_loadu_ps(low_bits(m) as u8, q)),
+    pick: |v, at| _mm256_permutevar8x32_ps(v, _mm256_cvttps_epi32(at)),
 }
 
 impl_simd! {
@@ -389,6 +411,9 @@ impl_simd! {
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n),
     sum: _mm512_reduce_add_ps, largest: _mm512_reduce_max_ps,
+    load_halves: |p, n, q, m| _mm512_mask_loadu_ps(
+        _mm512_maskz_loadu_ps(low_bits(n), p), low_bits(m) << 8, q.wrapping_sub(8)),
+    pick: |v, at| _mm512_permutexvar_ps(_mm512_cvttps_epi32(at), v),
 }
 
 impl_simd! {
@@ -421,4 +446,7 @@ impl_simd! {
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: _mm512_reduce_add_pd, largest: _mm512_reduce_max_pd,
+    load_halves: |p, n, q, m| _mm512_mask_loadu_pd(
+        _mm512_maskz_loadu_pd(low_bits(n) as u8, p), (low_bits(m) << 4) as u8, q.wrapping_sub(4)),
+    pick: |v, at| _mm512_permutexvar_pd(_mm512_cvttpd_epi64(at), v),
 }
