@@ -95,12 +95,12 @@ pub(super) struct Finish<'a, T> {
 impl<T: Element> Finish<'_, T> {
     /// What to do with the sums of `lanes` channels from `o`.
     #[inline(always)]
-    fn channels<S: Simd<T>>(
+    pub fn channels<S: Simd<T>>(
         &self,
         simd: S,
         o: usize,
         lanes: usize,
-    ) -> impl Fn(S::Vector) -> S::Vector + use<'_, T, S> {
+    ) -> impl Fn(S::Vector) -> S::Vector + use<T, S> {
         let bias = match self.bias {
             Some(bias) => simd.load_up_to(&bias[o..o + lanes]),
             None => simd.zero(),
@@ -186,12 +186,7 @@ impl<T: Element> Sink<T> for Pooled<'_, T> {
     ) {
         let finish = self.finish.channels(simd, o, lanes);
         for (place, sums) in places.iter().zip(sums.chunks_exact(POSITIONS)) {
-            let (mut max, mut argmax) = (sums[0], simd.zero());
-            for n in 1..POSITIONS {
-                let larger = simd.greater_or_nan(sums[n], max);
-                max = simd.select(larger, sums[n], max);
-                argmax = simd.select(larger, simd.splat(T::from_f64(n as f64)), argmax);
-            }
+            let (max, argmax) = maximum(simd, sums);
             // SAFETY: the caller's promise.
             unsafe { store(simd, finish(max), self.out, place.to + o, lanes) };
             // SAFETY: as above.
@@ -200,12 +195,28 @@ impl<T: Element> Sink<T> for Pooled<'_, T> {
     }
 }
 
+/// The maximum over the positions of a window, and the first position that has it. A NaN counts as the
+/// maximum, the last of several.
+#[inline(always)]
+pub(super) fn maximum<T: Element, S: Simd<T>>(
+    simd: S,
+    sums: &[S::Vector],
+) -> (S::Vector, S::Vector) {
+    let (mut max, mut argmax) = (sums[0], simd.zero());
+    for n in 1..POSITIONS {
+        let larger = simd.greater_or_nan(sums[n], max);
+        max = simd.select(larger, sums[n], max);
+        argmax = simd.select(larger, simd.splat(T::from_f64(n as f64)), argmax);
+    }
+    (max, argmax)
+}
+
 /// Writes the first `lanes` elements of `v`.
 ///
 /// # Safety
 /// `out` reaches that far.
 #[inline(always)]
-unsafe fn store<T: Element, S: Simd<T>>(
+pub(super) unsafe fn store<T: Element, S: Simd<T>>(
     simd: S,
     v: S::Vector,
     out: &mut [T],
@@ -272,7 +283,7 @@ pub(super) mod tests {
     }
 
     /// What pooling makes of the convolution's output: maxima and the positions of the first of them.
-    fn pooled<T: Element>(full: &[T], shape: &ConvPoolShape) -> (Vec<T>, Vec<T>) {
+    pub fn pooled<T: Element>(full: &[T], shape: &ConvPoolShape) -> (Vec<T>, Vec<T>) {
         let windows = reference::pool_windows(shape.pool());
         let images = full.chunks_exact(shape.conv().output_len());
         images

@@ -28,3 +28,4 @@ pub mod softmax;
 pub(crate) mod testing;
 mod tile;
 mod walk;
+pub mod winograd;

@@ -99,6 +99,15 @@ kernels! {
     pool::max_pool_backward(d_x: &mut [T], d_out: &[T], argmax: &[T], shape: &PoolShape, n: usize);
     softmax::softmax_forward(p: &mut [T], totals: &[T], width: usize);
     softmax::softmax_backward(d_totals: &mut [T], d_p: &[T], p: &[T], width: usize);
+    winograd::winograd_forward(
+        out: &mut [T], x: &[T], packed: &[T], bias: Option<&[T]>, relu: bool, scratch: &mut [T],
+        shape: &ConvShape, n: usize,
+    );
+    winograd::winograd_pack(packed: &mut [T], kernel: &[T], shape: &ConvShape);
+    winograd::winograd_pool_forward(
+        out: &mut [T], argmax: &mut [T], x: &[T], packed: &[T], bias: Option<&[T]>, relu: bool,
+        scratch: &mut [T], shape: &ConvPoolShape, n: usize,
+    );
 }
 
 /// [`sum_gradients`](super::optimizer::sum_gradients)

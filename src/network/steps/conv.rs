@@ -9,6 +9,7 @@ use crate::kernels::pack::{
 use crate::kernels::run;
 use crate::kernels::shape::{ConvPoolShape, ConvShape};
 use crate::kernels::simd::Element;
+use crate::kernels::winograd;
 use crate::network::layers::Stored;
 use crate::network::step::{Backward, Forward, Model, Step};
 use crate::network::steps::{Norm, RELU};
@@ -39,6 +40,8 @@ struct Prepared {
     /// Kernel and bias with the normalisation in them.
     folded: Range<usize>,
     packed: Range<usize>,
+    /// The packed kernel at Winograd's points.
+    points: Range<usize>,
     packed_input: Range<usize>,
 }
 
@@ -49,11 +52,22 @@ impl ConvStep {
         let packed = if self.grey { 0 } else { packed_len::<T>(taps, c_out) };
         let wants_input = self.needs_d_x && self.pool.is_none();
         let packed_input = if wants_input { packed_input_len::<T>(&self.shape) } else { 0 };
+        let points = if self.is_winograd() { winograd::packed_len::<T>(&self.shape) } else { 0 };
+        let mut end = 0;
+        let mut next = |len| {
+            end += len;
+            end - len..end
+        };
         Prepared {
-            folded: 0..folded,
-            packed: folded..folded + packed,
-            packed_input: folded + packed..folded + packed + packed_input,
+            folded: next(folded),
+            packed: next(packed),
+            points: next(points),
+            packed_input: next(packed_input),
         }
+    }
+
+    fn is_winograd(&self) -> bool {
+        !self.grey && winograd::supports(&self.shape)
     }
 
     /// Kernel and bias.
@@ -67,6 +81,15 @@ impl ConvStep {
         if self.shape.windows().is_padded() { n * self.shape.padded_len() } else { 0 }
     }
 
+    fn backward_scratch_len(&self, n: usize) -> usize {
+        match &self.pool {
+            Some(_) if self.grey => 0,
+            Some(_) => self.padded_len(n),
+            None if self.needs_d_x => input_scratch_len(&self.shape, n),
+            None => 0,
+        }
+    }
+
     fn argmax_len(&self, n: usize) -> usize {
         self.pool.map_or(0, |pool| n * pool.pool().output_len())
     }
@@ -74,7 +97,7 @@ impl ConvStep {
 
 impl<T: Element> Step<T> for ConvStep {
     fn forward(&self, pass: Forward<'_, T>) {
-        let Forward { n, x, out, saved, prepared, weights, .. } = pass;
+        let Forward { n, x, out, saved, scratch, prepared, weights, .. } = pass;
         let at = self.prepared::<T>();
         let weights = if self.norm.is_some() { &prepared[at.folded] } else { weights };
         let (kernel, bias) = self.split(weights);
@@ -85,7 +108,19 @@ impl<T: Element> Step<T> for ConvStep {
             pad(padded, x, self.shape.windows(), n);
             padded
         };
-        let (relu, packed) = (self.relu, &prepared[at.packed]);
+        let relu = self.relu;
+        if self.is_winograd() {
+            let scratch = &mut scratch[..winograd::scratch_len::<T>(&self.shape, n)];
+            let (points, shape) = (&prepared[at.points], &self.shape);
+            match &self.pool {
+                Some(shape) => run::winograd_pool_forward(
+                    out, argmax, x, points, bias, relu, scratch, shape, n,
+                ),
+                None => run::winograd_forward(out, x, points, bias, relu, scratch, shape, n),
+            }
+            return;
+        }
+        let packed = &prepared[at.packed];
         match &self.pool {
             Some(shape) if self.grey => {
                 run::grey_forward(out, argmax, x, kernel, bias, relu, shape, n)
@@ -98,6 +133,7 @@ impl<T: Element> Step<T> for ConvStep {
     fn backward(&self, pass: Backward<'_, T>, weights: &[T]) {
         let Backward { n, d_x, d_weights, d_out, x, out, saved, scratch, prepared, .. } = pass;
         let (kernel, _) = self.split(weights);
+        let scratch = &mut scratch[..self.backward_scratch_len(n)];
         let (argmax, padded) = saved.split_at(self.argmax_len(n));
         let x = if padded.is_empty() { x } else { padded };
         let (d_kernel, d_bias) = d_weights.split_at_mut(self.shape.kernel_len());
@@ -137,12 +173,9 @@ impl<T: Element> Step<T> for ConvStep {
     }
 
     fn scratch_len(&self, n: usize) -> usize {
-        match &self.pool {
-            Some(_) if self.grey => 0,
-            Some(_) => self.padded_len(n),
-            None if self.needs_d_x => input_scratch_len(&self.shape, n),
-            None => 0,
-        }
+        let points =
+            if self.is_winograd() { winograd::scratch_len::<T>(&self.shape, n) } else { 0 };
+        points.max(self.backward_scratch_len(n))
     }
 
     fn prepared_len(&self) -> usize {
@@ -153,7 +186,8 @@ impl<T: Element> Step<T> for ConvStep {
         let at = self.prepared::<T>();
         let (taps, c_out) = (self.shape.taps(), self.shape.c_out());
         let (folded, rest) = prepared.split_at_mut(at.packed.start);
-        let (packed, packed_input) = rest.split_at_mut(at.packed.len());
+        let (packed, rest) = rest.split_at_mut(at.packed.len());
+        let (points, packed_input) = rest.split_at_mut(at.points.len());
         let weights = match &self.norm {
             Some(norm) => {
                 norm.fold(folded, weights, self.stored, c_out, model);
@@ -167,6 +201,9 @@ impl<T: Element> Step<T> for ConvStep {
                 Stored::AsIs => pack_taps(packed, kernel, taps, c_out),
                 Stored::Transposed => pack_filters(packed, kernel, taps, c_out),
             }
+        }
+        if !points.is_empty() {
+            run::winograd_pack(points, packed, &self.shape);
         }
         if !packed_input.is_empty() {
             pack_input(packed_input, kernel, &self.shape);
