@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::patches::{Patch, Patches, columns};
 use super::{POSITIONS, check};
 use crate::kernels::shape::{ConvPoolShape, POOL};
-use crate::kernels::simd::{Element, MAX_LANES, Simd};
+use crate::kernels::simd::{Element, Simd};
 
 /// `d_kernel[y, x, 0, o] = sum over images and windows of image[p + (y, x)] * d_out[i, j, o]`, where `p`
 /// is the position of the window's maximum. `d_out` is the gradient before ReLU.
@@ -82,7 +82,7 @@ fn pick_two<T: Element, S: Simd<T>, const K: usize>(
     mut patches: Patches<T, K>,
 ) -> [[S::Vector; K]; K] {
     let &Gradient { d_out, argmax, c_out, windows } = gradient;
-    let second = lanes(simd, |lane| if lane < c_out { 0 } else { POOL });
+    let second = simd.numbers(|lane| if lane < c_out { 0 } else { POOL });
     let mut sums = [[simd.zero(); K]; K];
     let rows = |x| <[T]>::chunks_exact(x, windows * c_out);
     for (d_out, argmax) in rows(d_out).zip(rows(argmax)) {
@@ -97,23 +97,13 @@ fn pick_two<T: Element, S: Simd<T>, const K: usize>(
             }
         }
     }
-    let second = lanes(simd, |lane| (lane + c_out).min(S::LANES - 1));
+    let second = simd.numbers(|lane| (lane + c_out).min(S::LANES - 1));
     for y in 0..K {
         for x in 0..K {
             sums[y][x] = simd.add(sums[y][x], simd.pick(sums[y][x], second));
         }
     }
     sums
-}
-
-/// A vector of natural numbers.
-#[inline(always)]
-fn lanes<T: Element, S: Simd<T>>(simd: S, number: impl Fn(usize) -> usize) -> S::Vector {
-    let mut lanes = [T::zero(); MAX_LANES];
-    for (lane, out) in lanes.iter_mut().enumerate() {
-        *out = T::from_f64(number(lane) as f64);
-    }
-    simd.load(&lanes)
 }
 
 /// Positions of a window in a vector that holds a row of pixels and, in its second half, the one below.

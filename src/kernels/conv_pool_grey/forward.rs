@@ -118,20 +118,26 @@ fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
     }
     let bias = layer.bias(simd);
     let bias = unzip(simd, [simd.zip(bias, bias)[0]; POOL], [simd.zip(bias, bias)[0]; POOL])[0];
+    let half = S::LANES / 2;
+    let second_half = simd.numbers(|lane| if lane < half { lane + half } else { lane });
     let windows = out.len() / layer.c_out;
     let mut window = 0;
     while window + 4 <= windows {
         let sums = pair_sums::<T, S, K, 4>(simd, &mut patches, &taps);
-        // The channels of two windows may be one vector in memory.
-        if layer.c_out == S::LANES / 2 {
+        // The channels of two windows may be one vector in memory. (Written twice, because the faster
+        // case needs all registers.)
+        if layer.c_out == half {
             for n in [0, 2] {
                 let sums = unzip(simd, sums[n], sums[n + 1]);
                 layer.store_pooled(simd, out, argmax, sums, bias, window + n, 2);
             }
         } else {
-            for n in 0..4 {
-                let sums = unzip(simd, sums[n], sums[n]);
-                layer.store_pooled(simd, out, argmax, sums, bias, window + n, 1);
+            for n in [0, 2] {
+                let sums = unzip(simd, sums[n], sums[n + 1]);
+                let (max, at) = layer.pooled(simd, sums, bias);
+                layer.store(simd, out, argmax, max, at, window + n, 1);
+                let (max, at) = (simd.pick(max, second_half), simd.pick(at, second_half));
+                layer.store(simd, out, argmax, max, at, window + n + 1, 1);
             }
         }
         window += 4;
@@ -211,19 +217,15 @@ impl<T: Element> Channels<'_, T> {
         }
     }
 
-    /// Writes the layer's output and the places of the maxima, from the convolution at the four
-    /// positions of one window or of several `windows` behind each other.
+    /// The layer's output and the places of the maxima, from the convolution at the four positions of
+    /// the windows.
     #[inline(always)]
-    fn store_pooled<S: Simd<T>>(
+    fn pooled<S: Simd<T>>(
         &self,
         simd: S,
-        out: &mut [T],
-        argmax: &mut [T],
         sums: [S::Vector; POSITIONS],
         bias: S::Vector,
-        window: usize,
-        windows: usize,
-    ) {
+    ) -> (S::Vector, S::Vector) {
         let mut values = [(simd.zero(), simd.zero()); POSITIONS];
         for n in 0..POSITIONS {
             values[n] = (sums[n], simd.splat(T::from_f64(n as f64)));
@@ -236,6 +238,37 @@ impl<T: Element> Channels<'_, T> {
             let alive = simd.greater_or_nan(max, simd.zero());
             max = simd.select(alive, max, simd.zero());
         }
+        (max, at)
+    }
+
+    /// [`pooled`](Self::pooled), written.
+    #[inline(always)]
+    fn store_pooled<S: Simd<T>>(
+        &self,
+        simd: S,
+        out: &mut [T],
+        argmax: &mut [T],
+        sums: [S::Vector; POSITIONS],
+        bias: S::Vector,
+        window: usize,
+        windows: usize,
+    ) {
+        let (max, at) = self.pooled(simd, sums, bias);
+        self.store(simd, out, argmax, max, at, window, windows);
+    }
+
+    /// Writes them, for one window or several behind each other.
+    #[inline(always)]
+    fn store<S: Simd<T>>(
+        &self,
+        simd: S,
+        out: &mut [T],
+        argmax: &mut [T],
+        max: S::Vector,
+        at: S::Vector,
+        window: usize,
+        windows: usize,
+    ) {
         let start = window * self.c_out;
         let channels = start + self.o..start + self.end + (windows - 1) * self.c_out;
         simd.store_up_to(max, &mut out[channels.clone()]);

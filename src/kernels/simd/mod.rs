@@ -226,6 +226,16 @@ pub trait Simd<T: Element>: Copy {
         vectors
     }
 
+    /// A natural number for each lane.
+    #[inline(always)]
+    fn numbers(self, number: impl Fn(usize) -> usize) -> Self::Vector {
+        let mut lanes = [T::zero(); MAX_LANES];
+        for n in 0..Self::LANES {
+            lanes[n] = T::from_f64(number(n) as f64);
+        }
+        self.load(&lanes)
+    }
+
     /// [`load`](Simd::load) for a full vector, else [`load_part`](Simd::load_part).
     #[inline(always)]
     fn load_up_to(self, x: &[T]) -> Self::Vector {
