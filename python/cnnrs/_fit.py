@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs.callbacks import Callback, History, Logs
+from cnnrs.callbacks._base import Callback, History, Logs
 
 if TYPE_CHECKING:
     from cnnrs import _core

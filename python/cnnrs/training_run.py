@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cnnrs import __version__
 from cnnrs._files import atomic_path, check_writable
-from cnnrs.callbacks import Callback, History, Logs
+from cnnrs.callbacks._base import Callback, History, Logs
 from cnnrs.datasets import load
 from cnnrs.layers import Conv2D, Dense, Flatten, MaxPooling2D, Rescaling
 from cnnrs.models import Sequential

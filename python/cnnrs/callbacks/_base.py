@@ -1,4 +1,4 @@
-"""What `Sequential.fit` calls while it trains, with Keras's hooks."""
+"""The base of all callbacks, and the history that `Sequential.fit` returns."""
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
