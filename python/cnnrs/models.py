@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -111,6 +112,10 @@ class Sequential(Structure):
             ValueError: if a name is unknown, the loss does not fit the model's output, or
                 `steps_per_execution` is less than 1.
 
+        Warns:
+            RuntimeWarning: if the model ends in a softmax and the loss, with `from_logits=True`,
+                applies another.
+
         Reference: `keras.Model.compile`.
 
         Example:
@@ -129,6 +134,14 @@ class Sequential(Structure):
         steps_per_execution = integer("steps_per_execution", steps_per_execution)
         new_optimizer, new_loss = optimizers.get(optimizer), losses.get(loss)
         metric = _metric(metrics, new_loss)
+        last = self._layers[-1] if self._layers else None
+        if getattr(new_loss, "from_logits", False) and getattr(last, "activation", "") == "softmax":
+            warnings.warn(
+                f"loss: from_logits=True applies a softmax, and so does {last!r}: the loss sees "
+                f"two; leave one of them out",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         with self._lock:
             if self._network is not None:
                 self._network.compile(new_loss._compiled(), new_optimizer._compiled())
