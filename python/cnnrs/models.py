@@ -1,6 +1,7 @@
 """`Sequential`: a network as a list of layers, with Keras's methods, run by one Rust call."""
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _arrays, _core, _random, losses, optimizers
-from cnnrs._checks import integer, number
+from cnnrs._checks import integer, number, only
 from cnnrs._fit import CallbackList, Data, Fit, Report, evaluate, line
 from cnnrs._layer import Input, Layer
 from cnnrs._structure import Structure
@@ -357,6 +358,47 @@ class Sequential(Structure):
         out = self.predict(x, batch_size, verbose)
         classes = (out > 0.5)[..., 0] if out.shape[-1] == 1 else out.argmax(axis=-1)
         return classes.astype(np.int64)
+
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: Literal["onnx"] = "onnx",
+        *,
+        input_dtype: str = "float32",
+    ) -> None:
+        """Write the model as an ONNX file, which onnxruntime and others run.
+
+        The graph takes `input` (batch, *input shape), images channels last as here, and gives
+        `output` (batch, *output shape), float32. `cnnrs.export.write_onnx` says more.
+
+        Args:
+            filepath: the file to write, replaced if it is there.
+            format: `"onnx"` (default).
+            input_dtype: what the graph takes: `"float32"` (default), `"float64"` or `"uint8"`.
+
+        Raises:
+            ModuleNotFoundError: if the package onnx is not installed (the extra `onnx`).
+            ValueError: if the model is not built, the weights are larger than an ONNX file can be,
+                or the format or the input type is another.
+            TypeError: if a layer has no counterpart in ONNX here.
+            OSError: if the file cannot be written.
+
+        Reference: `keras.Model.export`.
+
+        Example:
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> from cnnrs import Conv2D, Input, Sequential
+            >>> model = Sequential([Input((28, 28, 1)), Conv2D(8, 3)])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.export(Path(folder, "model.onnx"))
+            ...     [path.name for path in Path(folder).iterdir()]
+            ['model.onnx']
+        """
+        from cnnrs.export import write_onnx
+
+        only("format", format, "onnx")
+        write_onnx(self, filepath, input_dtype)
 
     def _inputs(self, name: str, x: npt.ArrayLike) -> Array:
         """The images as the compiled network takes them; if need be the model is built for them."""
