@@ -145,7 +145,8 @@ impl Network {
     ) -> PyResult<()> {
         let loss = spec::loss(&loss.0, &loss.1)?;
         let rule = spec::rule(&optimizer.0, &optimizer.1)?;
-        Ok(with!(&mut *self.lock(py), net => net.compile(loss, rule))?)
+        let averaging = spec::averaging(&optimizer.1)?;
+        Ok(with!(&mut *self.lock(py), net => net.compile(loss, rule, averaging))?)
     }
 
     /// Takes one step for every rate, on `batch_size` of the images `order` each. Returns the sum of
@@ -237,14 +238,31 @@ impl Network {
         })
     }
 
+    /// Puts the averages of the trained weights in their place, or the weights back there, which
+    /// `train` and `set_weights` do first. Nothing happens if averages are not kept, or none yet.
+    fn show_averages(&self, py: Python<'_>, shown: bool) {
+        with!(&mut *self.lock(py), net => net.show_averages(shown));
+    }
+
+    /// Makes the trained weights their averages. Nothing happens if averages are not kept, or none
+    /// yet.
+    fn take_averages(&self, py: Python<'_>) {
+        with!(&mut *self.lock(py), net => net.take_averages());
+    }
+
     /// What the optimiser remembers: the number of its steps (1,), then arrays of all parameters, as
-    /// they are stored. Empty before `compile`.
+    /// they are stored, the averages last; then, if there are averages, whether they stand in the
+    /// weights' place, 0 or 1 (1,). Empty before `compile`.
     fn optimizer_state<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         with!(&mut *self.lock(py), net => {
             let Some(optimizer) = net.optimizer() else { return Ok(vec![]) };
             let steps = PyArray1::from_slice(py, &[optimizer.steps as i64]).into_any();
             let slots = optimizer.slots().map(|slot| PyArray1::from_slice(py, slot).into_any());
-            Ok(std::iter::once(steps).chain(slots).collect())
+            let mut state: Vec<_> = std::iter::once(steps).chain(slots).collect();
+            if let Some(&mut shown) = optimizer.shown() {
+                state.push(PyArray1::from_slice(py, &[i64::from(shown)]).into_any());
+            }
+            Ok(state)
         })
     }
 
@@ -252,14 +270,18 @@ impl Network {
     fn set_optimizer_state(&self, py: Python<'_>, state: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
         with!(&mut *self.lock(py), net => {
             let optimizer = net.optimizer().ok_or_else(not_compiled)?;
-            let expected = 1 + optimizer.slots().count();
+            let slots = optimizer.slots().count();
+            let expected = 1 + slots + usize::from(optimizer.shown().is_some());
             if state.len() != expected {
                 let why = format!("state: expected {expected} arrays, got {}", state.len());
                 return Err(PyValueError::new_err(why));
             }
-            let steps = contiguous::<i64>("state", &state[0])?.try_readonly()?;
-            expect_shape("state", steps.shape(), &[1])?;
-            let steps = steps.as_slice()?[0];
+            let number = |array| {
+                let array = contiguous::<i64>("state", array)?.try_readonly()?;
+                expect_shape("state", array.shape(), &[1])?;
+                PyResult::Ok(array.as_slice()?[0])
+            };
+            let steps = number(&state[0])?;
             let steps = u64::try_from(steps).map_err(|_| {
                 PyValueError::new_err(format!("state: expected steps from 0, got {steps}"))
             })?;
@@ -268,6 +290,17 @@ impl Network {
                 let array = contiguous("state", array)?.try_readonly()?;
                 expect_shape("state", array.shape(), &[slot.len()])?;
                 arrays.push(array);
+            }
+            let is_shown = match state.get(1 + slots).map(number).transpose()? {
+                None | Some(0) => false,
+                Some(1) => true,
+                Some(other) => {
+                    let why = format!("state: expected 0 or 1 at its end, got {other}");
+                    return Err(PyValueError::new_err(why));
+                }
+            };
+            if let Some(shown) = optimizer.shown() {
+                *shown = is_shown;
             }
             for (slot, array) in optimizer.slots().zip(&arrays) {
                 slot.copy_from_slice(array.as_slice()?);
@@ -310,6 +343,7 @@ fn set_weights<T: Element + numpy::Element>(
         expect_shape(name, array.shape(), &weight.shape)?;
         arrays.push(array);
     }
+    net.show_averages(false);
     for ((_, weight), array) in weights.iter().zip(&arrays) {
         weight.import(net.weight(weight), array.as_slice()?);
     }

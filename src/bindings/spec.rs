@@ -7,7 +7,7 @@ use pyo3::types::PyDict;
 use crate::kernels::activation::Activation;
 use crate::kernels::loss::Loss;
 use crate::kernels::shape::Padding;
-use crate::network::{LayerKind, PoolSpec, Rule};
+use crate::network::{Averaging, LayerKind, PoolSpec, Rule};
 
 /// The parameter of that name.
 fn get<'py, T: for<'a> FromPyObject<'a, 'py>>(
@@ -94,6 +94,17 @@ pub fn loss(name: &str, p: &Bound<'_, PyDict>) -> PyResult<Loss> {
         },
         "mean_squared_error" => Loss::MeanSquaredError,
         _ => return Err(unknown("loss", name)),
+    })
+}
+
+/// How an optimiser keeps averages, if it does.
+pub fn averaging(p: &Bound<'_, PyDict>) -> PyResult<Option<Averaging>> {
+    Ok(match get(p, "use_ema")? {
+        true => Some(Averaging {
+            momentum: get(p, "ema_momentum")?,
+            overwrite_frequency: get(p, "ema_overwrite_frequency")?,
+        }),
+        false => None,
     })
 }
 

@@ -109,6 +109,24 @@ pub fn adam<T: Element, S: Simd<T>>(
     );
 }
 
+/// `average += (1 - momentum) * (params - average)`
+#[inline(always)]
+pub fn follow<T: Element, S: Simd<T>>(simd: S, average: &mut [T], params: &[T], momentum: f64) {
+    assert_eq!(average.len(), params.len(), "average length");
+    let new = simd.splat(T::from_f64(1.0 - momentum));
+    for_each_vector(
+        simd,
+        params.len(),
+        #[inline(always)]
+        |at| {
+            let (average, params) = (&mut average[at.clone()], &params[at]);
+            let mean = simd.load_up_to(average);
+            let difference = simd.sub(simd.load_up_to(params), mean);
+            simd.store_up_to(simd.mul_add(difference, new, mean), average);
+        },
+    );
+}
+
 /// `out = sum over i < count of chunk(i)`, in an order that depends on the count only: trees of eight,
 /// four, two and one, one after the other.
 ///
@@ -265,6 +283,17 @@ mod tests {
         }
     }
 
+    fn follow_case<T: Element>(level: Level) {
+        for len in LENGTHS {
+            let mut twin = Twin::<T>::new(len);
+            for (step, momentum) in [0.0, 0.9, 1.0, 0.25].into_iter().enumerate() {
+                let values: Vec<T> = random(len, 10 + step as u64);
+                dispatch!(T, level, simd => follow(simd, &mut twin.params, &values, momentum));
+                twin.check(&values, |mean, _, w| *mean += (1.0 - momentum) * (w - *mean));
+            }
+        }
+    }
+
     #[test]
     fn steps_are_their_formulas() {
         for_each_level(|level| {
@@ -274,6 +303,8 @@ mod tests {
             momentum_case::<f64>(level);
             adam_case::<f32>(level);
             adam_case::<f64>(level);
+            follow_case::<f32>(level);
+            follow_case::<f64>(level);
         });
     }
 

@@ -85,6 +85,7 @@ kernels! {
         width: usize, scale: T,
     );
     optimizer::adam(params: &mut [T], m: &mut [T], v: &mut [T], grad: &[T], rule: &Adam, t: u64);
+    optimizer::follow(average: &mut [T], params: &[T], momentum: f64);
     optimizer::sgd(params: &mut [T], grad: &[T], rate: f64);
     optimizer::sgd_momentum(
         params: &mut [T], velocity: &mut [T], grad: &[T], rate: f64, momentum: f64, nesterov: bool,

@@ -23,7 +23,7 @@ use crate::kernels::shape::ShapeError;
 pub use clock::Poll;
 pub use layers::{Layer, Layers, Weight};
 pub use model::Network;
-pub use optimizer::Rule;
+pub use optimizer::{Averaging, Rule};
 pub use spec::{LayerKind, LayerSpec, PoolSpec};
 pub use team::cores;
 pub use training::{Call, Examples, Outcome};

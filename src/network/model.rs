@@ -11,7 +11,7 @@ use crate::kernels::shape::{ShapeError, tuple};
 use crate::kernels::simd::Element;
 use crate::network::clock::{Clock, Poll};
 use crate::network::layers::{Layers, Weight};
-use crate::network::optimizer::{Optimizer, Rule};
+use crate::network::optimizer::{Averaging, Optimizer, Rule};
 use crate::network::plan::{Block, Chunks, Plan};
 use crate::network::spec::LayerSpec;
 use crate::network::step::{Model, Random};
@@ -85,11 +85,33 @@ impl<T: Element> Network<T> {
         }
     }
 
-    /// Chooses loss and optimiser, which forgets what it knew.
+    /// Puts the averages of the trained weights in their place, or the weights back there. Nothing
+    /// happens without averages. Training puts weights back first.
+    pub fn show_averages(&mut self, shown: bool) {
+        let Self { params, training: Some(training), .. } = self else { return };
+        if training.optimizer().show_averages(params.get_mut(), shown) {
+            self.weights_changed();
+        }
+    }
+
+    /// Makes the trained weights their averages. Nothing happens without averages.
+    pub fn take_averages(&mut self) {
+        let Self { params, training: Some(training), .. } = self else { return };
+        if training.optimizer().take_averages(params.get_mut()) {
+            self.weights_changed();
+        }
+    }
+
+    /// Chooses loss and optimiser, which forgets what it knew, and whether averages are kept.
     ///
     /// # Errors
     /// If the loss does not fit the output, or if there is not enough memory.
-    pub fn compile(&mut self, loss: Loss, rule: Rule) -> Result<(), BuildError> {
+    pub fn compile(
+        &mut self,
+        loss: Loss,
+        rule: Rule,
+        averaging: Option<Averaging>,
+    ) -> Result<(), BuildError> {
         let output = self.layers.output();
         let classes = !matches!(loss, Loss::MeanSquaredError);
         if classes && output.len() != 1 {
@@ -98,7 +120,7 @@ impl<T: Element> Network<T> {
                 tuple(output)
             ))));
         }
-        self.training = Some(Training::new(&self.layers, loss, rule)?);
+        self.training = Some(Training::new(&self.layers, loss, rule, averaging)?);
         Ok(())
     }
 

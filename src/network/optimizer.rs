@@ -1,5 +1,6 @@
 //! How parameters follow their gradients.
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 
 use crate::kernels::optimizer::Adam;
@@ -31,6 +32,24 @@ pub enum Rule {
     },
 }
 
+/// How the averages of all parameters over the steps are kept, as Keras does it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Averaging {
+    /// How much of the averages a step keeps, from 0 to 1; the first keeps nothing.
+    pub momentum: f64,
+    /// After how many steps, again and again, parameters become their averages.
+    pub overwrite_frequency: Option<NonZeroU64>,
+}
+
+/// Averages of all parameters.
+#[derive(Debug)]
+struct Averages<T> {
+    averaging: Averaging,
+    /// The averages; the parameters, as long as the averages stand in their place.
+    values: Shared<T>,
+    shown: bool,
+}
+
 /// A rule and what it remembers.
 #[derive(Debug)]
 pub struct Optimizer<T> {
@@ -39,6 +58,7 @@ pub struct Optimizer<T> {
     pub steps: u64,
     /// Arrays of the parameters' length.
     slots: Vec<Shared<T>>,
+    averages: Option<Averages<T>>,
 }
 
 impl<T: Element> Optimizer<T> {
@@ -46,24 +66,64 @@ impl<T: Element> Optimizer<T> {
     ///
     /// # Errors
     /// If there is not enough memory.
-    pub fn new(rule: Rule, params_len: usize) -> Result<Self, BuildError> {
+    pub fn new(
+        rule: Rule,
+        averaging: Option<Averaging>,
+        params_len: usize,
+    ) -> Result<Self, BuildError> {
         let count = match rule {
             Rule::Sgd { momentum: 0.0, .. } => 0,
             Rule::Sgd { .. } => 1,
             Rule::Adam { .. } => 2,
         };
         let slots = (0..count).map(|_| Shared::zeros(params_len)).collect::<Result<_, _>>()?;
-        Ok(Self { rule, steps: 0, slots })
+        let averages = match averaging {
+            Some(averaging) => {
+                Some(Averages { averaging, values: Shared::zeros(params_len)?, shown: false })
+            }
+            None => None,
+        };
+        Ok(Self { rule, steps: 0, slots, averages })
     }
 
     /// Whether an update is `parameter -= rate * gradient` and nothing else.
     pub fn is_plain(&self) -> bool {
-        self.slots.is_empty()
+        self.slots.is_empty() && self.averages.is_none()
     }
 
-    /// What it remembers, one array of the parameters' length after the other.
+    /// What it remembers, one array of the parameters' length after the other, averages last.
     pub fn slots(&mut self) -> impl Iterator<Item = &mut [T]> {
-        self.slots.iter_mut().map(Shared::get_mut)
+        let averages = self.averages.as_mut().map(|averages| &mut averages.values);
+        self.slots.iter_mut().chain(averages).map(Shared::get_mut)
+    }
+
+    /// Whether averages stand in the parameters' place, and the parameters in theirs; None without
+    /// averages.
+    pub fn shown(&mut self) -> Option<&mut bool> {
+        self.averages.as_mut().map(|averages| &mut averages.shown)
+    }
+
+    /// Puts averages in the parameters' place or back, unless they are there or there are none yet.
+    /// Returns whether parameters have changed.
+    pub fn show_averages(&mut self, params: &mut [T], shown: bool) -> bool {
+        let Some(averages) = &mut self.averages else { return false };
+        if averages.shown == shown || self.steps == 0 {
+            return false;
+        }
+        params.swap_with_slice(averages.values.get_mut());
+        averages.shown = shown;
+        true
+    }
+
+    /// Makes the parameters their averages, if there are any yet. Returns whether that was so.
+    pub fn take_averages(&mut self, params: &mut [T]) -> bool {
+        self.show_averages(params, false);
+        let Some(averages) = &mut self.averages else { return false };
+        if self.steps == 0 {
+            return false;
+        }
+        params.copy_from_slice(averages.values.get_mut());
+        true
     }
 
     /// Updates a part of the parameters by its gradient, as a part of step `step`, counted from 1.
@@ -79,9 +139,11 @@ impl<T: Element> Optimizer<T> {
         step: u64,
     ) {
         // SAFETY: the caller's promise.
-        let (params, slots) = unsafe {
+        let (params, slots, average) = unsafe {
             let slot = |i: usize| self.slots.get(i).map(|slot| slot.write(part.clone()));
-            (params.write(part.clone()), [slot(0), slot(1)])
+            let average =
+                self.averages.as_ref().map(|it| (it.averaging, it.values.write(part.clone())));
+            (params.write(part.clone()), [slot(0), slot(1)], average)
         };
         match (self.rule, slots) {
             (Rule::Sgd { momentum, nesterov }, [Some(velocity), _]) => {
@@ -92,6 +154,13 @@ impl<T: Element> Optimizer<T> {
                 run::adam(params, m, v, grad, &rule, step);
             }
             _ => run::sgd(params, grad, rate),
+        }
+        if let Some((averaging, average)) = average {
+            let momentum = if step == 1 { 0.0 } else { averaging.momentum };
+            run::follow(average, params, momentum);
+            if averaging.overwrite_frequency.is_some_and(|every| step % every == 0) {
+                params.copy_from_slice(average);
+            }
         }
     }
 }

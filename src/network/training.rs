@@ -10,7 +10,7 @@ use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::clock::{Clock, Poll};
 use crate::network::layers::Layers;
-use crate::network::optimizer::{Optimizer, Rule};
+use crate::network::optimizer::{Averaging, Optimizer, Rule};
 use crate::network::plan::{Block, Chunks, Plan};
 use crate::network::step::{Model, Random};
 use crate::network::team::{self, Barrier, Broken, Shared};
@@ -140,11 +140,16 @@ struct Phase {
 }
 
 impl<T: Element> Training<T> {
-    /// For a loss and an optimiser's rule.
+    /// For a loss, an optimiser's rule and, if averages are kept, how.
     ///
     /// # Errors
     /// If a size overflows, or if there is not enough memory.
-    pub fn new(layers: &Layers, loss: Loss, rule: Rule) -> Result<Self, BuildError> {
+    pub fn new(
+        layers: &Layers,
+        loss: Loss,
+        rule: Rule,
+        averaging: Option<Averaging>,
+    ) -> Result<Self, BuildError> {
         let max_chunks =
             (GRADIENT_BYTES / size_of::<T>() / layers.params_len.max(1)).clamp(1, MAX_CHUNKS);
         let plan = Plan::new(layers, Mode::Training, None, max_chunks)?;
@@ -152,7 +157,7 @@ impl<T: Element> Training<T> {
         Ok(Self {
             loss,
             end,
-            optimizer: Optimizer::new(rule, layers.params_len)?,
+            optimizer: Optimizer::new(rule, averaging, layers.params_len)?,
             prepared: Shared::zeros(plan.prepared_len)?,
             stale: true,
             max_chunks,
@@ -204,6 +209,7 @@ impl<T: Element> Training<T> {
         let work = self.plan.work.saturating_mul(batch);
         let threads = if work < WORK_FOR_THREADS { 1 } else { call.threads.min(chunks.count()) };
         self.make_arenas(threads, &chunks, layers.params_len)?;
+        self.stale |= self.optimizer.show_averages(params.get_mut(), false);
         if self.stale {
             let model = Model { params: params.get_mut(), moving: moving.get_mut() };
             prepare_all(&self.plan, self.prepared.get_mut(), model);
