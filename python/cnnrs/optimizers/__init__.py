@@ -4,13 +4,13 @@ An optimizer object is a description: momenta and the like live in the compiled 
 that it was given to. Only `learning_rate` may be assigned later; it counts from the next step.
 """
 
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs._checks import number, one_of
+from cnnrs._checks import integer, number, one_of
 from cnnrs.optimizers import schedules
 from cnnrs.optimizers.schedules import LearningRateSchedule
 
@@ -18,12 +18,20 @@ __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "get", "schedules"]
 
 LearningRate: TypeAlias = float | LearningRateSchedule | Callable[[int], float]
 
+AVERAGING = ("use_ema", "ema_momentum", "ema_overwrite_frequency")
+
 
 class Optimizer:
     """The base of all optimizers.
 
-    An optimizer is a class with `_kind`, the compiled network's name for it, and `_settings`, the
-    attributes that the compiled network takes.
+    With `use_ema=True`, averages of all trained weights are kept: the first step sets them to the
+    weights, each later one is followed by `average += (1 - ema_momentum) * (w - average)`. They are
+    steadier than the weights and often better. As `fit` ends, the weights become their averages;
+    until then they are judged by if `cnnrs.callbacks.SwapEMAWeights` is there. Moving statistics of
+    `BatchNormalization` are no trained weights, and averages by themselves: they stay as they are.
+
+    An optimizer is a class with `_kind`, the compiled network's name for it, `_settings`, the
+    attributes that the compiled network takes, and `_arguments`, those that are arguments too.
 
     Reference: `keras.optimizers.Optimizer`.
 
@@ -35,9 +43,16 @@ class Optimizer:
 
     _kind: ClassVar[str]
     _settings: ClassVar[tuple[str, ...]]
+    _arguments: ClassVar[tuple[str, ...]]
 
     def __init__(
-        self, learning_rate: LearningRate, default: float, lr: LearningRate | None
+        self,
+        learning_rate: LearningRate,
+        default: float,
+        lr: LearningRate | None,
+        use_ema: bool,
+        ema_momentum: float,
+        ema_overwrite_frequency: int | None,
     ) -> None:
         if lr is not None and learning_rate != default:
             raise ValueError(
@@ -45,6 +60,15 @@ class Optimizer:
                 f"{learning_rate!r}, lr={lr!r}"
             )
         self.learning_rate = learning_rate if lr is None else lr
+        self.use_ema = bool(use_ema)
+        self.ema_momentum = number(
+            "ema_momentum", ema_momentum, "a number from 0 to 1", lambda value: 0 <= value <= 1
+        )
+        self.ema_overwrite_frequency = (
+            None
+            if ema_overwrite_frequency is None
+            else integer("ema_overwrite_frequency", ema_overwrite_frequency)
+        )
 
     @property
     def learning_rate(self) -> LearningRate:
@@ -74,33 +98,53 @@ class Optimizer:
     def lr(self, value: LearningRate) -> None:
         self.learning_rate = value
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal optimizer.
+
+        Returns:
+            A dict for `from_config`, in which a schedule is `{"class_name": ..., "config": ...}`:
+            of plain values, unless the learning rate is a function or of the user's own class.
+
+        Reference: `keras.optimizers.Optimizer.get_config`.
+
+        Example:
+            >>> from cnnrs.optimizers import SGD
+            >>> SGD(0.1, momentum=0.9).get_config()
+            {'learning_rate': 0.1, 'momentum': 0.9, 'nesterov': False}
+        """
+        arguments = (*self._arguments, *(AVERAGING if self.use_ema else ()))
+        return {
+            "learning_rate": schedules.serialize(self.learning_rate),
+            **{key: getattr(self, key) for key in arguments},
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Make an optimizer from what `get_config` returned.
+
+        Reference: `keras.optimizers.Optimizer.from_config`.
+
+        Example:
+            >>> from cnnrs.optimizers import SGD
+            >>> SGD.from_config(SGD(0.1, momentum=0.9).get_config())
+            SGD(learning_rate=0.1, momentum=0.9, nesterov=False)
+        """
+        arguments = dict(config)
+        if isinstance(arguments.get("learning_rate"), Mapping):
+            arguments["learning_rate"] = schedules.deserialize(arguments["learning_rate"])
+        return cls(**arguments)
+
     def _rates(self, first: int, count: int) -> npt.NDArray[np.float64]:
         """The learning rates of `count` steps."""
-        rate = self._learning_rate
-        if isinstance(rate, LearningRateSchedule):
-            rates = np.asarray(rate(np.arange(first, first + count, dtype=np.int64)), np.float64)
-        elif callable(rate):
-            rates = np.array([rate(step) for step in range(first, first + count)], np.float64)
-        else:
-            return np.full(count, rate)
-        if rates.shape not in ((), (count,)):
-            raise ValueError(
-                f"learning_rate: expected a schedule that returns one rate for each of {count} "
-                f"steps, got an array of shape {rates.shape}"
-            )
-        if not ((rates >= 0) & (rates < np.inf)).all():
-            wrong = rates[~((rates >= 0) & (rates < np.inf))].ravel()[0]
-            raise ValueError(
-                f"learning_rate: expected a schedule of finite numbers of at least 0, got {wrong}"
-            )
-        return np.full(count, rates)
+        return schedules.rates_of(self._learning_rate, first, count)
 
     def _compiled(self) -> tuple[str, dict[str, Any]]:
         """The optimizer as the compiled network takes it, without the learning rate."""
-        return self._kind, {key: getattr(self, key) for key in self._settings}
+        return self._kind, {key: getattr(self, key) for key in (*self._settings, *AVERAGING)}
 
     def __repr__(self) -> str:
-        settings = {"learning_rate": self.learning_rate, **self._compiled()[1]}
+        shown = ("learning_rate", *self._settings, *(AVERAGING if self.use_ema else ()))
+        settings = {key: getattr(self, key) for key in shown}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
 
@@ -115,6 +159,10 @@ class SGD(Optimizer):
         momentum: from 0 (default) to 1.
         nesterov: whether momentum is Nesterov's, False by default.
         lr: `learning_rate`, by its old name.
+        use_ema: whether averages of the weights are kept; see `Optimizer`.
+        ema_momentum: how much of the averages a step keeps; from 0 to 1, 0.99 by default.
+        ema_overwrite_frequency: after how many steps, again and again, the weights become their
+            averages; None (default) for after the training alone.
 
     Raises:
         TypeError: if one is no number.
@@ -132,6 +180,7 @@ class SGD(Optimizer):
 
     _kind = "sgd"
     _settings = ("momentum", "nesterov")
+    _arguments = _settings
 
     def __init__(
         self,
@@ -140,8 +189,11 @@ class SGD(Optimizer):
         nesterov: bool = False,
         *,
         lr: LearningRate | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
     ) -> None:
-        super().__init__(learning_rate, 0.01, lr)
+        super().__init__(learning_rate, 0.01, lr, use_ema, ema_momentum, ema_overwrite_frequency)
         self.momentum = number(
             "momentum", momentum, "a number from 0 to 1", lambda value: 0 <= value <= 1
         )
@@ -160,6 +212,10 @@ class Adam(Optimizer):
         beta_2: from 0 to below 1, 0.999 by default.
         epsilon: at least 0, 1e-7 by default.
         lr: `learning_rate`, by its old name.
+        use_ema: whether averages of the weights are kept; see `Optimizer`.
+        ema_momentum: how much of the averages a step keeps; from 0 to 1, 0.99 by default.
+        ema_overwrite_frequency: after how many steps, again and again, the weights become their
+            averages; None (default) for after the training alone.
 
     Raises:
         TypeError: if one is no number.
@@ -175,6 +231,7 @@ class Adam(Optimizer):
 
     _kind = "adam"
     _settings = ("beta_1", "beta_2", "epsilon", "weight_decay")
+    _arguments: ClassVar[tuple[str, ...]] = ("beta_1", "beta_2", "epsilon")
 
     def __init__(
         self,
@@ -184,8 +241,11 @@ class Adam(Optimizer):
         epsilon: float = 1e-7,
         *,
         lr: LearningRate | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
     ) -> None:
-        super().__init__(learning_rate, 0.001, lr)
+        super().__init__(learning_rate, 0.001, lr, use_ema, ema_momentum, ema_overwrite_frequency)
         self.beta_1 = _beta("beta_1", beta_1)
         self.beta_2 = _beta("beta_2", beta_2)
         self.epsilon = _at_least_0("epsilon", epsilon)
@@ -202,6 +262,10 @@ class AdamW(Adam):
         beta_2: from 0 to below 1, 0.999 by default.
         epsilon: at least 0, 1e-7 by default.
         lr: `learning_rate`, by its old name.
+        use_ema: whether averages of the weights are kept; see `Optimizer`.
+        ema_momentum: how much of the averages a step keeps; from 0 to 1, 0.99 by default.
+        ema_overwrite_frequency: after how many steps, again and again, the weights become their
+            averages; None (default) for after the training alone.
 
     Raises:
         TypeError: if one is no number.
@@ -215,6 +279,8 @@ class AdamW(Adam):
         0.01
     """
 
+    _arguments = ("weight_decay", "beta_1", "beta_2", "epsilon")
+
     def __init__(
         self,
         learning_rate: LearningRate = 0.001,
@@ -224,8 +290,20 @@ class AdamW(Adam):
         epsilon: float = 1e-7,
         *,
         lr: LearningRate | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
     ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, lr=lr)
+        super().__init__(
+            learning_rate,
+            beta_1,
+            beta_2,
+            epsilon,
+            lr=lr,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+        )
         self.weight_decay = _at_least_0("weight_decay", weight_decay)
 
 
