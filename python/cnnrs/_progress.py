@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 BAR_SECONDS = 0.2
 """An epoch that takes less shows no bar: it would only flicker."""
 
-BAR_FORMAT = "{percentage:3.0f}%|{bar}| {rate_noinv_fmt}{postfix}, {remaining} left"
+BAR_FORMAT = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}, {rate_noinv_fmt}"
 """What matters least comes last, because a narrow terminal cuts it off."""
 
 LEAST_COLUMNS = 10

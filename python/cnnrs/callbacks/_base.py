@@ -18,8 +18,8 @@ class Callback:
     and its epoch's validation. Steps run many at a time, unless a callback overrides one of the
     hooks of batches: then each step is a call of its own, which is slower for small networks.
     `compile(steps_per_execution=n)` makes it a call every n steps, and calls the hooks before the
-    first and after the last of them. Validation, evaluation and prediction run in one piece each, so
-    there are no hooks of their batches.
+    first and after the last of them. Validation, evaluation and prediction run in one piece each,
+    and have no hooks of batches.
 
     Reference: `keras.callbacks.Callback`.
 

@@ -102,10 +102,10 @@ class CSVLogger(Callback):
             return None
         try:
             with path.open(newline="", encoding="utf-8") as file:
-                columns = next(csv.reader(file, delimiter=self.sep), [""])
+                columns = next(csv.reader(file, delimiter=self.sep), [])
         except (UnicodeDecodeError, csv.Error):
-            columns = [""]
-        if columns[0] != "epoch":
+            columns = []
+        if columns[:1] != ["epoch"]:
             raise ValueError(
                 f"{self.filename}: expected a log that begins with the column 'epoch', got another "
                 f"file; append=False would replace it"

@@ -1,7 +1,6 @@
 """Figures of all epochs for TensorBoard."""
 
 import os
-import secrets
 import socket
 import time
 from pathlib import Path
@@ -117,13 +116,16 @@ class TensorBoard(Callback):
         if not figures:
             return
         event, summary, record_writer = _modules()
-        now = time.time()
+        now_ns = time.time_ns()
+        now = now_ns / 1e9
         values = [summary.Summary.Value(tag=k, simple_value=float(v)) for k, v in figures.items()]
         records = [event.Event(wall_time=now, step=epoch, summary=summary.Summary(value=values))]
         if folder not in self._files:
             # TensorBoard reads a folder's files in the order of their names.
-            name = f"events.out.tfevents.{int(now):010}.{socket.gethostname()}.{os.getpid()}"
-            self._files[folder] = self._folder(folder) / f"{name}.{secrets.token_hex(4)}"
+            second, rest = divmod(now_ns, 10**9)
+            unique = f"{socket.gethostname()}.{os.getpid()}.{rest:09}"
+            name = f"events.out.tfevents.{second:010}.{unique}"
+            self._files[folder] = self._folder(folder) / name
             records.insert(0, event.Event(wall_time=now, file_version=_FILE_VERSION))
         # Opened for each epoch, so that an exception between two leaves no file open.
         with self._files[folder].open("ab") as file:
