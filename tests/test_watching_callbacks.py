@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -374,8 +373,3 @@ def test_watching_goes_on_in_another_process(
         assert json.dumps(got.get_state()) == json.dumps(wanted.get_state())
     assert_same_weights(parts, whole)
     assert parts.optimizer.learning_rate == whole.optimizer.learning_rate
-
-
-def test_warnings_of_a_training_without_validation_do_not_stop_it() -> None:
-    with warnings.catch_warnings(action="ignore"):
-        assert epochs_of([None, None, None]) == 3
