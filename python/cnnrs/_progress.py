@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 BAR_SECONDS = 0.2
 """An epoch that takes less shows no bar: it would only flicker."""
 
+MOVE_SECONDS = 0.1
+"""The least time between two states of the bar."""
+
 BAR_FORMAT = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}, {rate_noinv_fmt}"
 """What matters least comes last, because a narrow terminal cuts it off."""
 
@@ -96,6 +99,7 @@ class Report:
             "unit_scale": True,
             "bar_format": BAR_FORMAT,
             "delay": BAR_SECONDS,
+            "mininterval": MOVE_SECONDS,
             "miniters": 1,
             "leave": False,
         }
