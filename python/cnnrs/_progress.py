@@ -73,7 +73,7 @@ class Report:
         with self._harmless():
             if self._bar is not None:
                 if self._on_terminal:
-                    self._bar.ncols = _columns(sys.stderr)  # which may have changed
+                    self._bar.ncols = _columns(self._bar.fp)  # which may have changed
                 figures = (f"{name}: {_figure(value)}" for name, value in logs.items())
                 self._bar.set_postfix_str(", ".join(figures), refresh=False)
                 self._bar.update(images)

@@ -262,7 +262,7 @@ class Sequential(Structure):
             For a classification `[loss, accuracy]`, else the loss: means over all images.
 
         Raises:
-            TypeError: if data are no real numbers.
+            TypeError: if data are no real numbers, or a callback is none.
             ValueError: if the model is not compiled, shapes do not fit, there are no images, or
                 labels are out of range.
 
@@ -314,7 +314,7 @@ class Sequential(Structure):
             New array (n, *output shape) of the model's dtype.
 
         Raises:
-            TypeError: if `x` does not hold real numbers.
+            TypeError: if `x` does not hold real numbers, or a callback is none.
             ValueError: if its shape does not fit.
 
         Reference: `keras.Model.predict`.
