@@ -203,9 +203,9 @@ def test_an_assigned_learning_rate_counts_from_the_next_step() -> None:
 
 
 class Harmonic(LearningRateSchedule):
-    def __call__(self, steps: np.ndarray) -> np.ndarray:
-        assert steps.dtype == np.int64
-        return 0.1 / (1 + steps)
+    def __call__(self, step: int) -> float:
+        assert type(step) is int
+        return 0.1 / (1 + step)
 
 
 @pytest.mark.parametrize("schedule", [Harmonic(), lambda step: 0.1 / (1 + step)])
@@ -224,29 +224,35 @@ def test_schedules_count_all_steps_since_compiling(schedule: Any) -> None:
 
 
 class Fixed(LearningRateSchedule):
-    def __init__(self, rates: Any) -> None:
-        self.rates = rates
+    def __init__(self, rate: Any) -> None:
+        self.rate = rate
 
-    def __call__(self, steps: np.ndarray) -> Any:
-        return self.rates
+    def __call__(self, step: int) -> Any:
+        return self.rate
 
 
-def test_a_schedule_may_return_one_rate_for_all() -> None:
-    assert path(SGD(Fixed(0.1))) == pytest.approx(path(SGD(0.1)))
+@pytest.mark.parametrize("rate", [0.1, np.float32(0.1), np.array(0.1)])
+def test_a_schedule_may_return_any_kind_of_number(rate: Any) -> None:
+    assert path(SGD(Fixed(rate))) == pytest.approx(path(SGD(0.1)))
 
 
 @pytest.mark.parametrize(
-    ("schedule", "message"),
+    ("schedule", "error", "message"),
     [
-        (Fixed([0.1, 0.2]), r"learning_rate: .*each of 1 steps.*\(2,\)"),
-        (Fixed([math.nan]), "learning_rate: .*got nan"),
-        (Fixed(-1), "learning_rate: .*got -1"),
-        (lambda step: math.inf, "learning_rate: .*got inf"),
+        (Fixed([0.1, 0.2]), TypeError, r"learning_rate: .*got \[0.1, 0.2\] at step 0"),
+        (Fixed("fast"), TypeError, "learning_rate: .*got 'fast' at step 0"),
+        (Fixed(None), TypeError, "learning_rate: .*got None at step 0"),
+        (Fixed(math.nan), ValueError, "learning_rate: .*got nan at step 0"),
+        (Fixed(-1), ValueError, "learning_rate: .*got -1"),
+        (lambda step: math.inf, ValueError, "learning_rate: .*got inf"),
+        (LearningRateSchedule(), NotImplementedError, "a subclass with __call__"),
     ],
 )
-def test_unfit_schedules_are_refused_before_the_step(schedule: Any, message: str) -> None:
+def test_unfit_schedules_are_refused_before_the_step(
+    schedule: Any, error: type[Exception], message: str
+) -> None:
     model = line(SGD(schedule))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(error, match=message):
         model.fit(ONE, ONE, verbose=0)
     assert model.get_weights()[0] == 3
 
@@ -267,6 +273,10 @@ def test_unfit_schedules_are_refused_before_the_step(schedule: Any, message: str
         (lambda: Adam(epsilon=-1), ValueError, "epsilon: .*got -1"),
         (lambda: AdamW(weight_decay=-1), ValueError, "weight_decay: .*got -1"),
         (lambda: AdamW(weight_decay=None), TypeError, "weight_decay: .*got None"),
+        (lambda: SGD(ema_momentum=1.5), ValueError, "ema_momentum: .*from 0 to 1, got 1.5"),
+        (lambda: Adam(ema_momentum=None), TypeError, "ema_momentum: .*got None"),
+        (lambda: AdamW(ema_overwrite_frequency=0), ValueError, "ema_overwrite_frequency: .*got 0"),
+        (lambda: SGD(ema_overwrite_frequency=2.5), TypeError, "ema_overwrite_frequency: .*2.5"),
         (lambda: optimizers.get("rmsprop"), ValueError, "'sgd', 'adam' or 'adamw', got 'rmsprop'"),
         (lambda: optimizers.get(None), TypeError, "optimizer: .*got None"),
         (lambda: CategoricalCrossentropy(label_smoothing=2), ValueError, "label_smoothing: .*2"),

@@ -248,6 +248,8 @@ class Sequential(Structure):
             logs = fit.epoch(epoch, self._rng, shuffle, validation)
             if self.stop_training:
                 break
+        if logs:
+            self._ready_network().take_averages()
         called.train_end(logs)
         return called.history
 

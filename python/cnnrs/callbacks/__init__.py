@@ -5,6 +5,7 @@ from cnnrs.callbacks._csv import CSVLogger
 from cnnrs.callbacks._early_stopping import EarlyStopping
 from cnnrs.callbacks._lambda import LambdaCallback
 from cnnrs.callbacks._learning_rate import LearningRateScheduler, ReduceLROnPlateau
+from cnnrs.callbacks._swap_averages import SwapEMAWeights
 from cnnrs.callbacks._tensorboard import TensorBoard
 from cnnrs.callbacks._terminate import TerminateOnNaN
 
@@ -16,6 +17,7 @@ __all__ = [
     "LambdaCallback",
     "LearningRateScheduler",
     "ReduceLROnPlateau",
+    "SwapEMAWeights",
     "TensorBoard",
     "TerminateOnNaN",
 ]

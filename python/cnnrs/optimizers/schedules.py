@@ -44,6 +44,8 @@ class LearningRateSchedule:
         >>> optimizer = SGD(Halving())
     """
 
+    _settings: ClassVar[tuple[str, ...]] = ()  # the arguments of a class of this module
+
     def __call__(self, step: Any) -> Any:
         """Return the learning rate of a step.
 
@@ -67,9 +69,11 @@ class LearningRateSchedule:
             >>> CosineDecay(0.1, 500).get_config()["decay_steps"]
             500.0
         """
-        raise NotImplementedError(
-            f"{type(self).__name__}: expected a subclass with get_config(self), got none"
-        )
+        if not self._settings:
+            raise NotImplementedError(
+                f"{type(self).__name__}: expected a subclass with get_config(self), got none"
+            )
+        return {name: getattr(self, name) for name in (*self._settings, "name")}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -86,9 +90,7 @@ class LearningRateSchedule:
 
 
 class _Formula(LearningRateSchedule):
-    """A schedule whose formula takes many steps at once, `_settings` being its arguments."""
-
-    _settings: ClassVar[tuple[str, ...]]
+    """A schedule whose formula takes many steps at once."""
 
     def __init__(self, name: str | None) -> None:
         self.name = name
@@ -107,9 +109,6 @@ class _Formula(LearningRateSchedule):
 
     def _at(self, step: Rates) -> Rates:
         raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in (*self._settings, "name")}
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._settings)
