@@ -308,11 +308,11 @@ of_keras = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::Fut
     ids=[f"{n}-{len(s)}-{i}" for i, (n, s) in enumerate(LIKE_KERAS)],
 )
 def test_rates_are_kerass(keras: Any, name: str, settings: dict[str, Any]) -> None:
-    # TensorFlow computes as precisely as the rate is given.
+    # TensorFlow computes in float64, as the rate is given, but takes 0.7 and the like as float32.
     theirs = getattr(keras.optimizers.schedules, name)(np.float64(0.2), **settings)
     expected = [float(theirs(step)) for step in range(150)]
     ours = getattr(schedules, name)(0.2, **settings)
-    assert ours(np.arange(150)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert ours(np.arange(150)) == pytest.approx(expected, rel=1e-5, abs=1e-7)
     described = keras.optimizers.schedules.serialize(theirs)
     assert repr(schedules.deserialize(described)) == repr(ours)
 
