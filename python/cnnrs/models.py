@@ -197,6 +197,9 @@ class Sequential(Structure):
         Warns:
             RuntimeWarning: once, if the loss is not finite; training goes on.
 
+        If the optimizer keeps averages (`use_ema=True`), weights become their averages after the
+        last epoch, before `on_train_end` of callbacks.
+
         An exception, such as `KeyboardInterrupt` at Ctrl-C, leaves the model as it was after the
         last whole step, and `model.history` with all finished epochs.
 

@@ -27,8 +27,8 @@ class Optimizer:
     With `use_ema=True`, averages of all trained weights are kept: the first step sets them to the
     weights, each later one is followed by `average += (1 - ema_momentum) * (w - average)`. They are
     steadier than the weights and often better. As `fit` ends, the weights become their averages;
-    until then they are judged by if `cnnrs.callbacks.SwapEMAWeights` is there. Moving statistics of
-    `BatchNormalization` are no trained weights, and averages by themselves: they stay as they are.
+    until then, the callback `SwapEMAWeights` judges by them. The moving statistics of
+    `BatchNormalization` are averages by themselves, and stay as they are.
 
     An optimizer is a class with `_kind`, the compiled network's name for it, `_settings`, the
     attributes that the compiled network takes, and `_arguments`, those that are arguments too.
