@@ -4,8 +4,8 @@ An optimizer object is a description: momenta and the like live in the compiled 
 that it was given to. Only `learning_rate` may be assigned later; it counts from the next step.
 """
 
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ LearningRate: TypeAlias = float | LearningRateSchedule | Callable[[int], float]
 class Optimizer:
     """The base of all optimizers.
 
-    An optimizer is a class with `_kind`, the compiled network's name for it, and `_settings`, the
-    attributes that the compiled network takes.
+    An optimizer is a class with `_kind`, the compiled network's name for it, `_settings`, the
+    attributes that the compiled network takes, and `_arguments`, those that are arguments too.
 
     Reference: `keras.optimizers.Optimizer`.
 
@@ -35,6 +35,7 @@ class Optimizer:
 
     _kind: ClassVar[str]
     _settings: ClassVar[tuple[str, ...]]
+    _arguments: ClassVar[tuple[str, ...]]
 
     def __init__(
         self, learning_rate: LearningRate, default: float, lr: LearningRate | None
@@ -73,6 +74,36 @@ class Optimizer:
     @lr.setter
     def lr(self, value: LearningRate) -> None:
         self.learning_rate = value
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal optimizer.
+
+        Returns:
+            A dict for `from_config`: of plain values, unless the learning rate is a function or a
+            schedule.
+
+        Reference: `keras.optimizers.Optimizer.get_config`.
+
+        Example:
+            >>> from cnnrs.optimizers import SGD
+            >>> SGD(0.1, momentum=0.9).get_config()
+            {'learning_rate': 0.1, 'momentum': 0.9, 'nesterov': False}
+        """
+        arguments = {key: getattr(self, key) for key in self._arguments}
+        return {"learning_rate": self.learning_rate, **arguments}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Make an optimizer from what `get_config` returned.
+
+        Reference: `keras.optimizers.Optimizer.from_config`.
+
+        Example:
+            >>> from cnnrs.optimizers import SGD
+            >>> SGD.from_config(SGD(0.1, momentum=0.9).get_config())
+            SGD(learning_rate=0.1, momentum=0.9, nesterov=False)
+        """
+        return cls(**config)
 
     def _rates(self, first: int, count: int) -> npt.NDArray[np.float64]:
         """The learning rates of `count` steps."""
@@ -132,6 +163,7 @@ class SGD(Optimizer):
 
     _kind = "sgd"
     _settings = ("momentum", "nesterov")
+    _arguments = _settings
 
     def __init__(
         self,
@@ -175,6 +207,7 @@ class Adam(Optimizer):
 
     _kind = "adam"
     _settings = ("beta_1", "beta_2", "epsilon", "weight_decay")
+    _arguments: ClassVar[tuple[str, ...]] = ("beta_1", "beta_2", "epsilon")
 
     def __init__(
         self,
@@ -214,6 +247,8 @@ class AdamW(Adam):
         >>> AdamW(weight_decay=0.01).weight_decay
         0.01
     """
+
+    _arguments = ("weight_decay", "beta_1", "beta_2", "epsilon")
 
     def __init__(
         self,
