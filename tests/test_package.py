@@ -25,6 +25,7 @@ from cnnrs import (
     losses,
     models,
     optimizers,
+    saving,
     utils,
 )
 from cnnrs.datasets import fashion_mnist, mnist
@@ -45,11 +46,22 @@ MODULES_WITH_ALL = (
     mnist,
     models,
     optimizers,
+    saving,
     schedules,
     utils,
 )
 
-MODEL_FACE = (callbacks, initializers, layers, losses, models, optimizers, schedules, utils)
+MODEL_FACE = (
+    callbacks,
+    initializers,
+    layers,
+    losses,
+    models,
+    optimizers,
+    saving,
+    schedules,
+    utils,
+)
 
 PUBLIC_MODULES = sorted(
     found.name
