@@ -176,3 +176,10 @@ def test_adding_a_layer_keeps_the_way_of_training() -> None:
     model.add(Dense(2))
     model.fit(np.ones((3, 4)), np.ones((3, 2)), verbose=0)
     assert model.optimizer.momentum == 0.9
+
+
+def test_two_softmaxes_are_warned_of() -> None:
+    model = Sequential([Input((4,)), Dense(3, "softmax")])
+    with pytest.warns(RuntimeWarning, match=r"from_logits=True applies a softmax, and so does <De"):
+        model.compile("sgd", CategoricalCrossentropy(from_logits=True))
+    model.compile("sgd", CategoricalCrossentropy())

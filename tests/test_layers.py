@@ -379,3 +379,15 @@ def test_unfit_arguments_are_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_places_in_a_pooling_window_are_numbers_of_the_dtype() -> None:
+    pooling = MaxPooling2D((4097, 4096), padding="same")
+    with pytest.raises(
+        ValueError, match=r"at most 16777216 pixels in a window, got \(4097, 4096\)"
+    ):
+        Sequential([Input((4, 4, 1)), pooling])
+    model = Sequential([Input((4, 4, 1)), MaxPooling2D((4096, 4096), padding="same")])
+    assert model.predict(np.ones((1, 4, 4, 1))) == 1
+    model = Sequential([Input((4, 4, 1)), pooling], dtype="float64")
+    assert model.predict(np.ones((1, 4, 4, 1))) == 1

@@ -20,7 +20,9 @@ from cnnrs import (
     _core,
     callbacks,
     datasets,
+    export,
     initializers,
+    interop,
     layers,
     losses,
     models,
@@ -32,15 +34,27 @@ from cnnrs.datasets import fashion_mnist, mnist
 from cnnrs.optimizers import schedules
 from cnnrs.training_run import tutorial_network
 
-HEAVY = {"tqdm", "pooch", "requests", "urllib3", "matplotlib", "safetensors", "PIL"}
+HEAVY = {
+    "PIL",
+    "matplotlib",
+    "onnx",
+    "pooch",
+    "requests",
+    "safetensors",
+    "sklearn",
+    "tqdm",
+    "urllib3",
+}
 COMMAND_ONLY = {"argparse", "csv", "json", "logging", "subprocess"}
 
 MODULES_WITH_ALL = (
     cnnrs,
     callbacks,
     datasets,
+    export,
     fashion_mnist,
     initializers,
+    interop,
     layers,
     losses,
     mnist,
@@ -53,7 +67,9 @@ MODULES_WITH_ALL = (
 
 MODEL_FACE = (
     callbacks,
+    export,
     initializers,
+    interop,
     layers,
     losses,
     models,

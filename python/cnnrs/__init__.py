@@ -4,6 +4,7 @@ from cnnrs import (
     callbacks,
     datasets,
     initializers,
+    interop,
     layers,
     losses,
     models,
@@ -13,6 +14,7 @@ from cnnrs import (
 )
 from cnnrs._config import get_num_threads, set_num_threads, show_config
 from cnnrs._core import __version__
+from cnnrs.interop import from_torch
 from cnnrs.layers import (
     Activation,
     AveragePooling2D,
@@ -51,8 +53,10 @@ __all__ = [
     "__version__",
     "callbacks",
     "datasets",
+    "from_torch",
     "get_num_threads",
     "initializers",
+    "interop",
     "layers",
     "load_model",
     "losses",

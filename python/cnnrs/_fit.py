@@ -2,17 +2,15 @@
 
 import functools
 import operator
-import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from cnnrs._progress import Report
 from cnnrs.callbacks._base import Callback, History, Logs
 
 if TYPE_CHECKING:
@@ -95,6 +93,26 @@ class CallbackList:
         for callback in self._callbacks:
             callback._after_train_end()
 
+    def test_begin(self) -> None:
+        for callback in self._callbacks:
+            callback.on_test_begin({})
+
+    def test_end(self, logs: Logs) -> None:
+        for callback in self._callbacks:
+            callback.on_test_end(logs)
+
+    def predict_begin(self) -> None:
+        for callback in self._callbacks:
+            callback.on_predict_begin({})
+
+    def predict_end(self) -> None:
+        for callback in self._callbacks:
+            callback.on_predict_end({})
+
+    def loss_not_finite(self, epoch: int, batch: int, loss: float) -> None:
+        for callback in self._callbacks:
+            callback._on_loss_not_finite(epoch, batch, loss)
+
     def epoch_begin(self, epoch: int) -> None:
         for callback in self._callbacks:
             callback.on_epoch_begin(epoch, {})
@@ -131,66 +149,6 @@ def evaluate(network: "_core.Network", data: Data) -> Sums:
 def draw_seed(rng: "np.random.Generator") -> int:
     """A seed for the random numbers of an epoch's layers."""
     return int(rng.integers(2**64, dtype=np.uint64))
-
-
-class Bar(Protocol):
-    """What is told of each call's steps."""
-
-    def update(self, n: int) -> object: ...
-
-
-class NoBar:
-    """A progress bar that nobody sees."""
-
-    def update(self, n: int) -> None:
-        pass
-
-
-class Report:
-    """What the user sees of a training: lines on standard output, a bar on a terminal's errors."""
-
-    def __init__(self, verbose: int, *, epochs: int, steps: int) -> None:
-        self._verbose = verbose
-        self._epochs = epochs
-        self.steps = steps
-
-    def begin(self, epoch: int) -> None:
-        """Print an epoch's heading."""
-        if self._verbose:
-            print(f"Epoch {epoch + 1}/{self._epochs}", flush=True)
-
-    @contextmanager
-    def bar(self) -> Iterator[Bar]:
-        """Show a progress bar over the steps of an epoch."""
-        if self._verbose != 1 or sys.stderr is None or not sys.stderr.isatty():
-            yield NoBar()
-            return
-        from tqdm import tqdm
-
-        with tqdm(total=self.steps, unit=" steps", leave=False, file=sys.stderr) as bar:
-            yield bar
-
-    def end(self, steps: int, seconds: float, logs: Logs) -> None:
-        """Print an epoch's figures."""
-        if self._verbose:
-            print(line(steps, self.steps, seconds, logs), flush=True)
-
-
-def line(steps: int, of: int, seconds: float, logs: Logs) -> str:
-    """Steps, seconds and figures, as Keras writes them."""
-    each = seconds / steps
-    if each >= 1:
-        pace = f"{each:.0f}s"
-    elif each >= 1e-3:
-        pace = f"{each * 1e3:.0f}ms"
-    else:
-        pace = f"{each * 1e6:.0f}us"
-    head = f"{steps}/{of} - {seconds:.1f}s - {pace}/step"
-    return " - ".join([head, *(f"{name}: {_figure(value)}" for name, value in logs.items())])
-
-
-def _figure(value: float) -> str:
-    return f"{value:.4f}" if abs(value) > 1e-3 else f"{value:.4e}"
 
 
 class Fit:
@@ -234,7 +192,9 @@ class Fit:
         seconds = time.perf_counter() - start
         logs = sums.logs(self._metric)
         if validation is not None:
+            self._callbacks.test_begin()
             judged = evaluate(self._network, validation).logs(self._metric)
+            self._callbacks.test_end(judged)
             logs |= {f"val_{name}": value for name, value in judged.items()}
         self._callbacks.epoch_end(epoch, logs)
         self._report.end(steps, seconds, logs)
@@ -244,7 +204,7 @@ class Fit:
         """Take the steps of an epoch, and return how many they were and what they came to."""
         total, hooks = self._report.steps, self._callbacks.wants_batches
         done, sums = 0, Sums()
-        with self._report.bar() as bar:
+        with self._report.bar():
             while done < total and not (done and self._model.stop_training):
                 end = min(done + self._steps_per_execution, total) if hooks else total
                 if hooks:
@@ -253,7 +213,6 @@ class Fit:
                     count = min(self._pace.steps, end - done)
                     self._call(epoch, order, seed, done, count, sums)
                     done += count
-                    bar.update(count)
                     if done == end or self._model.stop_training:
                         break
                 if hooks:
@@ -276,9 +235,12 @@ class Fit:
         # One after the other, so that the sum does not depend on how steps are cut into calls.
         sums.loss = functools.reduce(operator.add, losses.tolist(), sums.loss)
         sums.right += right
+        self._report.update(len(part), sums.logs(self._metric))
         if not self._warned and not np.isfinite(losses).all():
             self._warned = True
             strange = int(np.isfinite(losses).argmin())
+            self._callbacks.loss_not_finite(epoch, done + strange, float(losses[strange]))
+            self._report.clear()
             warnings.warn(
                 f"the loss is not finite at epoch {epoch + 1}, step {done + strange + 1}; a "
                 f"learning rate below {rates[strange]:g} may help",

@@ -82,6 +82,9 @@ class CategoricalCrossentropy(Loss):
     `loss = -sum over k of y[k] * log(p[k])`, where p is the output, or with `from_logits` its
     softmax. With label smoothing s, y is `y * (1 - s) + s / classes`.
 
+    Without `from_logits`, p is divided by its sum and kept between 1e-7 and 1 - 1e-7; behind a
+    softmax, which is computed together with the loss, neither is needed.
+
     Args:
         from_logits: whether the model ends without a softmax, False by default.
         label_smoothing: from 0 (default) to 1.
@@ -128,6 +131,9 @@ class SparseCategoricalCrossentropy(Loss):
     """Cross-entropy of labels that are class numbers, (n,) or (n, 1).
 
     `loss = -log(p[y])`, where p is the output, or with `from_logits` its softmax.
+
+    Without `from_logits`, p is divided by its sum and kept between 1e-7 and 1 - 1e-7; behind a
+    softmax, which is computed together with the loss, neither is needed.
 
     Args:
         from_logits: whether the model ends without a softmax, False by default.

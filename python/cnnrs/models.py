@@ -3,6 +3,7 @@
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -10,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _arrays, _core, _random, losses, optimizers
-from cnnrs._checks import integer, number
-from cnnrs._fit import CallbackList, Data, Fit, Report, evaluate, line
+from cnnrs._checks import integer, number, only
+from cnnrs._fit import CallbackList, Data, Fit, evaluate
 from cnnrs._layer import Input, Layer
+from cnnrs._progress import Report, line, say
 from cnnrs._structure import Structure
 from cnnrs.callbacks import Callback, History
 from cnnrs.losses import Loss
@@ -114,6 +116,10 @@ class Sequential(Structure):
             ValueError: if a name is unknown, the loss does not fit the model's output, or
                 `steps_per_execution` is less than 1.
 
+        Warns:
+            RuntimeWarning: if the model ends in a softmax and the loss, with `from_logits=True`,
+                applies another.
+
         Reference: `keras.Model.compile`.
 
         Example:
@@ -132,6 +138,14 @@ class Sequential(Structure):
         steps_per_execution = integer("steps_per_execution", steps_per_execution)
         new_optimizer, new_loss = optimizers.get(optimizer), losses.get(loss)
         metric = _metric(metrics, new_loss)
+        last = self._layers[-1] if self._layers else None
+        if getattr(new_loss, "from_logits", False) and getattr(last, "activation", "") == "softmax":
+            warnings.warn(
+                f"loss: from_logits=True applies a softmax, and so does {last!r}: the loss sees "
+                f"two; leave one of them out",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         with self._lock:
             if self._network is not None:
                 self._network.compile(new_loss._compiled(), new_optimizer._compiled())
@@ -164,8 +178,9 @@ class Sequential(Structure):
             batch_size: images a step, 32 by default, also for None. The last step of an epoch takes
                 what is left.
             epochs: the epoch to end after, counted from 1; 1 by default.
-            verbose: 0 for silence, 2 for two lines an epoch on standard output, 1 for a progress
-                bar besides, if standard error is a terminal; `"auto"` (default) is 1.
+            verbose: 0 for silence, 2 for one line an epoch on standard output, 1 for two, and
+                between them a progress bar on standard error if it is a terminal, or in a notebook;
+                `"auto"` (default) is 1.
             callbacks: of `cnnrs.callbacks`, one or several.
             validation_split: the share of the images, the last ones before they are shuffled, to
                 judge by after each epoch instead of training on them; 0 by default.
@@ -237,7 +252,7 @@ class Sequential(Structure):
             steps_per_execution=self.steps_per_execution,
             metric=self._metric,
             callbacks=called,
-            report=Report(level, epochs=epochs, steps=steps),
+            report=Report(level, epochs=epochs, steps=steps, images=len(data.x)),
         )
         logs: dict[str, float] = {}
         for epoch in range(self._initial_epoch, epochs):
@@ -254,6 +269,7 @@ class Sequential(Structure):
         batch_size: int | None = None,
         verbose: Verbose = "auto",
         *,
+        callbacks: Callback | Sequence[Callback] | None = None,
         return_dict: bool = False,
     ) -> Any:
         """Judge the model by images and labels.
@@ -264,13 +280,14 @@ class Sequential(Structure):
             batch_size: what the printed line counts as a step, 32 by default, also for None. The
                 result does not depend on it.
             verbose: 0 for silence, 1, 2 or `"auto"` (default) for a line on standard output.
+            callbacks: of `cnnrs.callbacks`, one or several.
             return_dict: whether to return `{"loss": ..., "accuracy": ...}`, False by default.
 
         Returns:
             For a classification `[loss, accuracy]`, else the loss: means over all images.
 
         Raises:
-            TypeError: if data are no real numbers.
+            TypeError: if data are no real numbers, or a callback is none.
             ValueError: if the model is not compiled, shapes do not fit, there are no images, or
                 labels are out of range.
 
@@ -288,18 +305,27 @@ class Sequential(Structure):
         steps_of = _batch_size(batch_size)
         level = _verbosity(verbose)
         data = self._data("evaluate", x, y)
+        steps = math.ceil(len(data.x) / steps_of)
+        called = CallbackList(callbacks, self, verbose=level, epochs=1, steps=steps)
+        called.test_begin()
         start = time.perf_counter()
         logs = evaluate(self._ready_network(), data).logs(self._metric)
+        seconds = time.perf_counter() - start
+        called.test_end(logs)
         if level:
-            steps = math.ceil(len(data.x) / steps_of)
-            print(line(steps, steps, time.perf_counter() - start, logs), flush=True)
+            say(line(steps, steps, seconds, logs))
         if return_dict:
             return logs
         values = list(logs.values())
         return values if len(values) > 1 else values[0]
 
     def predict(
-        self, x: npt.ArrayLike, batch_size: int | None = None, verbose: Verbose = "auto"
+        self,
+        x: npt.ArrayLike,
+        batch_size: int | None = None,
+        verbose: Verbose = "auto",
+        *,
+        callbacks: Callback | Sequence[Callback] | None = None,
     ) -> Array:
         """Compute the model's output.
 
@@ -307,12 +333,13 @@ class Sequential(Structure):
             x: images or vectors, as for `fit`.
             batch_size: as in Keras; nothing depends on it here.
             verbose: as in Keras; nothing is printed here.
+            callbacks: of `cnnrs.callbacks`, one or several.
 
         Returns:
             New array (n, *output shape) of the model's dtype.
 
         Raises:
-            TypeError: if `x` does not hold real numbers.
+            TypeError: if `x` does not hold real numbers, or a callback is none.
             ValueError: if its shape does not fit.
 
         Reference: `keras.Model.predict`.
@@ -322,10 +349,18 @@ class Sequential(Structure):
             >>> Sequential([Input((2,)), Rescaling(0.5)]).predict([[-1.0, 2.0]])
             array([[-0.5,  1. ]], dtype=float32)
         """
-        _batch_size(batch_size)
-        _verbosity(verbose)
+        steps_of = _batch_size(batch_size)
+        level = _verbosity(verbose)
         array = self._inputs("x", x)
-        return self._need_network("predict").predict(array)
+        network = self._need_network("predict")
+        if callbacks is None:
+            return network.predict(array)
+        steps = math.ceil(len(array) / steps_of)
+        called = CallbackList(callbacks, self, verbose=level, epochs=1, steps=steps)
+        called.predict_begin()
+        out = network.predict(array)
+        called.predict_end()
+        return out
 
     def predict_classes(
         self, x: npt.ArrayLike, batch_size: int | None = None, verbose: Verbose = "auto"
@@ -444,6 +479,47 @@ class Sequential(Structure):
         from cnnrs import saving
 
         saving.load_weights(self, path)
+
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: Literal["onnx"] = "onnx",
+        *,
+        input_dtype: str = "float32",
+    ) -> None:
+        """Write the model as an ONNX file, which onnxruntime and others run.
+
+        The graph takes `input` (batch, *input shape), images channels last as here, and gives
+        `output` (batch, *output shape), float32. `cnnrs.export.write_onnx` says more.
+
+        Args:
+            filepath: the file to write, replaced if it is there.
+            format: `"onnx"` (default).
+            input_dtype: what the graph takes: `"float32"` (default), `"float64"` or `"uint8"`.
+
+        Raises:
+            ModuleNotFoundError: if the package onnx is not installed (the extra `onnx`).
+            ValueError: if the model is not built, the weights are larger than an ONNX file can be,
+                or the format or the input type is another.
+            TypeError: if a layer has no counterpart in ONNX here.
+            OSError: if the file cannot be written.
+
+        Reference: `keras.Model.export`.
+
+        Example:
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> from cnnrs import Conv2D, Input, Sequential
+            >>> model = Sequential([Input((28, 28, 1)), Conv2D(8, 3)])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.export(Path(folder, "model.onnx"))
+            ...     [path.name for path in Path(folder).iterdir()]
+            ['model.onnx']
+        """
+        from cnnrs.export import write_onnx
+
+        only("format", format, "onnx")
+        write_onnx(self, filepath, input_dtype)
 
     def _inputs(self, name: str, x: npt.ArrayLike) -> Array:
         """The images as the compiled network takes them; if need be the model is built for them."""

@@ -31,14 +31,14 @@ pub fn batch_stats<T: Element, S: Simd<T>>(simd: S, mean: &mut [T], m2: &mut [T]
         #[inline(always)]
         |rows, at| {
             let merge = Merge::new(simd, rows.start, rows.len());
-            let share = simd.splat(T::from_f64(1.0 / rows.len() as f64));
+            let count = simd.splat(T::from_f64(rows.len() as f64));
             let [sum] = sum_rows(
                 simd,
                 rows.clone(),
                 #[inline(always)]
                 |row, [sum]| [simd.add(sum, load(simd, x, c, row, &at))],
             );
-            let block_mean = simd.mul(sum, share);
+            let block_mean = simd.div(sum, count);
             let [block_m2] = sum_rows(
                 simd,
                 rows,
@@ -141,51 +141,48 @@ pub fn inverse_deviation<T: Element>(inv: &mut [T], variance: &[T], epsilon: f64
     }
 }
 
-/// What [`normalize`] takes: `scale = gamma * inv`, `shift = beta - mean * scale`; no `gamma` is 1 and
-/// no `beta` 0.
+/// `scale = gamma * inv`; no `gamma` is 1.
 ///
 /// All (c,).
 #[inline(always)]
-pub fn scale_and_shift<T: Element>(
-    scale: &mut [T],
-    shift: &mut [T],
-    gamma: Option<&[T]>,
-    beta: Option<&[T]>,
-    mean: &[T],
-    inv: &[T],
-) {
-    let c = scale.len();
-    assert_eq!([shift.len(), mean.len(), inv.len()], [c; 3], "channels");
-    for k in 0..c {
-        scale[k] = gamma.map_or(T::one(), |gamma| gamma[k]) * inv[k];
-        shift[k] = beta.map_or(T::zero(), |beta| beta[k]) - mean[k] * scale[k];
+pub fn scales<T: Element>(scale: &mut [T], gamma: Option<&[T]>, inv: &[T]) {
+    assert_eq!(scale.len(), inv.len(), "channels");
+    for (k, scale) in scale.iter_mut().enumerate() {
+        *scale = gamma.map_or(T::one(), |gamma| gamma[k]) * inv[k];
     }
 }
 
-/// `out[row, c] = x[row, c] * scale[c] + shift[c]`
+/// `out[row, c] = (x[row, c] - mean[c]) * scale[c] + beta[c]`, in this order: where the mean is much
+/// larger than the deviation, `x * scale` would take all the digits. No `beta` is 0.
 ///
-/// `out` and `x` (rows, c), `scale` and `shift` (c,).
+/// `out` and `x` (rows, c), the others (c,).
 #[inline(always)]
 pub fn normalize<T: Element, S: Simd<T>>(
     simd: S,
     out: &mut [T],
     x: &[T],
+    mean: &[T],
     scale: &[T],
-    shift: &[T],
+    beta: Option<&[T]>,
 ) {
     let c = check(scale.len(), x);
     assert_eq!(out.len(), x.len(), "length");
-    assert_eq!(shift.len(), c, "channels");
+    assert_eq!([mean.len(), beta.map_or(c, <[T]>::len)], [c; 2], "channels");
     for_each_block(
         simd,
         x.len() / c,
         c,
         #[inline(always)]
         |rows, at| {
+            let mean = simd.load_up_to(&mean[at.clone()]);
             let scale = simd.load_up_to(&scale[at.clone()]);
-            let shift = simd.load_up_to(&shift[at.clone()]);
+            let beta = match beta {
+                Some(beta) => simd.load_up_to(&beta[at.clone()]),
+                None => simd.zero(),
+            };
             for row in rows {
-                let y = simd.mul_add(load(simd, x, c, row, &at), scale, shift);
+                let centred = simd.sub(load(simd, x, c, row, &at), mean);
+                let y = simd.mul_add(centred, scale, beta);
                 simd.store_up_to(y, &mut out[row * c..][at.clone()]);
             }
         },
@@ -435,15 +432,16 @@ mod tests {
             }
             biased_variance(&mut m2, rows);
             let variance = m2;
-            let (mut inv, mut scale, mut shift) = (nan(), nan(), nan());
+            let (mut inv, mut scale) = (nan(), nan());
             inverse_deviation(&mut inv, &variance, EPSILON);
-            scale_and_shift(&mut scale, &mut shift, gamma, beta, &mean, &inv);
+            scales(&mut scale, gamma, &inv);
             let mut out = vec![T::nan(); x.len()];
             let mut d_x = out.clone();
             let (mut d_beta, mut d_gamma) = (zeros(), zeros());
             for range in &ranges {
                 let range = range.clone();
-                normalize(simd, &mut out[range.clone()], &x[range.clone()], &scale, &shift);
+                let out = &mut out[range.clone()];
+                normalize(simd, out, &x[range.clone()], &mean, &scale, beta);
                 let (mut sum_d, mut sum_d_xhat) = (nan(), nan());
                 batch_norm_backward_sums(
                     simd, &mut sum_d, &mut sum_d_xhat, &d_out[range.clone()], &x[range], &mean, &inv,
@@ -560,6 +558,15 @@ mod tests {
             dispatch!(f32, level, simd => batch_stats(simd, &mut mean, &mut m2, &x));
             let (_, expected) = reference_stats(&to_f64(&x), 1);
             assert!((f64::from(m2[0]) / expected[0] - 1.0).abs() < 1e-4, "{m2:?} {expected:?}");
+        });
+    }
+
+    #[test]
+    fn a_constant_channel_becomes_beta() {
+        for_each_level(|level| {
+            let x = vec![1234.5f32; 100]; // whose sums have no rounding
+            let got = pass(level, &x, &x, Some(&[3.0]), Some(&[0.25]), 1, &[60, 40]);
+            assert!(got.out.iter().all(|&out| out == 0.25), "{:?}", got.out);
         });
     }
 

@@ -33,7 +33,7 @@ pub fn conv_forward<T: Element, S: Simd<T>>(
         Lattice { start: 0, steps: window_steps(shape) },
         Lattice::packed(shape.output()),
     );
-    let mut sink = Plain { out, finish: Finish { bias, relu }, c_out };
+    let mut sink = Plain { out, finish: Some(Finish { bias, relu }), c_out };
     for_channels!(simd, T, S, c_out => {
         convolve(simd, &mut sink, x, packed, Taps::of(shape), &pixels)
     });
@@ -115,7 +115,8 @@ impl<T: Element> Finish<'_, T> {
 /// Each sum for itself.
 pub(super) struct Plain<'a, T> {
     pub out: &'a mut [T],
-    pub finish: Finish<'a, T>,
+    /// None: the sums as they are.
+    pub finish: Option<Finish<'a, T>>,
     pub c_out: usize,
 }
 
@@ -143,10 +144,20 @@ impl<T: Element> Sink<T> for Plain<'_, T> {
         o: usize,
         lanes: usize,
     ) {
-        let finish = self.finish.channels(simd, o, lanes);
-        for (place, &sum) in places.iter().zip(sums) {
-            // SAFETY: the caller's promise.
-            unsafe { store(simd, finish(sum), self.out, place.to + o, lanes) };
+        match self.finish {
+            Some(finish) => {
+                let finish = finish.channels(simd, o, lanes);
+                for (place, &sum) in places.iter().zip(sums) {
+                    // SAFETY: the caller's promise.
+                    unsafe { store(simd, finish(sum), self.out, place.to + o, lanes) };
+                }
+            }
+            None => {
+                for (place, &sum) in places.iter().zip(sums) {
+                    // SAFETY: the caller's promise.
+                    unsafe { store(simd, sum, self.out, place.to + o, lanes) };
+                }
+            }
         }
     }
 }
@@ -216,7 +227,7 @@ pub(super) fn maximum<T: Element, S: Simd<T>>(
 /// # Safety
 /// `out` reaches that far.
 #[inline(always)]
-pub(super) unsafe fn store<T: Element, S: Simd<T>>(
+unsafe fn store<T: Element, S: Simd<T>>(
     simd: S,
     v: S::Vector,
     out: &mut [T],

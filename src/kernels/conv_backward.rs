@@ -1,6 +1,6 @@
 //! The gradients of a convolution: of its kernel, of its bias, and of its input.
 
-use super::conv::{Finish, Plain, window_steps};
+use super::conv::{Plain, window_steps};
 use super::pack::{Phase, packed_input_len, packed_len, surround};
 use super::shape::ConvShape;
 use super::simd::{Element, Simd, for_channels};
@@ -365,8 +365,7 @@ pub fn conv_backward_input<T: Element, S: Simd<T>>(
                     steps: [x_steps[0], sh * x_steps[1], sw * x_steps[2]],
                 },
             );
-            let finish = Finish { bias: None, relu: false };
-            let mut sink = Plain { out: &mut *d_x, finish, c_out: c_in };
+            let mut sink = Plain { out: &mut *d_x, finish: None, c_out: c_in };
             for_channels!(simd, T, S, c_in => {
                 convolve(simd, &mut sink, d_out, kernel, taps, &pixels)
             });

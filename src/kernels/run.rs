@@ -29,7 +29,9 @@ kernels! {
         mean: &mut [T], m2: &mut [T], rows: usize,
         other_mean: &[T], other_m2: &[T], other_rows: usize,
     );
-    batch_norm::normalize(out: &mut [T], x: &[T], scale: &[T], shift: &[T]);
+    batch_norm::normalize(
+        out: &mut [T], x: &[T], mean: &[T], scale: &[T], beta: Option<&[T]>,
+    );
     batch_norm::batch_norm_backward_sums(
         sum_d: &mut [T], sum_d_xhat: &mut [T], d_out: &[T], x: &[T], mean: &[T], inv: &[T],
     );

@@ -11,12 +11,12 @@
 
 use std::ops::Range;
 
-use super::conv::{Finish, maximum, store};
+use super::conv::{self, Finish, maximum};
 use super::pack::{self, block};
 use super::shape::{ConvPoolShape, ConvShape, POOL};
 use super::simd::{Element, Simd, for_each_vector};
-use super::tile::{Sink, Taps, convolve};
-use super::walk::{Lattice, Pixels, Place};
+use super::tile::{Taps, convolve};
+use super::walk::{Lattice, Pixels};
 
 /// Outputs of a tile, in either direction.
 const SIDE: usize = 2;
@@ -51,7 +51,7 @@ pub fn supports(shape: &ConvShape) -> bool {
 }
 
 /// Fewest channels, if both sides have twice as many.
-const FEWEST_CHANNELS: usize = 6;
+const FEWEST_CHANNELS: usize = 8;
 
 /// From one point to the next in the packed kernel. Where the stride of 16 stores were a power of
 /// two, they would all meet in one set of the cache.
@@ -175,6 +175,22 @@ struct Tile {
     j: usize,
 }
 
+impl Tile {
+    /// The next one, where there are so many below and beside each other.
+    #[inline(always)]
+    fn following(mut self, rows: usize, columns: usize) -> Self {
+        self.number += 1;
+        self.j += 1;
+        if self.j == columns {
+            (self.j, self.i) = (0, self.i + 1);
+        }
+        if self.i == rows {
+            (self.i, self.image) = (0, self.image + 1);
+        }
+        self
+    }
+}
+
 /// What becomes of the outputs.
 trait Output<T: Element> {
     /// What to do with the outputs of `lanes` channels from `o`.
@@ -266,20 +282,18 @@ fn run<T: Element, S: Simd<T>, O: Output<T>>(
     let mut before = Points { x: before, tiles: group, channels: c_in };
     let mut after =
         Points { x: &mut after[..POINTS * step::<T>(group, c_out)], tiles: group, channels: c_out };
-    let tile = |number| Tile {
-        number,
-        image: number / (rows * columns),
-        i: number / columns % rows,
-        j: number % columns,
-    };
+    let mut next = Tile { number: 0, image: 0, i: 0, j: 0 };
+    let mut places = [next; MOST_TILES];
     for start in (0..tiles).step_by(group.max(1)) {
-        let count = group.min(tiles - start);
-        for t in 0..count {
-            before.set(simd, t, x, shape, tile(start + t));
+        let places = &mut places[..group.min(tiles - start)];
+        for (t, place) in places.iter_mut().enumerate() {
+            *place = next;
+            before.set(simd, t, x, shape, next);
+            next = next.following(rows, columns);
         }
         for (point, packed) in packed.chunks_exact(point_len::<T>(shape)).enumerate() {
             let packed = &packed[..pack::packed_len::<T>(c_in, c_out)];
-            multiply(simd, after.at(point), before.at(point), packed, [count, c_in, c_out]);
+            multiply(simd, after.at(point), before.at(point), packed, [places.len(), c_in, c_out]);
         }
         for_each_vector(
             simd,
@@ -287,8 +301,8 @@ fn run<T: Element, S: Simd<T>, O: Output<T>>(
             #[inline(always)]
             |channels| {
                 let mut write = output.writer(simd, channels.start, channels.len());
-                for t in 0..count {
-                    write(tile(start + t), after.sums(simd, t, channels.clone()));
+                for (t, &place) in places.iter().enumerate() {
+                    write(place, after.sums(simd, t, &channels));
                 }
             },
         );
@@ -315,39 +329,53 @@ impl<T: Element> Points<'_, T> {
         &mut self.x[point * step..][..self.tiles * self.channels]
     }
 
+    /// Where a vector of `channels` of tile `t` lies at the first point.
+    #[inline(always)]
+    fn place(&self, t: usize, channels: &Range<usize>) -> Range<usize> {
+        assert!(t < self.tiles && channels.end <= self.channels, "a tile and its channels");
+        assert_eq!(self.x.len(), POINTS * step::<T>(self.tiles, self.channels), "all points");
+        t * self.channels + channels.start..t * self.channels + channels.end
+    }
+
     /// Sets tile `t` from the padded images `x`. Of pixels beyond the image, which no output that is
     /// kept depends on, the nearest ones take the place.
     #[inline(always)]
     fn set<S: Simd<T>>(&mut self, simd: S, t: usize, x: &[T], shape: &ConvShape, tile: Tile) {
         let (h, w, c) = shape.windows().padded();
         let step = step::<T>(self.tiles, c);
-        let mut pixels = [[x; PATCH]; PATCH];
-        for y in 0..PATCH {
-            let row = (tile.image * h + (SIDE * tile.i + y).min(h - 1)) * w;
-            for column in 0..PATCH {
-                let pixel = row + (SIDE * tile.j + column).min(w - 1);
-                pixels[y][column] = &x[pixel * c..][..c];
-            }
+        let (mut rows, mut columns) = ([0; PATCH], [0; PATCH]);
+        for at in 0..PATCH {
+            rows[at] = (tile.image * h + (SIDE * tile.i + at).min(h - 1)) * w * c;
+            columns[at] = (SIDE * tile.j + at).min(w - 1) * c;
         }
+        assert!(rows[PATCH - 1] + columns[PATCH - 1] + c <= x.len(), "a patch inside the images");
         for_each_vector(
             simd,
             c,
             #[inline(always)]
             |channels| {
-                let mut columns = [[simd.zero(); PATCH]; PATCH];
+                let first = self.place(t, &channels);
+                let mut points = [[simd.zero(); PATCH]; PATCH];
                 for column in 0..PATCH {
                     let mut d = [simd.zero(); PATCH];
                     for y in 0..PATCH {
-                        d[y] = simd.load_up_to(&pixels[y][column][channels.clone()]);
+                        let pixel = rows[y] + columns[column];
+                        // SAFETY: the last row and column are the largest, and the assertion above.
+                        let x = unsafe {
+                            x.get_unchecked(pixel + channels.start..pixel + channels.end)
+                        };
+                        d[y] = simd.load_up_to(x);
                     }
-                    columns[column] = pixel_points(simd, d);
+                    points[column] = pixel_points(simd, d);
                 }
-                let [a, b, c, d] = columns;
+                let [a, b, c, d] = points;
                 for y in 0..PATCH {
                     let points = pixel_points(simd, [a[y], b[y], c[y], d[y]]);
                     for column in 0..PATCH {
-                        let at = (y * PATCH + column) * step + t * self.channels;
-                        let out = &mut self.x[at + channels.start..at + channels.end];
+                        let at = (y * PATCH + column) * step;
+                        // SAFETY: `place` says that it is a tile, and that there are all points.
+                        let out =
+                            unsafe { self.x.get_unchecked_mut(at + first.start..at + first.end) };
                         simd.store_up_to(points[column], out);
                     }
                 }
@@ -361,15 +389,17 @@ impl<T: Element> Points<'_, T> {
         &self,
         simd: S,
         t: usize,
-        channels: Range<usize>,
+        channels: &Range<usize>,
     ) -> [[S::Vector; SIDE]; SIDE] {
-        let step = step::<T>(self.tiles, self.channels);
+        let (first, step) = (self.place(t, channels), step::<T>(self.tiles, self.channels));
         let mut columns = [[simd.zero(); SIDE]; PATCH];
         for column in 0..PATCH {
             let mut m = [simd.zero(); PATCH];
             for y in 0..PATCH {
-                let at = (y * PATCH + column) * step + t * self.channels;
-                m[y] = simd.load_up_to(&self.x[at + channels.start..at + channels.end]);
+                let at = (y * PATCH + column) * step;
+                // SAFETY: `place` says that it is a tile, and that there are all points.
+                let x = unsafe { self.x.get_unchecked(at + first.start..at + first.end) };
+                m[y] = simd.load_up_to(x);
             }
             columns[column] = outputs(simd, m);
         }
@@ -418,51 +448,14 @@ fn multiply<T: Element, S: Simd<T>>(
     let along = |c| Lattice { start: 0, steps: [tiles * c, tiles * c, c] };
     let pixels = Pixels::new([1, 1, tiles], along(c_in), along(c_out));
     let taps = Taps { rows: 1, run: c_in, step: c_in };
-    convolve(simd, &mut Products { out, c_out }, x, packed, taps, &pixels);
-}
-
-/// Where [`multiply`] writes.
-struct Products<'a, T> {
-    out: &'a mut [T],
-    c_out: usize,
-}
-
-impl<T: Element> Sink<T> for Products<'_, T> {
-    const SIDE: usize = 1;
-
-    #[inline(always)]
-    fn position(&self, _: usize) -> usize {
-        0
-    }
-    #[inline(always)]
-    fn c_out(&self) -> usize {
-        self.c_out
-    }
-    #[inline(always)]
-    fn len(&self) -> usize {
-        self.out.len()
-    }
-    #[inline(always)]
-    unsafe fn write<S: Simd<T>>(
-        &mut self,
-        simd: S,
-        sums: &[S::Vector],
-        places: &[Place],
-        o: usize,
-        lanes: usize,
-    ) {
-        for (place, &sum) in places.iter().zip(sums) {
-            // SAFETY: the caller's promise.
-            unsafe { store(simd, sum, self.out, place.to + o, lanes) };
-        }
-    }
+    let mut sink = conv::Plain { out, finish: None, c_out };
+    convolve(simd, &mut sink, x, packed, taps, &pixels);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dispatch;
-    use crate::kernels::conv;
     use crate::kernels::pack::{pack_taps, pad};
     use crate::kernels::reference;
     use crate::kernels::shape::Padding;

@@ -19,7 +19,8 @@ class Callback:
     and its epoch's validation. Steps run many at a time, unless a callback overrides one of the
     hooks of batches: then each step is a call of its own, which is slower for small networks.
     `compile(steps_per_execution=n)` makes it a call every n steps, and calls the hooks before the
-    first and after the last of them.
+    first and after the last of them. Validation, evaluation and prediction run in one piece each,
+    and have no hooks of batches.
 
     Reference: `keras.callbacks.Callback`.
 
@@ -64,6 +65,18 @@ class Callback:
         is put into `logs` here goes into the history.
         """
 
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Called before a validation or evaluation, with nothing in `logs`."""
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """Called after a validation or evaluation, with its `loss` and `accuracy` in `logs`."""
+
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
+        """Called before a prediction, with nothing in `logs`."""
+
+    def on_predict_end(self, logs: Logs | None = None) -> None:
+        """Called after a prediction, with nothing in `logs`."""
+
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Called before step `batch` of an epoch, counted from 0, with nothing in `logs`."""
         self.on_batch_begin(batch, logs=logs)
@@ -100,6 +113,9 @@ class Callback:
 
     def _after_train_end(self) -> None:
         """Called when `on_train_end` of all callbacks has been."""
+
+    def _on_loss_not_finite(self, epoch: int, batch: int, loss: float) -> None:
+        """Called once a training, after the steps that ran together with the first such step."""
 
 
 class History(Callback):

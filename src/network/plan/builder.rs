@@ -122,7 +122,7 @@ impl<'a, T: Element> Builder<'a, T> {
                     })
                 }
             }
-            (_, LayerKind::MaxPool(_)) => Box::new(MaxPoolStep { shape: pool(layer)? }),
+            (_, LayerKind::MaxPool(_)) => Box::new(MaxPoolStep { shape: max_pool::<T>(layer)? }),
             (_, LayerKind::AveragePool(_) | LayerKind::GlobalAveragePool { .. }) => {
                 Box::new(AveragePoolStep { shape: pool(layer)? })
             }
@@ -263,6 +263,19 @@ impl<'a, T: Element> Builder<'a, T> {
 
 fn pool(layer: &Layer) -> Result<PoolShape, ShapeError> {
     layer.pool.ok_or_else(|| ShapeError::new("expected a pooling".to_owned()))
+}
+
+/// With windows whose places are numbers of type `T`.
+fn max_pool<T: Element>(layer: &Layer) -> Result<PoolShape, ShapeError> {
+    let shape = pool(layer)?;
+    let (h, w) = shape.windows().window();
+    let most = 2.0 / T::epsilon().to_f64(); // and every natural number below it
+    if (h as f64) * (w as f64) > most {
+        return Err(ShapeError::new(format!(
+            "pool_size: expected at most {most} pixels in a window, got ({h}, {w})"
+        )));
+    }
+    Ok(shape)
 }
 
 /// The weights of a layer of batch normalisation.

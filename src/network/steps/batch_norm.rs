@@ -1,8 +1,6 @@
 //! Batch normalisation: by the batch's own statistics in training, by moving averages in inference.
 
-use crate::kernels::batch_norm::{
-    biased_variance, inverse_deviation, scale_and_shift, update_moving,
-};
+use crate::kernels::batch_norm::{biased_variance, inverse_deviation, scales, update_moving};
 use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::layers::Weight;
@@ -61,12 +59,12 @@ impl<T: Element> Step<T> for BatchNormStep {
     fn forward(&self, pass: Forward<'_, T>) {
         let Forward { x, out, saved, scratch, weights, batch, .. } = pass;
         let (mean, inv) = saved.split_at_mut(self.c);
-        let (scale, shift) = scratch.split_at_mut(self.c);
+        let scale = &mut scratch[..self.c];
         self.merge(mean, scale, &batch);
         inverse_deviation(inv, scale, self.epsilon);
         let (gamma, beta) = self.split(weights);
-        scale_and_shift(scale, shift, gamma, beta, mean, inv);
-        run::normalize(out, x, scale, shift);
+        scales(scale, gamma, inv);
+        run::normalize(out, x, mean, scale, beta);
     }
 
     fn backward(&self, pass: Backward<'_, T>, weights: &[T]) {
@@ -124,7 +122,7 @@ impl<T: Element> Step<T> for BatchNormStep {
     }
 }
 
-/// In inference: a factor and a summand for each channel.
+/// In inference: a mean, a factor and a summand for each channel.
 #[derive(Clone, Debug)]
 pub struct AffineStep {
     /// Channels.
@@ -136,19 +134,21 @@ pub struct AffineStep {
 impl<T: Element> Step<T> for AffineStep {
     fn forward(&self, pass: Forward<'_, T>) {
         let Forward { x, out, prepared, .. } = pass;
-        let (scale, shift) = prepared.split_at(self.c);
-        run::normalize(out, x, scale, shift);
+        let (mean, rest) = prepared.split_at(self.c);
+        let (scale, beta) = rest.split_at(self.c);
+        run::normalize(out, x, mean, scale, Some(beta));
     }
 
     /// There is no way back through inference.
     fn backward(&self, _: Backward<'_, T>, _: &[T]) {}
 
     fn prepared_len(&self) -> usize {
-        2 * self.c
+        3 * self.c
     }
 
     fn prepare(&self, prepared: &mut [T], _: &[T], model: Model<'_, T>) {
-        let (scale, shift) = prepared.split_at_mut(self.c);
-        self.norm.scale_and_shift(scale, shift, model);
+        let (mean, rest) = prepared.split_at_mut(self.c);
+        let (scale, beta) = rest.split_at_mut(self.c);
+        self.norm.means_scales_and_betas(mean, scale, beta, model);
     }
 }

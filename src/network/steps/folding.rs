@@ -1,6 +1,6 @@
 //! Batch normalisation as a part of the layer before it.
 
-use crate::kernels::batch_norm::{inverse_deviation, scale_and_shift};
+use crate::kernels::batch_norm::{inverse_deviation, scales};
 use crate::kernels::simd::Element;
 use crate::network::layers::{Layer, Stored, Weight};
 use crate::network::step::Model;
@@ -27,18 +27,22 @@ impl Norm {
         })
     }
 
-    /// The factor and the summand of each channel, by the moving averages.
-    pub fn scale_and_shift<T: Element>(
+    /// The mean, the factor and the summand of each channel, by the moving averages.
+    pub fn means_scales_and_betas<T: Element>(
         &self,
+        mean: &mut [T],
         scale: &mut [T],
-        shift: &mut [T],
+        beta: &mut [T],
         model: Model<'_, T>,
     ) {
-        let param = |weight: &Option<Weight>| weight.as_ref().map(|w| &model.params[w.range()]);
+        mean.copy_from_slice(&model.moving[self.mean.range()]);
         let mut inv = vec![T::zero(); scale.len()];
         inverse_deviation(&mut inv, &model.moving[self.variance.range()], self.epsilon);
-        let (gamma, beta) = (param(&self.gamma), param(&self.beta));
-        scale_and_shift(scale, shift, gamma, beta, &model.moving[self.mean.range()], &inv);
+        scales(scale, self.gamma.as_ref().map(|gamma| &model.params[gamma.range()]), &inv);
+        match &self.beta {
+            Some(weight) => beta.copy_from_slice(&model.params[weight.range()]),
+            None => beta.fill(T::zero()),
+        }
     }
 
     /// Kernel and bias (c_out,) in `folded` such that they give what the layer with `weights` and the
@@ -53,10 +57,11 @@ impl Norm {
     ) {
         let (kernel, shift) = folded.split_at_mut(folded.len() - c_out);
         let (from, bias) = weights.split_at(kernel.len());
-        let mut scale = vec![T::zero(); c_out];
-        self.scale_and_shift(&mut scale, shift, model);
-        for (c, &bias) in bias.iter().enumerate() {
-            shift[c] = shift[c] + bias * scale[c];
+        let (mut mean, mut scale) = (vec![T::zero(); c_out], vec![T::zero(); c_out]);
+        self.means_scales_and_betas(&mut mean, &mut scale, shift, model);
+        for (c, shift) in shift.iter_mut().enumerate() {
+            let bias = bias.get(c).copied().unwrap_or_default();
+            *shift = *shift + (bias - mean[c]) * scale[c];
         }
         let taps = kernel.len() / c_out;
         for (i, (to, &from)) in kernel.iter_mut().zip(from).enumerate() {
