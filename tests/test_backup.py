@@ -11,7 +11,14 @@ import pytest
 import cnnrs
 import kill_training
 from cnnrs import BatchNormalization, Dense, Dropout, Flatten, Input, Sequential
-from cnnrs.callbacks import BackupAndRestore, Callback, History, ModelCheckpoint
+from cnnrs.callbacks import (
+    BackupAndRestore,
+    Callback,
+    EarlyStopping,
+    History,
+    ModelCheckpoint,
+    ReduceLROnPlateau,
+)
 from cnnrs.optimizers import SGD, Adam, AdamW
 from cnnrs.utils import set_random_seed
 from model_under_test import SPARSE, assert_same_weights, compiled, data
@@ -201,6 +208,25 @@ def test_callbacks_go_on_from_their_states(tmp_path: Path, hook: str) -> None:
     assert_same_weights(model, expected)
     assert history.history == figures.history
     assert model.stop_training
+
+
+def test_callbacks_of_this_package_go_on_from_theirs(tmp_path: Path) -> None:
+    def callbacks() -> list[Callback]:
+        stop = EarlyStopping(patience=4, restore_best_weights=True)
+        return [stop, ReduceLROnPlateau(patience=1, factor=0.7)]
+
+    expected = network(Adam(0.3))
+    figures = fit(expected, *callbacks(), epochs=60)
+    ended = len(figures.epoch)
+    assert 4 < ended < 60
+    for epoch in (2, ended // 2, ended - 1):
+        cut = Cut(epoch, "end" if epoch == ended - 1 else "batch")
+        with pytest.raises(KeyboardInterrupt):
+            fit(network(Adam(0.3)), *callbacks(), cut, BackupAndRestore(tmp_path), epochs=60)
+    model = network(Adam(0.3), seed=4)
+    history = fit(model, *callbacks(), BackupAndRestore(tmp_path), epochs=60)
+    assert_same_weights(model, expected)
+    assert history.history == figures.history
 
 
 def test_the_best_of_a_checkpoint_is_kept(tmp_path: Path) -> None:
