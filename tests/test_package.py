@@ -21,12 +21,14 @@ from cnnrs import (
     callbacks,
     datasets,
     export,
+    images,
     initializers,
     interop,
     layers,
     losses,
     models,
     optimizers,
+    plotting,
     utils,
 )
 from cnnrs.datasets import fashion_mnist, mnist
@@ -52,6 +54,7 @@ MODULES_WITH_ALL = (
     datasets,
     export,
     fashion_mnist,
+    images,
     initializers,
     interop,
     layers,
@@ -59,6 +62,7 @@ MODULES_WITH_ALL = (
     mnist,
     models,
     optimizers,
+    plotting,
     schedules,
     utils,
 )
@@ -101,6 +105,7 @@ def python(program: str, **env: str) -> subprocess.CompletedProcess[str]:
         ("cnnrs.cli", HEAVY | {"cnnrs.training_run", "cnnrs.bench"}),
         ("cnnrs.training_run", HEAVY),
         ("cnnrs.bench", HEAVY),
+        ("cnnrs.images", HEAVY | COMMAND_ONLY),
         ("cnnrs.plotting", HEAVY - {"matplotlib", "PIL"} | {"matplotlib.pyplot"}),
     ],
 )
