@@ -14,6 +14,7 @@ from cnnrs import BatchNormalization, Dense, Dropout, Flatten, Input, Sequential
 from cnnrs.callbacks import (
     BackupAndRestore,
     Callback,
+    CSVLogger,
     EarlyStopping,
     History,
     ModelCheckpoint,
@@ -227,6 +228,18 @@ def test_callbacks_of_this_package_go_on_from_theirs(tmp_path: Path) -> None:
     history = fit(model, *callbacks(), BackupAndRestore(tmp_path), epochs=60)
     assert_same_weights(model, expected)
     assert history.history == figures.history
+
+
+@pytest.mark.parametrize("append", [False, True])
+@pytest.mark.parametrize("hook", ["batch", "epoch"])
+def test_a_log_has_each_epoch_once(append: bool, hook: str, tmp_path: Path) -> None:
+    fit(network(), CSVLogger(tmp_path / "whole.csv"))
+    with pytest.raises(KeyboardInterrupt):
+        log = CSVLogger(tmp_path / "log.csv", append=append)
+        fit(network(), log, Cut(3, hook), BackupAndRestore(tmp_path / "backup"))
+    log = CSVLogger(tmp_path / "log.csv", append=append)
+    fit(network(), log, BackupAndRestore(tmp_path / "backup"))
+    assert (tmp_path / "log.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_the_best_of_a_checkpoint_is_kept(tmp_path: Path) -> None:
