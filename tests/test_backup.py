@@ -234,8 +234,8 @@ def test_callbacks_of_this_package_go_on_from_theirs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("hook", ["batch", "epoch"])
 def test_a_log_has_each_epoch_once(append: bool, hook: str, tmp_path: Path) -> None:
     fit(network(), CSVLogger(tmp_path / "whole.csv"))
+    log = CSVLogger(tmp_path / "log.csv", append=append)
     with pytest.raises(KeyboardInterrupt):
-        log = CSVLogger(tmp_path / "log.csv", append=append)
         fit(network(), log, Cut(3, hook), BackupAndRestore(tmp_path / "backup"))
     log = CSVLogger(tmp_path / "log.csv", append=append)
     fit(network(), log, BackupAndRestore(tmp_path / "backup"))
