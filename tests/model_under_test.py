@@ -27,9 +27,9 @@ def small_model(*, dtype: str = "float32", seed: int = 0, dropout: float = 0.0) 
     return Sequential(layers, dtype=dtype)
 
 
-def compiled(loss: Any = SPARSE, **settings: Any) -> Sequential:
+def compiled(loss: Any = SPARSE, optimizer: Any = "sgd", **settings: Any) -> Sequential:
     model = small_model(**settings)
-    model.compile("sgd", loss)
+    model.compile(optimizer, loss)
     return model
 
 

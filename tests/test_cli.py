@@ -1,6 +1,7 @@
 """The command `cnnrs`, run as users run it: in a process of its own."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import cnnrs
@@ -25,7 +25,8 @@ from cnnrs.training_run import tutorial_network
 from cnnrs.utils import set_random_seed
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals, pipes and terminals")
-RESULTS = ["history.csv", "history.png", "weights.safetensors"]
+PICTURES = ["confusion.png", "history.png", "mistakes.png"]
+RESULTS = sorted([*PICTURES, "history.csv", "model.safetensors", "report.json"])
 SAMPLE = ("train", "--data", "mnist-sample", "--limit", "300", "--epochs", "1")
 FOREVER = ("train", "--data", "mnist-sample", "--limit", "300", "--epochs", "1000000")
 
@@ -128,7 +129,7 @@ def write_folder(folder: Path, height: int = 4, width: int = 5, label: int = 9) 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
 # The report
@@ -176,7 +177,7 @@ cnnrs._fit.evaluate = lambda *_: os._exit(7)  # as a kill would, without a last 
 def test_same_seed_same_lines_and_weights(tmp_path: Path) -> None:
     def run(name: str, *arguments: str) -> tuple[list[Epoch], dict[str, bytes]]:
         ran = cnnrs_command(*SAMPLE, *arguments, "--out", tmp_path / name, command=NO_MATPLOTLIB)
-        written = load_file(tmp_path / name / "weights.safetensors")
+        written = load_file(tmp_path / name / "model.safetensors")
         return parse(ran.stdout)[1], {key: array.tobytes() for key, array in written.items()}
 
     report, weights = run("a", "--seed", "1")
@@ -195,7 +196,8 @@ def test_divergence_is_one_line_of_warning_that_names_the_epoch(tmp_path: Path) 
     )
     _, epochs = parse(ran.stdout)
     assert [str(epoch.test[0]) for epoch in epochs] == ["nan", "nan"]
-    assert sorted(contents(tmp_path)) == RESULTS
+    assert sorted(contents(tmp_path)) == sorted(set(RESULTS) - {"mistakes.png"})
+    assert "(no mistakes.png: the model predicts NaN)" in ran.stdout.splitlines()[-1]
     assert "nan" in (tmp_path / "history.csv").read_text()
 
 
@@ -292,7 +294,7 @@ def test_a_folder_whose_name_the_output_cannot_spell_is_trained_on(tmp_path: Pat
 # The folder of results
 
 
-def test_out_holds_weights_history_and_picture(tmp_path: Path) -> None:
+def test_out_holds_model_history_report_and_pictures(tmp_path: Path) -> None:
     out = tmp_path / "new" / "run"
     ran = cnnrs_command(
         *("train", "--data", "mnist-sample", "--limit", "1000", "--epochs", "2"),
@@ -301,9 +303,13 @@ def test_out_holds_weights_history_and_picture(tmp_path: Path) -> None:
     assert ran.returncode == 0
     head, epochs = parse(ran.stdout)
     last = ran.stdout.splitlines()[-1]
-    assert last == f"Wrote weights.safetensors, history.csv and history.png to {out}"
-    assert sorted(contents(out)) == RESULTS
-    assert (out / "history.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    assert last == (
+        "Wrote model.safetensors, history.csv, report.json, history.png, confusion.png and "
+        f"mistakes.png to {out}"
+    )
+    assert sorted(file.name for file in out.iterdir()) == RESULTS
+    for name in PICTURES:
+        assert (out / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
     set_random_seed(3)
     model = tutorial_network(28, 28)
@@ -311,19 +317,23 @@ def test_out_holds_weights_history_and_picture(tmp_path: Path) -> None:
     data = load("mnist-sample")
     x, y = data.x_train[:1000], data.y_train[:1000]
     model.fit(x, y, batch_size=1, epochs=len(epochs), verbose=0)
-    written = load_file(out / "weights.safetensors")
-    names = ("conv2d.kernel", "dense.kernel", "dense.bias")
-    assert written.keys() == set(names)
-    for name, array in zip(names, model.get_weights(), strict=True):
-        assert written[name].dtype == np.float32
-        np.testing.assert_array_equal(written[name], array)
-    with safe_open(out / "weights.safetensors", framework="numpy") as file:
-        assert file.metadata() == {
-            "cnnrs": cnnrs.__version__,
-            "data": head[0].removeprefix("Data: "),
-            "seed": "3",
-            "learn_rate": "0.01",
-        }
+    written = cnnrs.load_model(out / "model.safetensors")
+    for ours, array in zip(written.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, array)
+
+    report = json.loads((out / "report.json").read_text())
+    _, accuracy = model.evaluate(data.x_test, data.y_test, verbose=0)
+    test = report.pop("test")
+    assert report == {
+        "cnnrs": cnnrs.__version__,
+        "data": head[0].removeprefix("Data: "),
+        "images": 1000,
+        "seed": 3,
+        "learn_rate": 0.01,
+        "epochs": 2,
+        "parameters": 13602,
+    }
+    assert (test["accuracy"], test["images"], len(test["classes"])) == (accuracy, 1000, 10)
 
     with (out / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -350,8 +360,8 @@ def test_out_replaces_files_of_its_names_and_no_others(tmp_path: Path) -> None:
 def test_without_matplotlib_it_says_so_and_writes_the_rest(tmp_path: Path) -> None:
     ran = cnnrs_command(*SAMPLE, "--out", tmp_path, command=NO_MATPLOTLIB)
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert "no history.png: matplotlib is not installed" in ran.stdout.splitlines()[-1]
-    assert sorted(contents(tmp_path)) == ["history.csv", "weights.safetensors"]
+    assert "(no pictures: matplotlib is not installed)" in ran.stdout.splitlines()[-1]
+    assert sorted(contents(tmp_path)) == sorted(set(RESULTS) - set(PICTURES))
 
 
 @pytest.mark.parametrize(
@@ -360,7 +370,7 @@ def test_without_matplotlib_it_says_so_and_writes_the_rest(tmp_path: Path) -> No
         ("", "taken", "taken"),
         ("", "taken", "taken/run"),
         ("run/history.csv", "", "run"),
-        ("run/weights.safetensors", "", "run"),
+        ("run/model.safetensors", "", "run"),
         ("run/history.png", "", "run"),
     ],
 )
@@ -427,6 +437,40 @@ def test_ctrl_c_ends_it_and_leaves_the_folder_as_it_was(
     assert process.returncode == 130
     assert complaint == "cnnrs: interrupted\n"
     assert contents(tmp_path) == (before or {})
+
+
+MANY = ("train", "--data", "mnist-sample", "--limit", "300", "--epochs", "30")
+
+
+@posix_only
+def test_a_training_that_was_killed_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    report = cnnrs_command(*MANY, "--out", whole, command=NO_MATPLOTLIB).stdout
+    for epochs in (2, 5):
+        with start(*MANY, "--out", cut, *(["--resume"] if epochs > 2 else [])) as process:
+            assert process.stdout is not None
+            tests = (line for line in process.stdout if line.startswith("Test"))
+            for _ in range(epochs):
+                next(tests)
+            process.kill()
+    assert sorted(file.name for file in cut.iterdir()) == ["backup"]
+
+    refused = cnnrs_command(*MANY, "--out", cut, "--resume", "--seed", "1")
+    assert_refused(refused, "--resume: expected the options of the training in", "'seed': 1")
+    ran = cnnrs_command(*MANY, "--out", cut, "--resume", command=NO_MATPLOTLIB)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert contents(cut) == contents(whole)
+    assert not (cut / "backup").exists()
+    last = report.partition("\nEpoch 30/30\n")[2].partition("\nTest")[0]
+    assert ran.stdout.partition("\nEpoch 30/30\n")[2].partition("\nTest")[0] == last
+    assert len(re.findall("^Epoch", ran.stdout, re.MULTILINE)) < 30
+
+
+def test_resume_without_a_backup_begins_anew_and_says_so(tmp_path: Path) -> None:
+    ran = cnnrs_command(*SAMPLE, "--out", tmp_path, "--resume", command=NO_MATPLOTLIB)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert f"no training was cut off in {tmp_path}; this one begins anew" in ran.stdout
+    assert "model.safetensors" in contents(tmp_path)
 
 
 @posix_only
@@ -534,6 +578,10 @@ def read_all(terminal: int) -> str:
         ("train --lr x", "--lr: expected a number above 0, got 'x'"),
         ("train --momentum 1", "unrecognized arguments: --momentum 1"),
         ("train mnist", "unrecognized arguments: mnist"),
+        ("train --resume", "--resume needs --out"),
+        ("evaluate", "required: MODEL"),
+        ("predict model.safetensors", "required: IMAGE"),
+        ("export model.safetensors a.onnx --input-dtype int8", "invalid choice: 'int8'"),
         ("bench --repeats 0", "--repeats: expected an integer from 1, got '0'"),
         ("learn", "invalid choice: 'learn'"),
         ("", "required: COMMAND"),
@@ -549,7 +597,10 @@ def test_misuse_is_status_2_and_says_how(arguments: str, complaint: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "mentions"),
     [
-        (["--help"], ["train ", "bench ", "--version"]),
+        (
+            ["--help"],
+            ["train ", "evaluate ", "predict ", "export ", "inspect ", "bench ", "info ", "--vers"],
+        ),
         (
             ["train", "--help"],
             [

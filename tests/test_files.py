@@ -1,6 +1,7 @@
 """Atomic writing: a reader finds the old file or the new one."""
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,22 @@ def test_failed_atomic_write_leaves_the_old_file(
         write_half()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@posix_only
+def test_atomic_write_flushes_the_file_and_then_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "model.bin"
+    flushed: list[tuple[bool, bool]] = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), target.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+    assert flushed == [(False, False), (True, True)]
 
 
 @posix_only

@@ -1,5 +1,6 @@
 """Losses and optimizers: names, arguments, and what training with them comes to."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,29 @@ def expected_path(step: Callable[[float, float, int], float], steps: int = 6) ->
         w = step(w, 2 * (w - 1), t)
         values.append(w)
     return [*values[:steps], w]
+
+
+# Configurations
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        SGD(0.1, momentum=0.9, nesterov=True),
+        Adam(0.1, 0.8, 0.9, 1e-3),
+        AdamW(0.1, 0.2, 0.8, 0.9, 1e-3),
+        CategoricalCrossentropy(True, 0.25),
+        SparseCategoricalCrossentropy(True),
+        MeanSquaredError(),
+    ],
+    ids=lambda thing: type(thing).__name__,
+)
+def test_a_configuration_makes_an_equal_one(thing: Any) -> None:
+    config = thing.get_config()
+    assert repr(type(thing).from_config(config)) == repr(thing)
+    assert list(config) == [
+        name for name in inspect.signature(type(thing)).parameters if name != "lr"
+    ]
 
 
 # Losses

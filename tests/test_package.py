@@ -21,12 +21,15 @@ from cnnrs import (
     callbacks,
     datasets,
     export,
+    images,
     initializers,
     interop,
     layers,
     losses,
     models,
     optimizers,
+    plotting,
+    saving,
     utils,
 )
 from cnnrs.datasets import fashion_mnist, mnist
@@ -52,6 +55,7 @@ MODULES_WITH_ALL = (
     datasets,
     export,
     fashion_mnist,
+    images,
     initializers,
     interop,
     layers,
@@ -59,6 +63,8 @@ MODULES_WITH_ALL = (
     mnist,
     models,
     optimizers,
+    plotting,
+    saving,
     schedules,
     utils,
 )
@@ -72,6 +78,7 @@ MODEL_FACE = (
     losses,
     models,
     optimizers,
+    saving,
     schedules,
     utils,
 )
@@ -101,6 +108,7 @@ def python(program: str, **env: str) -> subprocess.CompletedProcess[str]:
         ("cnnrs.cli", HEAVY | {"cnnrs.training_run", "cnnrs.bench"}),
         ("cnnrs.training_run", HEAVY),
         ("cnnrs.bench", HEAVY),
+        ("cnnrs.images", HEAVY | COMMAND_ONLY),
         ("cnnrs.plotting", HEAVY - {"matplotlib", "PIL"} | {"matplotlib.pyplot"}),
     ],
 )

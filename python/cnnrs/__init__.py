@@ -9,6 +9,7 @@ from cnnrs import (
     losses,
     models,
     optimizers,
+    saving,
     utils,
 )
 from cnnrs._config import get_num_threads, set_num_threads, show_config
@@ -29,6 +30,7 @@ from cnnrs.layers import (
     Rescaling,
 )
 from cnnrs.models import Sequential
+from cnnrs.saving import load_model
 from cnnrs.tutorial import Conv3x3, MaxPool2, Softmax
 
 __all__ = [
@@ -56,9 +58,11 @@ __all__ = [
     "initializers",
     "interop",
     "layers",
+    "load_model",
     "losses",
     "models",
     "optimizers",
+    "saving",
     "set_num_threads",
     "show_config",
     "utils",

@@ -4,7 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -13,9 +13,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes `path` when the block succeeds.
 
     The temporary file lies in the same folder, already exists (empty), and ends in the same suffix,
-    because some writers go by it. On success it is flushed to disk and renamed over `path`; on any
-    exception, Ctrl-C included, it is deleted and `path` is left as it was. Permissions are those
-    that `open(path, "wb")` would have left: the umask's for a new file, an old file's own.
+    because some writers go by it. On success it is flushed to disk and renamed over `path`, and the
+    folder is flushed, so that a power cut leaves the old file or the new one; on any exception,
+    Ctrl-C included, it is deleted and `path` is left as it was. Permissions are those that
+    `open(path, "wb")` would have left: the umask's for a new file, an old file's own.
 
     Args:
         path: the file to write; a symbolic link is followed.
@@ -43,6 +44,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
+        _sync_folder(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -51,6 +53,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise the `OSError` that `atomic_path` would start with, and leave everything as it is."""
     _begin(path)[1].unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's names to disk, where the system can."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):  # The file is there; some file systems know no such flush.
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _begin(path: str | os.PathLike[str]) -> tuple[Path, Path]:

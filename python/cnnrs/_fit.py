@@ -80,13 +80,18 @@ class CallbackList:
             callback.set_params(params)
             callback.set_model(model)
 
-    def train_begin(self) -> None:
+    def train_begin(self, run: dict[str, Any]) -> None:
+        """Begin a training of which `run` says how many images it has, and how it takes them."""
         for callback in self._callbacks:
             callback.on_train_begin({})
+        for callback in self._callbacks:
+            callback._after_train_begin(self._callbacks, run)
 
     def train_end(self, logs: Logs) -> None:
         for callback in self._callbacks:
             callback.on_train_end(logs)
+        for callback in self._callbacks:
+            callback._after_train_end()
 
     def test_begin(self) -> None:
         for callback in self._callbacks:
@@ -115,6 +120,8 @@ class CallbackList:
     def epoch_end(self, epoch: int, logs: Logs) -> None:
         for callback in self._callbacks:
             callback.on_epoch_end(epoch, logs)
+        for callback in self._callbacks:
+            callback._after_epoch_end(self._callbacks, epoch)
 
     def batch_begin(self, batch: int) -> None:
         for callback in self._callbacks:

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,8 +25,9 @@ class Structure:
         name: str,
         dtype: npt.DTypeLike,
         rng: "np.random.Generator",
+        weights: Mapping[str, Array] | None = None,
     ) -> None:
-        """Become a model of these layers."""
+        """Become a model of these layers, with these weights or with new ones."""
         self.name = name
         self.dtype = _dtype(dtype)
         self._rng = rng
@@ -35,7 +36,7 @@ class Structure:
         self._shape: Shape | None = None  # of the input, without the batch axis
         self._network: _core.Network | None = None
         self._in_network: list[Layer] = []
-        self._change(lambda: self._extend(layers))
+        self._change(lambda: self._extend(layers), weights)
 
     @property
     def layers(self) -> list[Layer]:
@@ -268,6 +269,18 @@ class Structure:
             for layer, parts in zip(self._in_network, shapes, strict=True)
         }
 
+    def _weights_by_name(self) -> dict[str, Array]:
+        """Copies of all weights by their names, such as `conv2d/kernel`."""
+        return dict(zip(self._named_shapes(), self.get_weights(), strict=True))
+
+    def _set_weights_by_name(self, weights: Mapping[str, Array]) -> None:
+        """Set all weights, which must be there, of the model's dtype and of the right shapes."""
+        network = self._need_network("load_weights")
+        network.set_weights(_in_order(self._named_shapes(), weights, self.dtype))
+
+    def _named_shapes(self) -> dict[str, Shape]:
+        return _named_shapes(self._layers, self._need_network("weights"))
+
     def _outputs(self) -> Shape:
         """The shape of one prediction."""
         return self._need_network("output_shape").output_shapes()[-1]
@@ -291,13 +304,15 @@ class Structure:
                     f"got {(None, *shape)}"
                 )
 
-    def _change(self, change: Callable[[], object]) -> None:
+    def _change(
+        self, change: Callable[[], object], weights: Mapping[str, Array] | None = None
+    ) -> None:
         """Change the layers or the shape and build the network, or leave all as it was."""
         with self._lock:
             layers, shape = list(self._layers), self._shape
             try:
                 change()
-                self._rebuild()
+                self._rebuild(weights)
             except BaseException:
                 for layer in self._layers:
                     if layer not in layers:
@@ -334,29 +349,66 @@ class Structure:
         layer._join(self, {other.name for other in self._layers})
         self._layers.append(layer)
 
-    def _rebuild(self) -> None:
-        """Compile the network anew; layers that were in the old one keep their weights."""
+    def _rebuild(self, weights: Mapping[str, Array] | None) -> None:
+        """Compile the network anew, with these weights if they are given.
+
+        Otherwise layers that were in the old one keep theirs, and others draw new ones.
+        """
         if self._shape is None or not self._layers:
             network = None
         else:
             compiled = [layer._compiled() for layer in self._layers]
             network = _core.Network(self._shape, compiled, self.dtype)
-            old = self._by_layer(self.get_weights()) if self._network else {}
-            new: list[Array] = []
-            for layer, parts in zip(self._layers, network.weight_shapes(), strict=True):
-                new += old.get(layer) or [
-                    initializers.draw(
-                        getattr(layer, f"{name}_initializer"), shape, self.dtype, self._rng
-                    )
-                    for name, shape, _ in parts
-                ]
+            if weights is None:
+                new = self._kept_and_drawn(network)
+            else:
+                new = _in_order(_named_shapes(self._layers, network), weights, self.dtype)
             network.set_weights(new)
         self._network, self._in_network = network, list(self._layers)
         self._network_changed()
 
+    def _kept_and_drawn(self, network: _core.Network) -> list[Array]:
+        """The weights of a new network: those of the old one's layers, others drawn."""
+        old = self._by_layer(self.get_weights()) if self._network else {}
+        new: list[Array] = []
+        for layer, parts in zip(self._layers, network.weight_shapes(), strict=True):
+            new += old.get(layer) or [
+                initializers.draw(
+                    getattr(layer, f"{name}_initializer"), shape, self.dtype, self._rng
+                )
+                for name, shape, _ in parts
+            ]
+        return new
+
     def _network_changed(self) -> None:
         """Called when there is another network, or none."""
         raise NotImplementedError
+
+
+def _named_shapes(layers: Sequence[Layer], network: _core.Network) -> dict[str, Shape]:
+    """The shapes of all weights in their order, by names such as `conv2d/kernel`."""
+    return {
+        f"{layer.name}/{name}": shape
+        for layer, parts in zip(layers, network.weight_shapes(), strict=True)
+        for name, shape, _ in parts
+    }
+
+
+def _in_order(shapes: Mapping[str, Shape], weights: Mapping[str, Array], dtype: str) -> list[Array]:
+    """The weights in the order of the shapes, if they are all of them and fit."""
+    for name, shape in shapes.items():
+        if name not in weights:
+            raise ValueError(f"expected a weight {name} {shape}, found none")
+        array = weights[name]
+        if array.shape != shape or array.dtype != np.dtype(dtype):
+            raise ValueError(
+                f"expected {name} of shape {shape} and dtype {dtype}, found {array.shape} and "
+                f"{array.dtype}"
+            )
+    for name in weights:
+        if name not in shapes:
+            raise ValueError(f"expected no weight {name}, found one")
+    return [weights[name] for name in shapes]
 
 
 def _dtype(value: npt.DTypeLike) -> str:

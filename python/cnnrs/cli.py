@@ -4,6 +4,7 @@ import argparse
 import io
 import math
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,29 +25,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Data: the bundled sample of MNIST...
         0
     """
-    options = _parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], None] = options.run
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.run is _train and options.resume and options.out is None:
+        parser.error("--resume needs --out")
+    run: Callable[[argparse.Namespace], int | None] = options.run
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Into a pipe, too, each line at once; letters that its encoding lacks, as escapes.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            run(options)
-        return 0
+            return run(options) or 0
     except KeyboardInterrupt:
         print("cnnrs: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED  # Whoever read standard output has gone.
     except (OSError, ValueError, MemoryError, ModuleNotFoundError, Warning) as error:
-        print(f"cnnrs: {error or type(error).__name__}", file=sys.stderr)
+        if options.debug:
+            traceback.print_exc()
+        else:
+            _complain(_message(error))
         return FAILED
     finally:
         try:
             print(end="", flush=True)
         except OSError:
             sys.stdout = None  # Or Python would flush, and complain, once more.
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"  # without its number
+    return str(error) or type(error).__name__
+
+
+def _complain(message: str) -> None:
+    print(f"cnnrs: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,14 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Train the tutorial's network, Conv3x3(8) - MaxPool2 - Softmax(10), with SGD, "
         "one image a step, and test it after every epoch.",
     )
-    train.add_argument(
-        "--data",
-        default="mnist",
-        metavar="NAME",
-        help="mnist, mnist-sample, fashion_mnist, or a folder of IDX files. mnist is looked for "
-        "in $CNNRS_DATA/mnist and the cache, then downloaded; without a network the sample that "
-        "comes with cnnrs takes its place (default: %(default)s)",
-    )
+    _data_option(train, "mnist")
     train.add_argument(
         "--limit", type=_at_least(1), metavar="N", help="train on the first N images only"
     )
@@ -98,10 +107,70 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="where to write weights.safetensors, history.csv and, if matplotlib is installed, "
-        "history.png",
+        help="where to write model.safetensors, history.csv, report.json and, if matplotlib is "
+        "installed, history.png, confusion.png and mistakes.png",
+    )
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the training that was cut off in the folder of --out, after its last "
+        "whole epoch",
     )
     train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="judge a model by test images, class by class",
+        description="Print precision and recall of each class on the test images of a data set.",
+    )
+    evaluate.add_argument("model", type=Path, metavar="MODEL", help="a file of Sequential.save")
+    _data_option(evaluate, "mnist")
+    evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    evaluate.set_defaults(run=_evaluate)
+
+    predict = commands.add_parser(
+        "predict",
+        help="say what pictures show",
+        description="Print for each picture the likeliest classes and their probabilities. For a "
+        "model of 28x28 grey images, such as those of MNIST, a drawn or photographed digit of any "
+        "size, dark or light, is cropped, scaled to 20 pixels and centred, as MNIST's makers did; "
+        "for other models a picture is scaled to their size.",
+    )
+    predict.add_argument("model", type=Path, metavar="MODEL", help="a file of Sequential.save")
+    predict.add_argument(
+        "images",
+        type=Path,
+        nargs="+",
+        metavar="IMAGE",
+        help="PNG or JPEG files, or folders of them",
+    )
+    predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    predict.set_defaults(run=_predict)
+
+    export = commands.add_parser(
+        "export",
+        help="write a model as an ONNX file",
+        description="Write a model as an ONNX file, which onnxruntime and others run.",
+    )
+    export.add_argument("model", type=Path, metavar="MODEL", help="a file of Sequential.save")
+    export.add_argument("out", type=Path, metavar="FILE", help="a name that ends in .onnx")
+    export.add_argument(
+        "--input-dtype",
+        choices=("float32", "float64", "uint8"),
+        default="float32",
+        metavar="DTYPE",
+        help="what the exported model takes: float32, float64 or uint8 (default: %(default)s)",
+    )
+    export.set_defaults(run=_export)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="print what a model file holds",
+        description="Print a model's layers, their outputs' shapes and weights, and how it was "
+        "compiled.",
+    )
+    inspect.add_argument("model", type=Path, metavar="MODEL", help="a file of Sequential.save")
+    inspect.set_defaults(run=_inspect)
 
     bench = commands.add_parser(
         "bench",
@@ -121,7 +190,27 @@ def _parser() -> argparse.ArgumentParser:
         "--plot", type=Path, metavar="FILE", help="also draw a bar chart (.png, .svg or .pdf)"
     )
     bench.set_defaults(run=_bench)
+
+    info = commands.add_parser(
+        "info",
+        help="print versions, the instruction set in use and the number of threads",
+        description="Print versions, the instruction set in use and the number of threads.",
+    )
+    info.set_defaults(run=_info)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="show where an error comes from")
     return parser
+
+
+def _data_option(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--data",
+        default=default,
+        metavar="NAME",
+        help="mnist, mnist-sample, fashion_mnist, or a folder of IDX files. mnist is looked for "
+        "in $CNNRS_DATA/mnist and the cache, then downloaded; without a network the sample that "
+        "comes with cnnrs takes its place (default: %(default)s)",
+    )
 
 
 def _show_warning(
@@ -148,7 +237,39 @@ def _train(options: argparse.Namespace) -> None:
         learn_rate=options.lr,
         seed=options.seed,
         out=options.out,
+        resume=options.resume,
     )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from cnnrs.model_commands import evaluate
+
+    evaluate(options.model, options.data, options.json)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from cnnrs.model_commands import predict
+
+    all_read = predict(options.model, options.images, options.json, _complain)
+    return 0 if all_read else FAILED
+
+
+def _export(options: argparse.Namespace) -> None:
+    from cnnrs.model_commands import export
+
+    export(options.model, options.out, options.input_dtype)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from cnnrs.model_commands import inspect
+
+    inspect(options.model)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from cnnrs._config import show_config
+
+    show_config()
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """What training makes small, with Keras's names. A loss object is a description."""
 
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy.typing as npt
 
@@ -37,9 +38,34 @@ class Loss:
     _classifies: ClassVar[bool] = True
     """Whether the share of right predictions is reported too."""
 
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal loss.
+
+        Reference: `keras.losses.Loss.get_config`.
+
+        Example:
+            >>> from cnnrs.losses import SparseCategoricalCrossentropy
+            >>> SparseCategoricalCrossentropy().get_config()
+            {'from_logits': False}
+        """
+        return {key: getattr(self, key) for key in self._settings}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Make a loss from what `get_config` returned.
+
+        Reference: `keras.losses.Loss.from_config`.
+
+        Example:
+            >>> from cnnrs.losses import SparseCategoricalCrossentropy
+            >>> SparseCategoricalCrossentropy.from_config({"from_logits": True})
+            SparseCategoricalCrossentropy(from_logits=True)
+        """
+        return cls(**config)
+
     def _compiled(self) -> tuple[str, dict[str, Any]]:
         """The loss as the compiled network takes it."""
-        return self._kind, {key: getattr(self, key) for key in self._settings}
+        return self._kind, self.get_config()
 
     def _targets(self, name: str, y: npt.ArrayLike, n: int, outputs: Shape, dtype: str) -> Array:
         """The labels of n images as the compiled network takes them."""

@@ -4,7 +4,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -78,15 +78,17 @@ class Sequential(Structure):
         name: str,
         dtype: npt.DTypeLike,
         rng: "np.random.Generator",
+        weights: Mapping[str, Array] | None = None,
     ) -> None:
         self.optimizer: Optimizer | None = None
         self.loss: Loss | None = None
         self.history: History | None = None
         self.stop_training = False
+        self._initial_epoch = 0  # of `fit`; a callback may change it as training begins
         self.steps_per_execution = 1
         self._metric: str | None = None
         self._network_is_compiled = False
-        super()._begin(layers, name, dtype, rng)
+        super()._begin(layers, name, dtype, rng, weights)
 
     def compile(
         self,
@@ -234,9 +236,20 @@ class Sequential(Structure):
         steps = math.ceil(len(data.x) / batch_size)
         called = CallbackList(callbacks, self, verbose=level, epochs=epochs, steps=steps)
         self.history = called.history
+        network = self._ready_network()
+        self.stop_training = False
+        self._initial_epoch = initial_epoch
+        called.train_begin(
+            {
+                "images": len(data.x),
+                "validation images": len(validation.x) if validation else 0,
+                "batch_size": batch_size,
+                "shuffle": bool(shuffle),
+            }
+        )
         fit = Fit(
             self,
-            self._ready_network(),
+            network,
             data,
             batch_size=batch_size,
             steps_per_execution=self.steps_per_execution,
@@ -244,10 +257,8 @@ class Sequential(Structure):
             callbacks=called,
             report=Report(level, epochs=epochs, steps=steps, images=len(data.x)),
         )
-        self.stop_training = False
-        called.train_begin()
         logs: dict[str, float] = {}
-        for epoch in range(initial_epoch, epochs):
+        for epoch in range(self._initial_epoch, epochs):
             logs = fit.epoch(epoch, self._rng, shuffle, validation)
             if self.stop_training:
                 break
@@ -386,6 +397,94 @@ class Sequential(Structure):
         classes = (out > 0.5)[..., 0] if out.shape[-1] == 1 else out.argmax(axis=-1)
         return classes.astype(np.int64)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole model to one file, from which `cnnrs.load_model` makes an equal one.
+
+        The file holds the layers, the weights, what the model was compiled with, what the optimizer
+        has gathered and the state of the random numbers, so that training goes on as if there had
+        been no file. It is in the safetensors format, and runs no code when loaded. Nobody ever
+        sees half of it: it is written beside `path` and then renamed.
+
+        An initializer that is a user's function or class is not saved; the loaded layer has its
+        default one, while the weights are those of this model.
+
+        Args:
+            path: of the file; ends in `.safetensors`.
+
+        Raises:
+            ValueError: if the path ends otherwise, or the model holds what no file can: a learning
+                rate that is a function, a layer, loss or optimizer of the user's own, or in a model
+                that is not built an initializer of that kind.
+            OSError: if the file cannot be written.
+
+        Reference: `keras.Model.save`.
+
+        Example:
+            >>> import tempfile
+            >>> import cnnrs
+            >>> from cnnrs import Dense, Input, Sequential
+            >>> model = Sequential([Input((4,)), Dense(3)])
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save(f"{folder}/model.safetensors")
+            ...     twin = cnnrs.load_model(f"{folder}/model.safetensors")
+            >>> twin.layers
+            [<Dense name=dense>]
+        """
+        from cnnrs import saving
+
+        saving.save_model(self, path)
+
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights to a file, for `load_weights` of a model with the same layers.
+
+        Args:
+            path: of the file; ends in `.safetensors`.
+
+        Raises:
+            ValueError: if the path ends otherwise, or the model is not built.
+            OSError: if the file cannot be written.
+
+        Reference: `keras.Model.save_weights`.
+
+        Example:
+            >>> import tempfile
+            >>> from cnnrs import Dense, Input, Sequential
+            >>> model, twin = (Sequential([Input((4,)), Dense(3)]) for _ in range(2))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save_weights(f"{folder}/weights.safetensors")
+            ...     twin.load_weights(f"{folder}/weights.safetensors")
+            >>> bool((twin.get_weights()[0] == model.get_weights()[0]).all())
+            True
+        """
+        from cnnrs import saving
+
+        saving.save_weights(self, path)
+
+    def load_weights(self, path: str | os.PathLike[str]) -> None:
+        """Replace all weights by those that `save_weights` or `save` wrote.
+
+        What the optimizer has gathered stays. If anything is wrong, no weight is replaced.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if the model is not built, or the file is damaged, no such file, or of a
+                model whose weights have other names, shapes or another dtype.
+
+        Reference: `keras.Model.load_weights`.
+
+        Example:
+            >>> from cnnrs import Dense, Input, Sequential
+            >>> Sequential([Input((4,)), Dense(3)]).load_weights("none.safetensors")
+            Traceback (most recent call last):
+            FileNotFoundError: [Errno 2] No such file or directory: 'none.safetensors'
+        """
+        from cnnrs import saving
+
+        saving.load_weights(self, path)
+
     def export(
         self,
         filepath: str | os.PathLike[str],
@@ -469,7 +568,7 @@ class Sequential(Structure):
             "dtype": self.dtype,
             "shape": self._shape,
             "layers": [(type(layer), layer.get_config()) for layer in self._layers],
-            "weights": network and network.get_weights(),
+            "weights": network and self._weights_by_name(),
             "rng": self._rng.bit_generator.state,
             "compiled": (self.optimizer, self.loss, self._metric, self.steps_per_execution),
             "optimizer_state": network and self._network_is_compiled and network.optimizer_state(),
@@ -481,13 +580,11 @@ class Sequential(Structure):
         layers: list[Layer | Input] = [kind.from_config(it) for kind, it in state["layers"]]
         if state["shape"] is not None:
             layers.insert(0, Input(state["shape"]))
-        self._begin(layers, state["name"], state["dtype"], rng)
+        self._begin(layers, state["name"], state["dtype"], rng, state["weights"])
         rng.bit_generator.state = state["rng"]
         self.optimizer, self.loss, self._metric, self.steps_per_execution = state["compiled"]
-        if self._network is not None:
-            self._network.set_weights(state["weights"])
-            if state["optimizer_state"]:
-                self._ready_network().set_optimizer_state(state["optimizer_state"])
+        if state["optimizer_state"]:
+            self._ready_network().set_optimizer_state(state["optimizer_state"])
         if state["history"] is not None:
             self.history = History()
             self.history.history, self.history.epoch = state["history"]

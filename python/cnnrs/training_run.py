@@ -1,7 +1,9 @@
 """What `cnnrs train` does: read the data, train, report, and leave the results in a folder."""
 
 import csv
+import json
 import math
+import shutil
 import time
 import warnings
 from pathlib import Path
@@ -12,8 +14,10 @@ import numpy.typing as npt
 
 from cnnrs import __version__
 from cnnrs._files import atomic_path, check_writable
+from cnnrs._scores import Scores
+from cnnrs.callbacks import BackupAndRestore
 from cnnrs.callbacks._base import Callback, History, Logs
-from cnnrs.datasets import load
+from cnnrs.datasets import Dataset, load
 from cnnrs.layers import Conv2D, Dense, Flatten, MaxPooling2D, Rescaling
 from cnnrs.models import Sequential
 from cnnrs.optimizers import SGD
@@ -23,13 +27,16 @@ from cnnrs.utils import set_random_seed
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-Weights: TypeAlias = dict[str, npt.NDArray[np.float32]]
+Array: TypeAlias = npt.NDArray[Any]
 
 NUM_FILTERS = 8
 CLASSES = 10
-WEIGHT_NAMES = ("conv2d.kernel", "dense.kernel", "dense.bias")
 
-WEIGHTS, HISTORY, PICTURE = "weights.safetensors", "history.csv", "history.png"
+MODEL, HISTORY, REPORT = "model.safetensors", "history.csv", "report.json"
+PICTURES = ("history.png", "confusion.png", "mistakes.png")
+
+BACKUP, OPTIONS = "backup", "options.json"
+"""A folder in that of the results, until they are there, and a file in it."""
 
 REPORTS = 10
 LEAST_REPORT = 100
@@ -85,6 +92,7 @@ def run(
     learn_rate: float = 0.005,
     seed: int = 0,
     out: Path | None = None,
+    resume: bool = False,
 ) -> History:
     """Train the tutorial's network, print the tutorial's kind of report, and write the results.
 
@@ -95,15 +103,17 @@ def run(
         learn_rate: the learning rate of plain gradient descent.
         seed: of the initial weights and the order of the images; the same seed gives the same
             weights on the same type of machine.
-        out: a folder for `weights.safetensors`, `history.csv` and, if matplotlib is installed,
-            `history.png`; it is made if need be, and files of these names are replaced.
+        out: a folder for `model.safetensors`, `history.csv`, `report.json` and, if matplotlib is
+            installed, `history.png`, `confusion.png` and `mistakes.png`; it is made if need be, and
+            files of these names are replaced. Until they are there, it holds a backup.
+        resume: whether to go on with the training that was cut off there, if there was one.
 
     Returns:
         The history of the training, judged by the test images.
 
     Raises:
         DatasetError: if the data cannot be had.
-        ValueError: if the images are too small.
+        ValueError: if the images are too small, or the training that was cut off had other options.
         OSError: if the folder cannot be written; this is found out before training.
 
     Warns:
@@ -123,10 +133,13 @@ def run(
     except ValueError as error:
         why = f"images of {height}x{width} pixels do not fit the tutorial's network: {error}"
         raise ValueError(why) from error
+    callbacks: list[Callback] = []
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        for name in (WEIGHTS, HISTORY, PICTURE):
+        for name in (MODEL, HISTORY, REPORT, *PICTURES):
             check_writable(out / name)  # Better to know now than after the training.
+        options = {"data": data, "limit": limit, "learn_rate": learn_rate, "seed": seed}
+        callbacks.append(_backup(out / BACKUP, options, resume))
     print(f"SGD, one image a step, learning rate {learn_rate:g}, seed {seed}, {model.dtype}")
 
     move = math.ceil(max(LEAST_REPORT, images / REPORTS) / MOVES)
@@ -139,14 +152,36 @@ def run(
             batch_size=1,
             epochs=epochs,
             verbose=0,
-            callbacks=_Report(bar, move * MOVES, learn_rate),
+            callbacks=[*callbacks, _Report(bar, move * MOVES, learn_rate)],
             validation_data=(dataset.x_test, dataset.y_test),
         )
     if out is not None:
-        facts = {"data": dataset.origin, "seed": str(seed), "learn_rate": repr(learn_rate)}
-        weights = dict(zip(WEIGHT_NAMES, model.get_weights(), strict=True))
-        _write(out, history, weights, facts)
+        facts = {"data": dataset.origin, "images": images, "seed": seed, "learn_rate": learn_rate}
+        _write(out, model, history, dataset, facts)
+        shutil.rmtree(out / BACKUP)
     return history
+
+
+def _backup(folder: Path, options: dict[str, Any], resume: bool) -> BackupAndRestore:
+    """What backs a training with these options up, and goes on with the last one if it shall."""
+    file = folder / OPTIONS
+    if resume and file.exists():
+        found = json.loads(file.read_text())
+        if found != options:
+            raise ValueError(
+                f"--resume: expected the options of the training in {folder}, which are {found}, "
+                f"got {options}"
+            )
+    else:
+        if resume:
+            print(f"      no training was cut off in {folder.parent}; this one begins anew")
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir()
+        with atomic_path(file) as path:
+            path.write_text(json.dumps(options))
+    # It stays until the results are written.
+    return BackupAndRestore(folder, delete_checkpoint=False)
 
 
 class _Report(Callback):
@@ -201,24 +236,53 @@ def _columns(loss: float, accuracy: float) -> str:
     return f"Average loss {loss:.3f} | Accuracy {accuracy:7.2%}"
 
 
-def _write(out: Path, history: History, weights: Weights, facts: dict[str, str]) -> None:
-    from safetensors.numpy import save
-
-    with atomic_path(out / WEIGHTS) as path:
-        path.write_bytes(save(weights, metadata={"cnnrs": __version__, **facts}))
+def _write(
+    out: Path, model: Sequential, history: History, dataset: Dataset, facts: dict[str, Any]
+) -> None:
+    model.save(out / MODEL)
     with atomic_path(out / HISTORY) as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["epoch", *history.history])
         epochs = (epoch + 1 for epoch in history.epoch)
         writer.writerows(zip(epochs, *history.history.values(), strict=True))
-    try:
-        from cnnrs.plotting import training_curves
-    except ModuleNotFoundError as error:
-        (out / PICTURE).unlink(missing_ok=True)  # It would be another training's.
-        written = f"{WEIGHTS} and {HISTORY} (no {PICTURE}: {error.name} is not installed)"
-    else:
-        figure = training_curves(history.history)
-        with atomic_path(out / PICTURE) as path:
-            figure.savefig(path)
-        written = f"{WEIGHTS}, {HISTORY} and {PICTURE}"
+    probabilities = model.predict(dataset.x_test)
+    report = {
+        "cnnrs": __version__,
+        **facts,
+        "epochs": len(history.epoch),
+        "parameters": model.count_params(),
+        "test": Scores.of(dataset.y_test, probabilities.argmax(axis=1), CLASSES).report(),
+    }
+    with atomic_path(out / REPORT) as path:
+        path.write_text(json.dumps(report, indent=2) + "\n")
+    drawn, why_not = _draw(out, history, dataset, probabilities)
+    for name in set(PICTURES) - set(drawn):
+        (out / name).unlink(missing_ok=True)  # It would be another training's.
+    *most, last = (MODEL, HISTORY, REPORT, *drawn)
+    written = f"{', '.join(most)} and {last}{why_not}"
     print(f"\nWrote {written} to {out}")
+
+
+def _draw(
+    out: Path, history: History, dataset: Dataset, probabilities: Array
+) -> tuple[list[str], str]:
+    """Write the pictures, and return the names of those there are, and why there are no others."""
+    try:
+        from cnnrs import plotting
+    except ModuleNotFoundError as error:
+        return [], f" (no pictures: {error.name} is not installed)"
+    true, predicted = dataset.y_test, probabilities.argmax(axis=1)
+    figures = [
+        plotting.training_curves(history.history),
+        plotting.confusion_matrix(true, predicted),
+    ]
+    why_not = ""
+    if np.isfinite(probabilities).all():
+        figures.append(plotting.mistakes(dataset.x_test, true, probabilities))
+    else:
+        why_not = f" (no {PICTURES[-1]}: the model predicts NaN)"
+    drawn = list(PICTURES[: len(figures)])
+    for name, figure in zip(drawn, figures, strict=True):
+        with atomic_path(out / name) as path:
+            figure.savefig(path)
+    return drawn, why_not

@@ -1,5 +1,6 @@
 """The base of all callbacks, and the history that `Sequential.fit` returns."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -90,6 +91,29 @@ class Callback:
     def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """The old name of `on_train_batch_end`."""
 
+    def get_state(self) -> dict[str, Any]:
+        """Return what the callback must know to go on with a training that was cut off.
+
+        `BackupAndRestore` calls it after each epoch, and `set_state` when the training goes on.
+
+        Returns:
+            Numbers, strings, booleans, None and NumPy arrays, also in lists and in dicts by
+            strings; nothing by default.
+        """
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Receive what `get_state` returned, after `on_train_begin`; tuples have become lists."""
+
+    def _after_train_begin(self, callbacks: "Sequence[Callback]", run: dict[str, Any]) -> None:
+        """Called when `on_train_begin` of all callbacks has been."""
+
+    def _after_epoch_end(self, callbacks: "Sequence[Callback]", epoch: int) -> None:
+        """Called when `on_epoch_end` of all callbacks has been."""
+
+    def _after_train_end(self) -> None:
+        """Called when `on_train_end` of all callbacks has been."""
+
     def _on_loss_not_finite(self, epoch: int, batch: int, loss: float) -> None:
         """Called once a training, after the steps that ran together with the first such step."""
 
@@ -126,3 +150,11 @@ class History(Callback):
         self.epoch.append(epoch)
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(value)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the epochs so far."""
+        return {"history": self.history, "epoch": self.epoch}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on after these epochs."""
+        self.history, self.epoch = state["history"], state["epoch"]

@@ -2,10 +2,12 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cnnrs._checks import one_of
+from cnnrs._files import atomic_path
 from cnnrs.callbacks._base import Callback, Logs
 
 __all__ = ["CSVLogger"]
@@ -92,6 +94,16 @@ class CSVLogger(Callback):
                 RuntimeWarning,
                 stacklevel=5,  # the caller of Sequential.fit
             )
+
+    def get_state(self) -> dict[str, Any]:
+        """The file as it is after this epoch, for `BackupAndRestore`."""
+        return {"file": Path(self.filename).read_bytes().decode(), "columns": self._columns}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Make the file what it was, without rows of epochs that will come again."""
+        with atomic_path(self.filename) as path:
+            path.write_bytes(state["file"].encode())
+        self._columns = state["columns"]
 
     def _read_columns(self) -> list[str] | None:
         """The columns of a file to go on with, which ends with a whole line afterwards."""

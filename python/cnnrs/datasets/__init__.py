@@ -1,14 +1,15 @@
-"""Data sets of small images: MNIST, Fashion-MNIST, and any folder of files in their format."""
+"""Data sets of small images: MNIST, Fashion-MNIST, folders in their format, and own pictures."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from . import fashion_mnist, mnist
+from ._folder import image_folder
 from ._idx import DatasetError
 from ._store import Dataset, Unavailable, load_folder
 
-__all__ = ["Dataset", "DatasetError", "fashion_mnist", "load", "mnist"]
+__all__ = ["Dataset", "DatasetError", "fashion_mnist", "image_folder", "load", "mnist"]
 
 
 def load(name_or_folder: str | os.PathLike[str]) -> Dataset:

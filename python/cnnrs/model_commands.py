@@ -1,0 +1,183 @@
+"""What the commands that take a finished model do: evaluate, predict, export, inspect."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cnnrs import images
+from cnnrs._scores import Scores
+from cnnrs.datasets import load
+from cnnrs.models import Sequential
+from cnnrs.saving import load_model
+
+Array: TypeAlias = npt.NDArray[Any]
+
+MNIST_SIZE = (28, 28)
+"""Of the images that pictures are centred and scaled for."""
+
+SHOWN = 2
+"""Classes in a line of `predict`."""
+
+
+def evaluate(model_file: Path, data: str, as_json: bool) -> None:
+    """Print how a model does on the test images of a data set, class by class.
+
+    Args:
+        model_file: from `Sequential.save` or `cnnrs train`.
+        data: what `cnnrs.datasets.load` takes.
+        as_json: whether to print JSON instead of a table.
+
+    Raises:
+        OSError: if a file is missing or cannot be read.
+        ValueError: if the model is damaged, classifies nothing, or takes other images.
+    """
+    model = load_model(model_file)
+    classes = _classes(model_file, model)
+    dataset = load(data)
+    if dataset.y_test.max(initial=0) >= classes:
+        raise ValueError(
+            f"{model_file}: expected a model of at least {dataset.y_test.max() + 1} classes, "
+            f"got one of {classes}"
+        )
+    probabilities = model.predict(dataset.x_test)
+    scores = Scores.of(dataset.y_test, probabilities.argmax(axis=1), classes)
+    if as_json:
+        report = {"model": str(model_file), "data": dataset.origin, **scores.report()}
+        print(json.dumps(report, indent=2))
+        return
+    print(f"Data: {dataset.origin}")
+    print("class  precision   recall   images")
+    columns = zip(scores.precision, scores.recall, scores.images, strict=True)
+    for n, (precision, recall, count) in enumerate(columns):
+        print(f"{n:>5}  {_percent(precision):>9}  {_percent(recall):>7}  {count:>7,}")
+    print(f"accuracy {_percent(scores.accuracy)} of {scores.images.sum():,} images")
+
+
+def predict(
+    model_file: Path,
+    paths: Sequence[Path],
+    as_json: bool,
+    complain: Callable[[str], None],
+) -> bool:
+    """Print what a model takes pictures for.
+
+    For a model of 28x28 grey images, pictures are made like MNIST's by `images.as_mnist`; for any
+    other, they are scaled to its size.
+
+    Args:
+        model_file: from `Sequential.save` or `cnnrs train`.
+        paths: PNG and JPEG files, and folders of them.
+        as_json: whether to print JSON instead of a table.
+        complain: called with a line for each picture that cannot be read; the others are
+            classified all the same.
+
+    Returns:
+        Whether all pictures could be read.
+
+    Raises:
+        OSError: if a file or folder is missing.
+        ValueError: if the model is damaged, or none for pictures, or a folder holds none.
+    """
+    model = load_model(model_file)
+    classes = _classes(model_file, model)
+    read = _reader(model_file, model)
+    found = images.files(paths)
+    pictures: list[tuple[Path, Array]] = []
+    for path in found:
+        try:
+            pictures.append((path, read(path)))
+        except (OSError, ValueError) as error:
+            complain(str(error))
+    if pictures:
+        probabilities = model.predict(np.stack([picture for _, picture in pictures]))
+        files = [path for path, _ in pictures]
+        if as_json:
+            print(json.dumps(list(_predictions(files, probabilities)), indent=2))
+        else:
+            _print_table(files, probabilities, min(SHOWN, classes))
+    elif as_json:
+        print("[]")
+    return len(pictures) == len(found)
+
+
+def export(model_file: Path, out: Path, input_dtype: str) -> None:
+    """Write a model as an ONNX file.
+
+    Raises:
+        ModuleNotFoundError: if the package onnx is not installed.
+        OSError: if a file cannot be read or written.
+        ValueError: if the model is damaged, or `out` is no name of an ONNX file.
+    """
+    if out.suffix != ".onnx":
+        raise ValueError(f"{out}: expected a name that ends in .onnx")
+    load_model(model_file).export(out, input_dtype=input_dtype)
+    print(f"Wrote {out} ({out.stat().st_size:,} bytes)")
+
+
+def inspect(model_file: Path) -> None:
+    """Print what a model file holds: its layers, and how it was trained.
+
+    Raises:
+        OSError: if the file is missing or cannot be read.
+        ValueError: if it is damaged.
+    """
+    model = load_model(model_file)
+    model.summary()
+    print(f" Input: {model.input_shape}, computed in {model.dtype}")
+    if model.optimizer is not None:
+        print(f" Optimizer: {model.optimizer!r}")
+        print(f" Loss: {model.loss!r}")
+    print(f" File: {model_file}, {model_file.stat().st_size:,} bytes")
+
+
+def _classes(model_file: Path, model: Sequential) -> int:
+    """How many classes a model tells apart."""
+    shape = model.output_shape
+    if len(shape) != 2 or shape[1] is None or shape[1] < 2:
+        raise ValueError(
+            f"{model_file}: expected a model with an output for each of at least 2 classes, got "
+            f"outputs of shape {shape}"
+        )
+    return shape[1]
+
+
+def _reader(model_file: Path, model: Sequential) -> Callable[[Path], Array]:
+    """What makes of a file an image for the model."""
+    shape = tuple(side for side in model.input_shape[1:] if side is not None)
+    if shape in (MNIST_SIZE, (*MNIST_SIZE, 1)):
+        return lambda path: images.read(path)[0].reshape(shape)
+    modes = {1: "grayscale", 3: "rgb"}
+    channels = shape[2] if len(shape) == 3 else 1
+    if len(shape) not in (2, 3) or channels not in modes:
+        raise ValueError(
+            f"{model_file}: expected a model of images (h, w), (h, w, 1) or (h, w, 3), got one of "
+            f"inputs {shape}"
+        )
+    return lambda path: images.load(path, shape[:2], modes[channels]).reshape(shape)
+
+
+def _predictions(files: Sequence[Path], probabilities: Array) -> Iterator[dict[str, Any]]:
+    for path, row in zip(files, probabilities.astype(float).tolist(), strict=True):
+        best = int(np.argmax(row))
+        yield {
+            "file": str(path),
+            "class": best,
+            "probability": row[best],
+            "probabilities": row,
+        }
+
+
+def _print_table(files: Sequence[Path], probabilities: Array, shown: int) -> None:
+    width = max(len(str(path)) for path in files)
+    for path, row in zip(files, probabilities, strict=True):
+        best = np.argsort(-row, kind="stable")[:shown]
+        figures = "   ".join(f"{n:>3} {_percent(row[n]):>7}" for n in best)
+        print(f"{path!s:<{width}}  {figures}")
+
+
+def _percent(share: float) -> str:
+    return "-" if np.isnan(share) else f"{share:.2%}"
