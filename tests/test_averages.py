@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,8 +15,15 @@ from hypothesis import strategies as st
 
 import cnnrs
 from cnnrs import BatchNormalization, Dense, Input, Sequential, layers
-from cnnrs.callbacks import Callback, EarlyStopping, LambdaCallback, SwapEMAWeights
+from cnnrs.callbacks import (
+    BackupAndRestore,
+    Callback,
+    EarlyStopping,
+    LambdaCallback,
+    SwapEMAWeights,
+)
 from cnnrs.optimizers import SGD, Adam, AdamW, Optimizer
+from cnnrs.optimizers.schedules import CosineDecay
 from cnnrs.utils import set_random_seed
 from model_under_test import SPARSE, Plain, assert_same_weights, data, small_model
 from nets_under_test import NETS
@@ -333,6 +341,58 @@ def test_copies_keep_averages(duplicate: Callable[[Any], Any], there: bool) -> N
     assert repr(twins[0].optimizer) == repr(model.optimizer)
     twins[0].fit(x, y, 5, 2, initial_epoch=1, verbose=0, shuffle=False)
     assert_same_weights(twins[0], model)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_saved_models_keep_averages(tmp_path: Path, there: bool) -> None:
+    x, y = data()
+    model = averaged("float32", ema_momentum=0.5)
+    path, expected = tmp_path / "model.safetensors", []
+
+    def save(epoch: int, logs: Any) -> None:
+        if epoch == 0:
+            expected.append(model.predict(x))
+            model.save(path)
+
+    order = [SwapEMAWeights(swap_on_epoch=there), LambdaCallback(on_epoch_end=save)]
+    model.fit(x, y, 5, 2, verbose=0, shuffle=False, callbacks=order)
+    loaded = cnnrs.load_model(path)
+    np.testing.assert_array_equal(loaded.predict(x), expected[0])
+    loaded.fit(x, y, 5, 2, initial_epoch=1, verbose=0, shuffle=False)
+    assert_same_weights(loaded, model)
+
+
+@pytest.mark.parametrize("cut_at", [1, 4])
+@pytest.mark.parametrize("swap", [None, False, True])
+def test_a_training_that_is_cut_off_goes_on_with_averages(
+    tmp_path: Path, swap: bool | None, cut_at: int
+) -> None:
+    x, y = data(30)
+    swapping = [] if swap is None else [SwapEMAWeights(swap)]
+
+    def compiled(seed: int = 0) -> Sequential:
+        model = small_model(seed=seed)
+        model.compile(Adam(CosineDecay(0.1, 30), use_ema=True, ema_momentum=0.5), SPARSE)
+        return model
+
+    def fit(model: Sequential, *callbacks: Callback) -> dict[str, list[float]]:
+        every = [*swapping, *callbacks]
+        return model.fit(x, y, 5, 4, 0, every, validation_split=0.2).history
+
+    class Cut(Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == cut_at:
+                raise KeyboardInterrupt
+
+        def on_train_end(self, logs: Any = None) -> None:
+            raise KeyboardInterrupt
+
+    expected, model = compiled(), compiled(seed=1)
+    figures = fit(expected)
+    with pytest.raises(KeyboardInterrupt):
+        fit(compiled(), BackupAndRestore(tmp_path), Cut())
+    assert fit(model, BackupAndRestore(tmp_path)) == figures
+    assert_same_weights(model, expected)
 
 
 def test_compiling_begins_new_averages() -> None:

@@ -35,6 +35,7 @@ from cnnrs import (
 from cnnrs.layers import Layer
 from cnnrs.losses import CategoricalCrossentropy, MeanSquaredError, SparseCategoricalCrossentropy
 from cnnrs.optimizers import SGD, Adam, AdamW
+from cnnrs.optimizers.schedules import CosineDecay, PiecewiseConstantDecay
 from cnnrs.utils import set_random_seed, to_categorical
 from model_under_test import SPARSE, assert_same_weights, compiled, data, differ, small_model
 
@@ -72,6 +73,8 @@ OPTIMIZERS = [
     SGD(0.01, momentum=0.5, nesterov=True),
     Adam(0.01, beta_1=0.8),
     AdamW(0.01, weight_decay=0.1, epsilon=1e-5),
+    SGD(CosineDecay(0.1, 9), use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=4),
+    Adam(PiecewiseConstantDecay([2, 5], [0.1, 0.01, 0.001]), use_ema=True),
 ]
 
 LOSSES = [
@@ -267,7 +270,7 @@ def test_what_no_file_can_hold_is_refused_by_name(tmp_path: Path) -> None:
         (with_(Mine(2)), r"classes of cnnrs.layers, got one with test_saving.Mine"),
         (with_(loss=MyLoss()), r"classes of cnnrs.losses, got one with test_saving.MyLoss"),
         (with_(optimizer=MySGD()), r"cnnrs.optimizers, got one with test_saving.MySGD"),
-        (with_(optimizer=SGD(zeros)), r"a learning rate that is a number, got <function zeros"),
+        (with_(optimizer=SGD(zeros)), r"a number or a schedule of .*, got <function zeros"),
         (Sequential([Dense(2, bias_initializer=zeros)]), r"got bias_initializer=<function zeros"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -262,8 +262,8 @@ class Sequential(Structure):
             logs = fit.epoch(epoch, self._rng, shuffle, validation)
             if self.stop_training:
                 break
-        if logs:
-            self._ready_network().take_averages()
+        if logs or self._initial_epoch > initial_epoch:  # so epochs were trained, if not here
+            network.take_averages()
         called.train_end(logs)
         return called.history
 

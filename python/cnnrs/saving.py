@@ -202,9 +202,9 @@ def _optimizer_config(optimizer: optimizers.Optimizer, strict: bool) -> Describe
     if callable(config["learning_rate"]):
         if strict:
             raise ValueError(
-                f"save: expected a learning rate that is a number, got "
-                f"{config['learning_rate']!r}, which no file can hold; save_weights writes the "
-                f"weights alone"
+                f"save: expected a learning rate that is a number or a schedule of "
+                f"cnnrs.optimizers.schedules, got {config['learning_rate']!r}, which no file can "
+                f"hold; save_weights writes the weights alone"
             )
         config["learning_rate"] = None
     return config

@@ -74,12 +74,14 @@ class Optimizer:
     def learning_rate(self) -> LearningRate:
         """The learning rate: a number, a schedule, or a function from the step to the rate.
 
-        May be assigned at any time, as callbacks do.
+        May be assigned at any time, as callbacks do; also as `schedules.serialize` describes it.
         """
         return self._learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, value: LearningRate) -> None:
+    def learning_rate(self, value: LearningRate | Mapping[str, Any]) -> None:
+        if isinstance(value, Mapping):
+            value = schedules.deserialize(value)
         if not callable(value):
             value = number(
                 "learning_rate",
@@ -109,14 +111,12 @@ class Optimizer:
 
         Example:
             >>> from cnnrs.optimizers import SGD
-            >>> SGD(0.1, momentum=0.9).get_config()
-            {'learning_rate': 0.1, 'momentum': 0.9, 'nesterov': False}
+            >>> config = SGD(0.1, momentum=0.9).get_config()
+            >>> config["learning_rate"], config["momentum"], config["use_ema"]
+            (0.1, 0.9, False)
         """
-        arguments = (*self._arguments, *(AVERAGING if self.use_ema else ()))
-        return {
-            "learning_rate": schedules.serialize(self.learning_rate),
-            **{key: getattr(self, key) for key in arguments},
-        }
+        arguments = {key: getattr(self, key) for key in (*self._arguments, *AVERAGING)}
+        return {"learning_rate": schedules.serialize(self.learning_rate), **arguments}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -129,10 +129,7 @@ class Optimizer:
             >>> SGD.from_config(SGD(0.1, momentum=0.9).get_config())
             SGD(learning_rate=0.1, momentum=0.9, nesterov=False)
         """
-        arguments = dict(config)
-        if isinstance(arguments.get("learning_rate"), Mapping):
-            arguments["learning_rate"] = schedules.deserialize(arguments["learning_rate"])
-        return cls(**arguments)
+        return cls(**config)
 
     def _rates(self, first: int, count: int) -> npt.NDArray[np.float64]:
         """The learning rates of `count` steps."""
