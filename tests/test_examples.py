@@ -33,7 +33,16 @@ def test_what_came_from_pytorch_is_as_good(capsys: pytest.CaptureFixture[str]) -
     assert float(difference) < 1e-4
 
 
+def test_what_came_from_keras_is_as_good(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorflow")
+    line = last_line("from_keras.py", capsys)
+    right, difference = re.fullmatch(r"cnnrs: (.*)% right, at most (\S+) .*", line).groups()
+    assert float(right) > 80
+    assert float(difference) < 1e-5
+
+
 def test_a_folder_of_own_pictures_is_learnt(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("PIL")
     line = last_line("own_images.py", capsys)
     (right,) = re.fullmatch(
         r"1500 pictures of circle, square, triangle: (.*)% right .*", line

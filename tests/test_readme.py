@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
+GUIDE = README.parent / "docs" / "guide.md"
 EXAMPLE = README.parent / "examples" / "keras_program.py"
 
 pytestmark = pytest.mark.skipif(not README.exists(), reason=f"{README} is not here")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text("utf-8"), re.M | re.S)
+def blocks(language: str, page: Path = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
 
 
 def test_the_programs_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,3 +30,22 @@ def test_the_changed_imports_are_those_of_the_example() -> None:
     program = EXAMPLE.read_text("utf-8").replace("set_random_seed, ", "").splitlines()
     assert added
     assert [line for line in program if line.startswith("from cnnrs")] == added
+
+
+def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("matplotlib", "PIL", "sklearn"):
+        pytest.importorskip(name)
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 30), colour).save(tmp_path / "pictures" / name / "one.png")
+    names: dict[str, object] = {}
+    programs = blocks("python", GUIDE)
+    assert len(programs) == 5
+    for program in programs:
+        exec(program, names)
+    assert names["class_names"] == ["blue", "red"]
+    pictures = ("curves", "confusion", "mistakes", "filters", "maps", "prediction")
+    assert {f"{name}.png" for name in pictures} <= {file.name for file in tmp_path.iterdir()}

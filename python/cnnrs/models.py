@@ -10,7 +10,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs import _arrays, _core, _random, losses, optimizers
+from cnnrs import _arguments, _arrays, _core, _random, losses, optimizers
+from cnnrs._arguments import Verbose
 from cnnrs._checks import integer, number, only
 from cnnrs._fit import CallbackList, Data, Fit, evaluate
 from cnnrs._layer import Input, Layer
@@ -23,7 +24,6 @@ from cnnrs.optimizers import Optimizer
 __all__ = ["Sequential"]
 
 Array: TypeAlias = npt.NDArray[Any]
-Verbose: TypeAlias = Literal["auto", 0, 1, 2]
 
 
 class Sequential(Structure):
@@ -137,7 +137,7 @@ class Sequential(Structure):
             )
         steps_per_execution = integer("steps_per_execution", steps_per_execution)
         new_optimizer, new_loss = optimizers.get(optimizer), losses.get(loss)
-        metric = _metric(metrics, new_loss)
+        metric = _arguments.metric(metrics, new_loss)
         last = self._layers[-1] if self._layers else None
         if getattr(new_loss, "from_logits", False) and getattr(last, "activation", "") == "softmax":
             warnings.warn(
@@ -217,10 +217,10 @@ class Sequential(Structure):
             >>> history.history["loss"][-1] < history.history["loss"][0]
             True
         """
-        batch_size = _batch_size(batch_size)
+        batch_size = _arguments.batch_size(batch_size)
         epochs = integer("epochs", epochs, least=0)
         initial_epoch = integer("initial_epoch", initial_epoch, least=0)
-        level = _verbosity(verbose)
+        level = _arguments.verbosity(verbose)
         split = number(
             "validation_split",
             validation_split,
@@ -230,9 +230,11 @@ class Sequential(Structure):
         data = self._data("fit", x, y)
         validation = None
         if validation_data is not None:
-            validation = self._data("fit", *_two(validation_data), of=" of validation_data")
+            validation = self._data(
+                "fit", *_arguments.validation_pair(validation_data), of=" of validation_data"
+            )
         elif split:
-            data, validation = _split(data, split)
+            data, validation = _arguments.split(data, split)
         steps = math.ceil(len(data.x) / batch_size)
         called = CallbackList(callbacks, self, verbose=level, epochs=epochs, steps=steps)
         self.history = called.history
@@ -307,8 +309,8 @@ class Sequential(Structure):
             >>> round(loss, 3), accuracy
             (0.347, 1.0)
         """
-        steps_of = _batch_size(batch_size)
-        level = _verbosity(verbose)
+        steps_of = _arguments.batch_size(batch_size)
+        level = _arguments.verbosity(verbose)
         data = self._data("evaluate", x, y)
         steps = math.ceil(len(data.x) / steps_of)
         called = CallbackList(callbacks, self, verbose=level, epochs=1, steps=steps)
@@ -354,8 +356,8 @@ class Sequential(Structure):
             >>> Sequential([Input((2,)), Rescaling(0.5)]).predict([[-1.0, 2.0]])
             array([[-0.5,  1. ]], dtype=float32)
         """
-        steps_of = _batch_size(batch_size)
-        level = _verbosity(verbose)
+        steps_of = _arguments.batch_size(batch_size)
+        level = _arguments.verbosity(verbose)
         array = self._inputs("x", x)
         network = self._need_network("predict")
         if callbacks is None:
@@ -592,42 +594,3 @@ class Sequential(Structure):
 
     def __repr__(self) -> str:
         return f"<Sequential name={self.name}, built={self.built}>"
-
-
-def _metric(metrics: Sequence[str] | None, loss: Loss) -> str | None:
-    """What the accuracy is called, if it is reported."""
-    names = [metrics] if isinstance(metrics, str) else list(metrics or ())
-    for name in names:
-        if name not in ("accuracy", "acc"):
-            raise ValueError(f"metrics: expected 'accuracy' or 'acc', got {name!r}")
-    if names and not loss._classifies:
-        raise ValueError(f"metrics: expected none for {loss}, got {names[0]!r}")
-    return (names[0] if names else "accuracy") if loss._classifies else None
-
-
-def _batch_size(value: int | None) -> int:
-    return 32 if value is None else integer("batch_size", value)
-
-
-def _verbosity(value: Verbose) -> int:
-    if value not in ("auto", 0, 1, 2):
-        raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, got {value!r}")
-    return 1 if value == "auto" else value
-
-
-def _two(data: object) -> tuple[npt.ArrayLike, npt.ArrayLike]:
-    if not isinstance(data, list | tuple) or len(data) != 2:
-        got = f"{len(data)} of them" if isinstance(data, list | tuple) else type(data).__name__
-        raise ValueError(f"validation_data: expected two arrays (x, y), got {got}")
-    return data[0], data[1]
-
-
-def _split(data: Data, share: float) -> tuple[Data, Data]:
-    """The first images and the last, of which `share` is the share."""
-    at = math.floor(len(data.x) * (1 - share))
-    if at == 0 or at == len(data.x):
-        raise ValueError(
-            f"validation_split: expected a share that leaves images to train and to judge by, got "
-            f"{share} of {len(data.x)}"
-        )
-    return Data(data.x[:at], data.y[:at]), Data(data.x[at:], data.y[at:])

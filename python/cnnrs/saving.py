@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
-from cnnrs import _core, _tensor_file, layers, losses, optimizers
+from cnnrs import _arguments, _core, _tensor_file, layers, losses, optimizers
 from cnnrs._checks import Shape, integer
 from cnnrs._layer import Input, Layer
-from cnnrs.models import Sequential, _metric
+from cnnrs.models import Sequential
 
 __all__ = ["load_model"]
 
@@ -252,7 +252,7 @@ def _compiled(about: Described | None) -> tuple[Any, Any, str | None, int]:
     return (
         optimizer_class.from_config(about["optimizer"]["config"]),
         loss,
-        _metric(about["metrics"], loss),
+        _arguments.metric(about["metrics"], loss),
         integer("steps_per_execution", about["steps_per_execution"]),
     )
 

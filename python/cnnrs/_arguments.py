@@ -1,0 +1,55 @@
+"""The arguments of `Sequential`'s methods, checked."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy.typing as npt
+
+from cnnrs._checks import integer
+from cnnrs._fit import Data
+from cnnrs.losses import Loss
+
+Verbose: TypeAlias = Literal["auto", 0, 1, 2]
+
+
+def metric(metrics: Sequence[str] | None, loss: Loss) -> str | None:
+    """What the accuracy is called, if it is reported."""
+    names = [metrics] if isinstance(metrics, str) else list(metrics or ())
+    for name in names:
+        if name not in ("accuracy", "acc"):
+            raise ValueError(f"metrics: expected 'accuracy' or 'acc', got {name!r}")
+    if names and not loss._classifies:
+        raise ValueError(f"metrics: expected none for {loss}, got {names[0]!r}")
+    return (names[0] if names else "accuracy") if loss._classifies else None
+
+
+def batch_size(value: int | None) -> int:
+    """Images a step."""
+    return 32 if value is None else integer("batch_size", value)
+
+
+def verbosity(value: Verbose) -> int:
+    """The level that `verbose` stands for."""
+    if value not in ("auto", 0, 1, 2):
+        raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, got {value!r}")
+    return 1 if value == "auto" else value
+
+
+def validation_pair(data: object) -> tuple[npt.ArrayLike, npt.ArrayLike]:
+    """Images and labels to judge by."""
+    if not isinstance(data, list | tuple) or len(data) != 2:
+        got = f"{len(data)} of them" if isinstance(data, list | tuple) else type(data).__name__
+        raise ValueError(f"validation_data: expected two arrays (x, y), got {got}")
+    return data[0], data[1]
+
+
+def split(data: Data, share: float) -> tuple[Data, Data]:
+    """The first images and the last, of which `share` is the share."""
+    at = math.floor(len(data.x) * (1 - share))
+    if at == 0 or at == len(data.x):
+        raise ValueError(
+            f"validation_split: expected a share that leaves images to train and to judge by, got "
+            f"{share} of {len(data.x)}"
+        )
+    return Data(data.x[:at], data.y[:at]), Data(data.x[at:], data.y[at:])
