@@ -263,6 +263,7 @@ def test_layers_computed_together(case: Case) -> None:
     check(case)
 
 
+@pytest.mark.filterwarnings("ignore:loss. from_logits=True applies a softmax")
 @group(draws.cases(70, 7, draws.loss))
 def test_losses(case: Case) -> None:
     check(case)

@@ -35,6 +35,8 @@ class BackupAndRestore(Callback):
     Args:
         backup_dir: a folder of its own, which is made if it is missing.
         save_freq: `"epoch"` (default), the only one.
+        double_checkpoint: as in Keras, which keeps two backups if asked to, in case that it is cut
+            off while it writes one; nothing depends on it here, where a file is whole or not there.
         delete_checkpoint: whether to delete the backup, and the folder if it is empty then, at the
             end of a training that nothing cut off; True by default. If it stays, `fit` with as many
             epochs finds all of them done.
@@ -71,8 +73,10 @@ class BackupAndRestore(Callback):
         self,
         backup_dir: str | os.PathLike[str],
         save_freq: str = "epoch",
+        double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
     ) -> None:
+        del double_checkpoint
         only("save_freq", save_freq, "epoch")
         self.backup_dir = Path(backup_dir)
         self.delete_checkpoint = bool(delete_checkpoint)
