@@ -54,7 +54,7 @@ pub struct WarpShape {
 
 impl WarpShape {
     /// Elements of an image.
-    pub fn len(&self) -> usize {
+    pub fn image_len(&self) -> usize {
         self.h * self.w * self.c
     }
 
@@ -181,8 +181,8 @@ pub fn warp<T: Element, S: Simd<T>>(
     shape: &WarpShape,
 ) {
     let &WarpShape { h, w, c } = shape;
-    assert_eq!(out.len(), shape.len(), "out");
-    assert_eq!(x.len(), shape.len(), "x");
+    assert_eq!(out.len(), shape.image_len(), "out");
+    assert_eq!(x.len(), shape.image_len(), "x");
     if *map == Affine::IDENTITY && shift.is_none() {
         return out.copy_from_slice(x);
     }
@@ -223,8 +223,8 @@ pub fn warp<T: Element, S: Simd<T>>(
                         let places = places(simd, row, column, one, stride);
                         for (out, place) in out.chunks_exact_mut(c).zip(places) {
                             let pixel = &bordered[place as usize * c..][..c];
-                            for channel in 0..c {
-                                out[channel] = pixel[channel];
+                            for (out, &value) in out.iter_mut().zip(pixel) {
+                                *out = value;
                             }
                         }
                     }
@@ -353,7 +353,7 @@ mod tests {
         interpolation: Interpolation,
         shape: &WarpShape,
     ) -> Vec<T> {
-        let mut out = vec![T::nan(); shape.len()];
+        let mut out = vec![T::nan(); shape.image_len()];
         let mut bordered = vec![T::nan(); shape.bordered_len()];
         dispatch!(T, level, simd => warp(
             simd, &mut out, x, map, shift, fill, interpolation, &mut bordered, shape,
@@ -381,7 +381,7 @@ mod tests {
         for (h, w) in [(1, 1), (1, 7), (6, 1), (2, 2), (5, 15), (9, 16), (4, 17), (7, 33)] {
             for c in [1, 2, 3, 17] {
                 let shape = WarpShape { h, w, c };
-                let x: Vec<T> = random(shape.len(), 1);
+                let x: Vec<T> = random(shape.image_len(), 1);
                 let shift: Vec<T> = random::<T>(2 * h * w, 2).iter().map(|&s| s + s + s).collect();
                 let (rows, columns) = shift.split_at(h * w);
                 for map in maps(&shape) {
@@ -420,7 +420,7 @@ mod tests {
     fn nearest_case<T: Element>(level: Level) {
         for (h, w, c) in [(1, 1, 1), (5, 17, 1), (6, 3, 4)] {
             let shape = WarpShape { h, w, c };
-            let x: Vec<T> = random(shape.len(), 1);
+            let x: Vec<T> = random(shape.image_len(), 1);
             for (column, row) in [(0.4f64, 0.4f64), (-0.4, 2.3), (3.75, -8.25), (-40.4, 25.6)] {
                 for fill in MODES {
                     for ([a, b], [d, e]) in [([1.0, 0.0], [0.0, 1.0]), ([0.0, -1.0], [1.0, 0.0])] {
