@@ -43,7 +43,7 @@ impl Elastic {
 
     /// Elements of workspace that [`displacements`] of (h, w) pixels need.
     pub fn scratch_len(&self, h: usize, w: usize) -> usize {
-        TAPS * w + 2 * (self.knots(w) + self.knots(h).saturating_mul(w))
+        2 * self.knots(h).saturating_mul(self.knots(w) + w)
     }
 }
 
@@ -80,33 +80,23 @@ pub fn displacements<T: Element, S: Simd<T>>(
     assert_eq!(out.len(), 2 * h * w, "out");
     let (spacing, scale) = (elastic.spacing(), elastic.amplitude() / 2f64.powi(31));
     let (rows, columns) = (elastic.knots(h), elastic.knots(w));
-    let (weights, scratch) = scratch.split_at_mut(TAPS * w);
-    let (knots, scratch) = scratch.split_at_mut(2 * columns);
+    let (knots, scratch) = scratch.split_at_mut(2 * rows * columns);
     let lines = &mut scratch[..2 * rows * w];
+    let (down, right) = knots.split_at_mut(rows * columns);
+    for (n, (down, right)) in down.iter_mut().zip(right).enumerate() {
+        let bits = bits(key, 2 + n as u64);
+        *down = T::from_f64(scale * f64::from(bits as i32));
+        *right = T::from_f64(scale * f64::from((bits >> 32) as i32));
+    }
     // Where the knots lie is random, too, so that no pixel is nearer to them than others.
     let phases = [uniform(key, 0), uniform(key, 1)];
-    for (n, weights) in weights.chunks_exact_mut(TAPS).enumerate() {
-        let (_, splines) = splines_of(n, spacing, phases[1]);
-        for tap in 0..TAPS {
-            weights[tap] = T::from_f64(splines[tap]);
-        }
-    }
-    for row in 0..rows {
-        let (down, right) = knots.split_at_mut(columns);
-        for n in 0..columns {
-            let bits = bits(key, (2 + row * columns + n) as u64);
-            down[n] = T::from_f64(scale * f64::from(bits as i32));
-            right[n] = T::from_f64(scale * f64::from((bits >> 32) as i32));
-        }
-        for (axis, knots) in [down, right].into_iter().enumerate() {
-            let line = &mut lines[(axis * rows + row) * w..][..w];
-            for (n, (line, weights)) in line.iter_mut().zip(weights.chunks_exact(TAPS)).enumerate()
-            {
-                let first = (n as f64 / spacing + phases[1]) as usize;
-                let knots = &knots[first..first + TAPS];
-                *line = (weights[0] * knots[0] + weights[1] * knots[1])
-                    + (weights[2] * knots[2] + weights[3] * knots[3]);
-            }
+    for x in 0..w {
+        let (first, splines) = splines_of(x, spacing, phases[1]);
+        let [a, b, c, d] = splines;
+        let [a, b, c, d] = [T::from_f64(a), T::from_f64(b), T::from_f64(c), T::from_f64(d)];
+        for (line, knots) in lines.chunks_exact_mut(w).zip(knots.chunks_exact(columns)) {
+            let knots = &knots[first..first + TAPS];
+            line[x] = (a * knots[0] + b * knots[1]) + (c * knots[2] + d * knots[3]);
         }
     }
     for y in 0..h {

@@ -74,7 +74,7 @@ impl WarpShape {
 struct Fold<V> {
     /// What is added to have the mirrors at multiples of the length.
     half: V,
-    /// After which all repeats itself, and its inverse; 0 if nothing does.
+    /// After which all repeats itself, negative, and its inverse.
     period: V,
     inverse: V,
     /// Where a coordinate counted backwards starts; beyond all coordinates if none is.
@@ -89,33 +89,27 @@ impl<V: Copy> Fold<V> {
         let len = len as f64;
         let never = 1e30;
         let [half, period, mirror, least, most] = match fill {
-            FillMode::Constant(_) => [0.0, 0.0, never, -1.0, len],
-            FillMode::Nearest => [0.0, 0.0, never, 0.0, len - 1.0],
+            FillMode::Constant(_) => [0.0, 1.0, never, -1.0, len],
+            FillMode::Nearest => [0.0, 1.0, never, 0.0, len - 1.0],
             FillMode::Reflect => [0.5, 2.0 * len, 2.0 * len, 0.0, len - 1.0],
             FillMode::Wrap => [0.0, len, never, 0.0, len],
         };
-        let inverse = if period > 0.0 { 1.0 / period } else { 0.0 };
         let [half, period, inverse, mirror, least, most] =
-            simd.constants([half, period, inverse, mirror, least, most]);
+            simd.constants([half, -period, 1.0 / period, mirror, least, most]);
         Self { half, period, inverse, mirror, least, most }
     }
 
-    /// From any coordinate to one between -1 and the length.
+    /// From any coordinate to one between -1 and the length; `REPEATS` where all repeats itself outside.
     #[inline(always)]
-    fn fold<T: Element, S: Simd<T, Vector = V>>(&self, simd: S, at: V) -> V {
-        let at = simd.add(at, self.half);
-        let times = floor(simd, simd.mul(at, self.inverse));
-        let at = simd.sub(at, simd.mul(times, self.period));
-        let at = simd.sub(simd.min(at, simd.sub(self.mirror, at)), self.half);
+    fn fold<const REPEATS: bool, T: Element, S: Simd<T, Vector = V>>(&self, simd: S, at: V) -> V {
+        let mut at = at;
+        if REPEATS {
+            at = simd.add(at, self.half);
+            at = simd.mul_add(simd.floor(simd.mul(at, self.inverse)), self.period, at);
+            at = simd.sub(simd.min(at, simd.sub(self.mirror, at)), self.half);
+        }
         simd.min(self.most, simd.max(self.least, at))
     }
-}
-
-#[inline(always)]
-fn floor<T: Element, S: Simd<T>>(simd: S, v: S::Vector) -> S::Vector {
-    let rounded = simd.round(v);
-    let below = simd.sub(rounded, simd.splat(T::one()));
-    simd.select(simd.greater(rounded, v), below, rounded)
 }
 
 /// Which of `len` pixels stands at `at - 1`, one of them or the border; None is the constant.
@@ -142,6 +136,7 @@ fn add_border<T: Element, S: Simd<T>>(
 ) {
     let &WarpShape { h, w, c } = shape;
     let constant = T::from_f64(if let FillMode::Constant(value) = fill { value } else { 0.0 });
+    let sides = [0, w + 1, w + 2].map(|column| (column, behind_border(column, w, fill)));
     for (row, out) in out.chunks_exact_mut((w + BORDER) * c).enumerate() {
         let Some(from) = behind_border(row, h, fill) else {
             out.fill(constant);
@@ -155,8 +150,7 @@ fn add_border<T: Element, S: Simd<T>>(
             #[inline(always)]
             |at| simd.store_up_to(simd.load_up_to(&x[at.clone()]), &mut inner[at]),
         );
-        for column in [0, w + 1, w + 2] {
-            let from = behind_border(column, w, fill);
+        for (column, from) in sides {
             for channel in 0..c {
                 out[column * c + channel] = from.map_or(constant, |from| x[from * c + channel]);
             }
@@ -180,47 +174,77 @@ pub fn warp<T: Element, S: Simd<T>>(
     bordered: &mut [T],
     shape: &WarpShape,
 ) {
-    let &WarpShape { h, w, c } = shape;
     assert_eq!(out.len(), shape.image_len(), "out");
     assert_eq!(x.len(), shape.image_len(), "x");
     if *map == Affine::IDENTITY && shift.is_none() {
         return out.copy_from_slice(x);
     }
     add_border(simd, bordered, x, fill, shape);
+    if matches!(fill, FillMode::Reflect | FillMode::Wrap) {
+        read::<true, T, S>(simd, out, bordered, map, shift, fill, interpolation, shape);
+    } else {
+        read::<false, T, S>(simd, out, bordered, map, shift, fill, interpolation, shape);
+    }
+}
+
+/// The reading of [`warp`].
+#[inline(always)]
+fn read<const REPEATS: bool, T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    bordered: &[T],
+    map: &Affine,
+    shift: Option<[&[T]; 2]>,
+    fill: FillMode,
+    interpolation: Interpolation,
+    shape: &WarpShape,
+) {
+    let &WarpShape { h, w, c } = shape;
     let columns = simd.numbers(
         #[inline(always)]
         |lane| lane,
     );
-    let folds = [Fold::new(simd, fill, h), Fold::new(simd, fill, w)];
-    let one = simd.splat(T::one());
-    let stride = simd.splat(T::from_f64((w + BORDER) as f64));
+    let [fold_y, fold_x] = [Fold::new(simd, fill, h), Fold::new(simd, fill, w)];
+    let half = simd.splat(T::from_f64(0.5));
+    let stride = w + BORDER;
+    // The place of row 0, column 0; rows are this far apart.
+    let [origin, apart] = simd.constants([(stride + 1) as f64, stride as f64]);
     let Affine([to_x, to_y]) = *map;
+    let [step_y, step_x] = simd.constants([to_y[0], to_x[0]]);
     for (y, out) in out.chunks_exact_mut(w * c).enumerate() {
+        let [start_y, start_x] =
+            simd.constants([to_y[1] * y as f64 + to_y[2], to_x[1] * y as f64 + to_x[2]]);
         for_each_vector(
             simd,
             w,
             #[inline(always)]
             |pixels| {
                 let column = simd.add(columns, simd.splat(T::from_f64(pixels.start as f64)));
-                // Row, then column, of where the pixels come from.
-                let mut from = [simd.zero(); 2];
-                for (axis, [a, b, offset]) in [to_y, to_x].into_iter().enumerate() {
-                    let start = simd.splat(T::from_f64(b * y as f64 + offset));
-                    let mut at = simd.mul_add(simd.splat(T::from_f64(a)), column, start);
-                    if let Some(shift) = shift {
-                        let shift = &shift[axis][y * w..][..w][pixels.clone()];
-                        at = simd.add(at, simd.load_up_to(shift));
-                    }
-                    from[axis] = folds[axis].fold(simd, at);
+                let mut row = simd.mul_add(step_y, column, start_y);
+                let mut column = simd.mul_add(step_x, column, start_x);
+                if let Some([down, right]) = shift {
+                    let at = y * w + pixels.start..y * w + pixels.end;
+                    row = simd.add(row, simd.load_up_to(&down[at.clone()]));
+                    column = simd.add(column, simd.load_up_to(&right[at]));
                 }
+                row = fold_y.fold::<REPEATS, T, S>(simd, row);
+                column = fold_x.fold::<REPEATS, T, S>(simd, column);
+                if interpolation == Interpolation::Nearest {
+                    row = simd.add(row, half);
+                    column = simd.add(column, half);
+                }
+                let (above, left) = (simd.floor(row), simd.floor(column));
+                let mut places = [0; MAX_LANES];
+                let place = simd.mul_add(above, apart, simd.add(left, origin));
+                simd.store_indices(place, &mut places);
                 let out = &mut out[pixels.start * c..pixels.end * c];
-                let [row, column] = from;
-                match interpolation {
-                    Interpolation::Nearest => {
-                        let half = simd.splat(T::from_f64(0.5));
-                        let row = floor(simd, simd.add(row, half));
-                        let column = floor(simd, simd.add(column, half));
-                        let places = places(simd, row, column, one, stride);
+                match (interpolation, c) {
+                    (Interpolation::Nearest, 1) => {
+                        for (out, place) in out.iter_mut().zip(places) {
+                            *out = bordered[place as usize];
+                        }
+                    }
+                    (Interpolation::Nearest, _) => {
                         for (out, place) in out.chunks_exact_mut(c).zip(places) {
                             let pixel = &bordered[place as usize * c..][..c];
                             for (out, &value) in out.iter_mut().zip(pixel) {
@@ -228,12 +252,10 @@ pub fn warp<T: Element, S: Simd<T>>(
                             }
                         }
                     }
-                    Interpolation::Bilinear => {
-                        let (above, left) = (floor(simd, row), floor(simd, column));
+                    (Interpolation::Bilinear, _) => {
                         let weights = [simd.sub(row, above), simd.sub(column, left)];
-                        let places = places(simd, above, left, one, stride);
                         if c == 1 {
-                            mix_grey(simd, out, bordered, &places, weights, w + BORDER);
+                            mix_grey(simd, out, bordered, &places, weights, stride);
                         } else {
                             mix_pixels(simd, out, bordered, &places, weights, shape);
                         }
@@ -242,21 +264,6 @@ pub fn warp<T: Element, S: Simd<T>>(
             },
         );
     }
-}
-
-/// Where pixels lie in the bordered image, counted in pixels.
-#[inline(always)]
-fn places<T: Element, S: Simd<T>>(
-    simd: S,
-    row: S::Vector,
-    column: S::Vector,
-    one: S::Vector,
-    stride: S::Vector,
-) -> [u32; MAX_LANES] {
-    let mut places = [0; MAX_LANES];
-    let place = simd.mul_add(simd.add(row, one), stride, simd.add(column, one));
-    simd.store_indices(place, &mut places);
-    places
 }
 
 /// `a + weight * (b - a)`: `a` itself where the two are the same.
@@ -284,7 +291,7 @@ fn mix_grey<T: Element, S: Simd<T>>(
     // A pixel and its neighbour are read as one.
     let mut pairs = [[[T::zero(); 2]; MAX_LANES]; 2];
     for lane in 0..out.len() {
-        let from = &bordered[places[lane] as usize..];
+        let from = &bordered[places[lane] as usize..][..stride + 2];
         pairs[0][lane] = [from[0], from[1]];
         pairs[1][lane] = [from[stride], from[stride + 1]];
     }
