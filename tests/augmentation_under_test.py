@@ -1,5 +1,6 @@
-"""What the tests of random augmentation share: what a layer makes of images, and the same in NumPy."""
+"""What the tests of random augmentation share: what layers make of images, and NumPy's word."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -27,7 +28,8 @@ class Seen:
         assert n & (n - 1) == 0, "products with n are exact"
         set_random_seed(seed)
         last = Dense(n, use_bias=False, kernel_initializer="zeros")
-        self.model = Sequential([Input(images.shape[1:]), *layers, Flatten(), last], dtype=dtype)
+        layers = [Input(images.shape[1:]), *copy.deepcopy(layers), Flatten(), last]
+        self.model = Sequential(layers, dtype=dtype)
         self.model.compile(SGD(1.0), "mean_squared_error")
         # One step takes each image from a column of its own.
         self.images, self.targets = images, -np.eye(n) * n * n / 2

@@ -43,21 +43,21 @@ class _Warp(Augmentation):
 class RandomTranslation(_Warp):
     """In training, each image is moved down or up and right or left.
 
-    `out[i, j] = in[i - height * down, j - width * right]`, `down` and `right` being drawn evenly from
-    the factors. Evaluating and predicting leave images as they are. The layer stands before all layers
-    with weights. What is drawn follows from the model's generator, which `utils.set_random_seed`
-    seeds, whatever the number of threads.
+    `out[i, j] = in[i - height * down, j - width * right]`, `down` and `right` being drawn evenly
+    from the factors. Evaluating and predicting leave images as they are. The layer stands before
+    all layers with weights. What is drawn follows from the model's generator, which
+    `utils.set_random_seed` seeds, whatever the number of threads.
 
     Args:
-        height_factor: how far down in heights of the image, from -1 to 1: `(least, largest)`, or one
-            number `f` for `(-f, f)`.
+        height_factor: how far down in heights of the image, from -1 to 1: `(least, largest)`, or
+            one number `f` for `(-f, f)`.
         width_factor: how far to the right in widths, as above.
-        fill_mode: what is outside of an image `a b c d`: `"reflect"` (default) is `b a | a b c d | d
-            c`, `"wrap"` is `c d | a b c d | a b`, `"nearest"` is `a a | a b c d | d d`, and
-            `"constant"` is `fill_value`.
+        fill_mode: what is outside of an image `a b c d`: `b a | a b c d | d c` for `"reflect"`
+            (default), `c d | a b c d | a b` for `"wrap"`, `a a | a b c d | d d` for `"nearest"`,
+            and `fill_value` for `"constant"`.
         interpolation: what is between pixels: `"bilinear"` (default) or `"nearest"`.
-        seed: an integer from which, with the number of the training step, the layer's numbers follow
-            instead of the model's generator; None by default.
+        seed: an integer from which, with the number of the training step, the layer's numbers
+            follow instead of from the model's generator; None by default.
         fill_value: what is outside, if `fill_mode` is `"constant"`; 0 by default.
         data_format: `"channels_last"` or None (default), which is the same.
         **common: `name` and `input_shape`, as of every `Layer`.
@@ -66,7 +66,8 @@ class RandomTranslation(_Warp):
         TypeError: if a factor is no number.
         ValueError: if it is out of its range, or a value is none of the above.
 
-    Reference: `keras.layers.RandomTranslation`.
+    Reference: `keras.layers.RandomTranslation`. (On TensorFlow, its `"wrap"` skips what is between
+    the last pixel and the first.)
 
     Example:
         >>> from cnnrs import Conv2D, Input, RandomTranslation, Sequential
@@ -99,8 +100,8 @@ class RandomTranslation(_Warp):
 class RandomRotation(_Warp):
     """In training, each image is rotated about its centre.
 
-    The angle, counterclockwise, is a full turn times what is drawn evenly from the factor. Otherwise
-    as `RandomTranslation`.
+    The angle, counterclockwise, is a full turn times what is drawn evenly from the factor.
+    Otherwise as `RandomTranslation`.
 
     Args:
         factor: how far in full turns, from -1 to 1: `(least, largest)`, or one number `f` for
@@ -147,8 +148,8 @@ class RandomRotation(_Warp):
 class RandomZoom(_Warp):
     """In training, each image is zoomed about its centre.
 
-    `1 + height` times its height is seen and `1 + width` times its width, both drawn evenly from the
-    factors: above 0 the image gets smaller, below 0 larger. Otherwise as `RandomTranslation`.
+    `1 + height` times its height is seen and `1 + width` times its width, both drawn evenly from
+    the factors: above 0 the image gets smaller, below 0 larger. Otherwise as `RandomTranslation`.
 
     Args:
         height_factor: from above -1 to 1: `(least, largest)`, or one number `f` for `(-f, f)`.
@@ -196,8 +197,8 @@ class RandomZoom(_Warp):
 class RandomAffine(_Warp):
     """In training, each image is zoomed, sheared, rotated and moved, all in one go.
 
-    The result is that of the four one after the other, but the image is read between its pixels once
-    only, which is sharper and faster than a layer for each. Otherwise as `RandomTranslation`.
+    The result is that of the four one after the other, but the image is read between its pixels
+    once only, which is sharper and faster than a layer for each. Otherwise as `RandomTranslation`.
 
     Args:
         rotation: as the factor of `RandomRotation`; 0 by default, as all of these.
@@ -216,8 +217,8 @@ class RandomAffine(_Warp):
         TypeError: if a factor is no number.
         ValueError: if it is out of its range, or a value is none of the above.
 
-    Reference: `keras.layers.RandomRotation`, `RandomTranslation`, `RandomZoom` and, for `shear`, the
-    `x_factor` of `RandomShear`, which leaves the first row where it is.
+    Reference: `keras.layers.RandomRotation`, `RandomTranslation`, `RandomZoom` and, for `shear`,
+    the `x_factor` of `RandomShear`, which leaves the first row where it is.
 
     Example:
         >>> from cnnrs import RandomAffine
@@ -254,10 +255,10 @@ class RandomAffine(_Warp):
 class RandomElastic(_Warp):
     """In training, each image is distorted as if it were drawn on rubber.
 
-    Each pixel is moved down and to the right by smooth random numbers: even ones from -1 to 1, blurred
-    by a Gaussian of standard deviation `sigma` and multiplied by `alpha`; their root mean square is
-    `0.163 * alpha / sigma` pixels. (The Gaussian is in fact a grid of cubic B-splines as wide, `1.73 *
-    sigma` apart.) Otherwise as `RandomTranslation`.
+    Each pixel is moved down and to the right by smooth random numbers: even ones from -1 to 1,
+    blurred by a Gaussian of standard deviation `sigma` and multiplied by `alpha`; their root mean
+    square is `0.163 * alpha / sigma` pixels. (In place of a Gaussian there are cubic B-splines of
+    the same width, `1.73 * sigma` apart.) Otherwise as `RandomTranslation`.
 
     Args:
         alpha: how strong the distortion is, from 0 to 10,000; 34 by default.
@@ -315,14 +316,14 @@ class RandomErasing(Augmentation):
     `RandomTranslation`.
 
     Args:
-        factor: the probability that it is done, which is itself drawn for each image: `(least,
-            largest)`, or one number `f` for `(0, f)`, which does it to `f / 2` of all images. So the
+        factor: the probability that it is done, itself drawn evenly for each image: `(least,
+            largest)`, or one number `f` for `(0, f)`, which comes to `f / 2` of all images. So the
             default, 1, does it to half of them, as in Keras, and `(1, 1)` to all.
         scale: from 0 to 1: `(least, largest)`, or one number `f` for `(0, f)`; `(0.02, 0.33)` by
             default.
-        fill_value: what to paint with: a number, or three for images of three channels; None (default)
-            is random numbers of a normal distribution, its standard deviation the largest of
-            `value_range`.
+        fill_value: what to paint with: a number, or three for images of three channels; None
+            (default) is random numbers of a normal distribution, whose standard deviation is the
+            largest of `value_range`.
         value_range: to which all paint is clipped, `(0, 255)` by default.
         seed: None (default) or an integer, as of `RandomTranslation`.
         data_format: `"channels_last"` or None (default), which is the same.

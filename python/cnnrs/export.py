@@ -72,7 +72,8 @@ def write_onnx(
     gives `output` (batch, *output shape), float32; any batch size fits. It computes what `predict`
     does, in float32 also for a float64 model, because onnxruntime has no convolution in float64.
     Dropout and random augmentation are gone, and batch normalisation is part of the convolution or
-    Dense layer in front of it, if nothing stands between. The file passed ONNX's own checks before it got its name.
+    Dense layer in front of it, if nothing stands between. The file passed ONNX's own checks before
+    it got its name.
 
     Args:
         model: a built model.

@@ -4,8 +4,8 @@ A layer object is a description: its weights live in the compiled network of the
 added to, and it belongs to one model at a time. Images are arrays (n, height, width, channels).
 
 Layers named `Random...` change images at random in training, and leave them as they are else:
-`RandomTranslation`, `RandomRotation` and `RandomZoom` move, rotate and zoom them, `RandomAffine` does
-all that and shears them, `RandomElastic` distorts them, and `RandomErasing` paints over a part.
+`RandomTranslation`, `RandomRotation` and `RandomZoom` move, rotate and zoom them, `RandomAffine`
+does all that and shears them, `RandomElastic` distorts them, `RandomErasing` paints over a part.
 """
 
 from collections.abc import Sequence
