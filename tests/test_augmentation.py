@@ -492,4 +492,6 @@ def test_unfit_arguments_are_refused_by_name(
 
 def test_factors_become_bounds() -> None:
     assert RandomRotation(-0.25).factor == (-0.25, 0.25)
+    assert repr(RandomAffine().zoom) == "(0.0, 0.0)"
+    assert repr(RandomErasing(1).factor) == "(0.0, 1.0)"
     assert RandomTranslation((0.3, -0.1), [0, 0.5]).height_factor == (-0.1, 0.3)

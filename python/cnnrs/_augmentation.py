@@ -357,8 +357,8 @@ class RandomErasing(Augmentation):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
-        self.factor = _bounds("factor", factor, least=0)
-        self.scale = _bounds("scale", scale, least=0)
+        self.factor = _bounds("factor", factor, least=0.0)
+        self.scale = _bounds("scale", scale, least=0.0)
         self.fill_value = _paint(fill_value)
         self.value_range = _range("value_range", value_range)
         self._set_seed(seed)
@@ -374,7 +374,7 @@ def _bounds(name: str, value: Factor, *, least: float = -1.0) -> tuple[float, fl
         low, high = sorted(number(name, it, expected, lambda it: least <= it <= 1) for it in value)
         return low, high
     high = abs(number(name, value, expected, lambda it: least <= it <= 1))  # type: ignore[arg-type]
-    return max(-high, least), high
+    return max(0.0 - high, least), high
 
 
 def _zoom(name: str, value: Factor) -> tuple[float, float]:

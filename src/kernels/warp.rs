@@ -72,9 +72,11 @@ impl WarpShape {
 /// How coordinates along one axis get into the bordered image.
 #[derive(Clone, Copy)]
 struct Fold<V> {
+    /// Whether all repeats itself outside. If it does not, the next four are of no use.
+    repeats: bool,
     /// What is added to have the mirrors at multiples of the length.
     half: V,
-    /// After which all repeats itself, negative, and its inverse.
+    /// After which all repeats itself, negative for a product to be added, and its inverse.
     period: V,
     inverse: V,
     /// Where a coordinate counted backwards starts; beyond all coordinates if none is.
@@ -96,14 +98,14 @@ impl<V: Copy> Fold<V> {
         };
         let [half, period, inverse, mirror, least, most] =
             simd.constants([half, -period, 1.0 / period, mirror, least, most]);
-        Self { half, period, inverse, mirror, least, most }
+        let repeats = matches!(fill, FillMode::Reflect | FillMode::Wrap);
+        Self { repeats, half, period, inverse, mirror, least, most }
     }
 
-    /// From any coordinate to one between -1 and the length; `REPEATS` where all repeats itself outside.
+    /// From any coordinate to one between -1 and the length.
     #[inline(always)]
-    fn fold<const REPEATS: bool, T: Element, S: Simd<T, Vector = V>>(&self, simd: S, at: V) -> V {
-        let mut at = at;
-        if REPEATS {
+    fn fold<T: Element, S: Simd<T, Vector = V>>(&self, simd: S, mut at: V) -> V {
+        if self.repeats {
             at = simd.add(at, self.half);
             at = simd.mul_add(simd.floor(simd.mul(at, self.inverse)), self.period, at);
             at = simd.sub(simd.min(at, simd.sub(self.mirror, at)), self.half);
@@ -174,32 +176,13 @@ pub fn warp<T: Element, S: Simd<T>>(
     bordered: &mut [T],
     shape: &WarpShape,
 ) {
+    let &WarpShape { h, w, c } = shape;
     assert_eq!(out.len(), shape.image_len(), "out");
     assert_eq!(x.len(), shape.image_len(), "x");
     if *map == Affine::IDENTITY && shift.is_none() {
         return out.copy_from_slice(x);
     }
     add_border(simd, bordered, x, fill, shape);
-    if matches!(fill, FillMode::Reflect | FillMode::Wrap) {
-        read::<true, T, S>(simd, out, bordered, map, shift, fill, interpolation, shape);
-    } else {
-        read::<false, T, S>(simd, out, bordered, map, shift, fill, interpolation, shape);
-    }
-}
-
-/// The reading of [`warp`].
-#[inline(always)]
-fn read<const REPEATS: bool, T: Element, S: Simd<T>>(
-    simd: S,
-    out: &mut [T],
-    bordered: &[T],
-    map: &Affine,
-    shift: Option<[&[T]; 2]>,
-    fill: FillMode,
-    interpolation: Interpolation,
-    shape: &WarpShape,
-) {
-    let &WarpShape { h, w, c } = shape;
     let columns = simd.numbers(
         #[inline(always)]
         |lane| lane,
@@ -227,8 +210,8 @@ fn read<const REPEATS: bool, T: Element, S: Simd<T>>(
                     row = simd.add(row, simd.load_up_to(&down[at.clone()]));
                     column = simd.add(column, simd.load_up_to(&right[at]));
                 }
-                row = fold_y.fold::<REPEATS, T, S>(simd, row);
-                column = fold_x.fold::<REPEATS, T, S>(simd, column);
+                row = fold_y.fold(simd, row);
+                column = fold_x.fold(simd, column);
                 if interpolation == Interpolation::Nearest {
                     row = simd.add(row, half);
                     column = simd.add(column, half);
