@@ -255,10 +255,10 @@ class RandomAffine(_Warp):
 class RandomElastic(_Warp):
     """In training, each image is distorted as if it were drawn on rubber.
 
-    Each pixel is moved down and to the right by smooth random numbers: even ones from -1 to 1,
-    blurred by a Gaussian of standard deviation `sigma` and multiplied by `alpha`; their root mean
-    square is `0.163 * alpha / sigma` pixels. (In place of a Gaussian there are cubic B-splines of
-    the same width, `1.73 * sigma` apart.) Otherwise as `RandomTranslation`.
+    Each pixel is read further down and to the right by smooth random numbers: even ones from -1 to
+    1, blurred by a Gaussian of standard deviation `sigma` and multiplied by `alpha`; their root
+    mean square is `0.163 * alpha / sigma` pixels. (In place of a Gaussian there are cubic B-splines
+    of the same width, `1.73 * sigma` apart.) Otherwise as `RandomTranslation`.
 
     Args:
         alpha: how strong the distortion is, from 0 to 10,000; 34 by default.

@@ -66,7 +66,7 @@ fn splines_of(n: usize, spacing: f64, phase: f64) -> (usize, [f64; TAPS]) {
     (at as usize, splines(at - at.floor()))
 }
 
-/// `out` (2, h, w): how far down, and how far to the right, each pixel is moved; `key` is the image's.
+/// `out` (2, h, w): how much further down, and to the right, each pixel is read; `key` is the image's.
 #[inline(always)]
 pub fn displacements<T: Element, S: Simd<T>>(
     simd: S,

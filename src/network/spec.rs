@@ -30,14 +30,14 @@ pub struct PoolSpec {
 pub type Bounds = (f64, f64);
 
 /// Random maps of an image's coordinates. The image is zoomed, then sheared, then rotated, all about its
-/// centre, then moved, and at last distorted.
+/// centre, then moved; displacements are added to where its pixels are then read.
 #[derive(Clone, Copy, Debug)]
 pub struct WarpSpec {
     /// Counterclockwise, in full turns.
     pub rotation: Bounds,
     /// Down and to the right, in heights and widths.
     pub translation: [Bounds; 2],
-    /// Of height and width: how many times more of the image is seen, less 1. One for both may do.
+    /// How many heights and widths of the image are seen, less 1; None is the height's number.
     pub zoom: (Bounds, Option<Bounds>),
     /// Columns that a row is read further to the right than the one above.
     pub shear: Bounds,
