@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 import cnnrs
+from augmentation_under_test import FILL_MODES, augmented
 from cnnrs import Activation, Input, Sequential, layers, losses, optimizers, utils
 from cnnrs.datasets import mnist
 from nets_under_test import NETS, convnet, lenet, normed, tutorial
@@ -221,6 +222,60 @@ def test_twenty_steps_of_other_losses(keras: Any, loss: str) -> None:
     course(keras, lenet, "SGD", loss=loss, learning_rate=0.1)
 
 
+# Augmentation
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "nearest"])
+@pytest.mark.parametrize("fill_mode", FILL_MODES)
+@pytest.mark.parametrize(
+    ("kind", "factors"),
+    [
+        ("RandomTranslation", (0.15, -0.23)),
+        ("RandomTranslation", (-1.0, 0.9)),
+        ("RandomRotation", (0.07,)),
+        ("RandomRotation", (-0.4,)),
+        ("RandomZoom", (0.3,)),
+        ("RandomZoom", (-0.3, 0.4)),
+    ],
+)
+def test_images_are_moved_rotated_and_zoomed_alike(
+    keras: Any, kind: str, factors: tuple[float, ...], fill_mode: str, interpolation: str
+) -> None:
+    """With factors of which nothing is left to be drawn."""
+    settings = {"fill_mode": fill_mode, "interpolation": interpolation, "fill_value": 0.4}
+    bounds = [(factor, factor) for factor in factors]
+    x = np.random.default_rng(0).random((4, 9, 7, 3), np.float32)
+    theirs = getattr(keras.layers, kind)(*bounds, **settings)
+    expected = np.asarray(theirs(x, training=True))
+    got = augmented(getattr(layers, kind)(*bounds, **settings), x)
+    same: Any = slice(None)
+    if fill_mode == "wrap":
+        # Between the last pixel and the first TensorFlow does not interpolate, and farther out it
+        # goes wrong: only what is read inside of the image is the same.
+        reading = settings | {"fill_mode": "constant", "interpolation": "bilinear"}
+        fills = [
+            augmented(getattr(layers, kind)(*bounds, **reading | {"fill_value": value}), x)
+            for value in (0.0, 1.0)
+        ]
+        same = fills[0] == fills[1]
+    np.testing.assert_allclose(got[same], expected[same], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, (0.2, 0.8), (1.0, 1.0)])
+def test_as_many_images_have_a_patch(keras: Any, factor: Any) -> None:
+    x = np.full((1024, 16, 16, 1), 9, np.float32)
+    settings = {"factor": factor, "scale": (0.1, 0.5), "fill_value": 0}
+    sizes = []
+    for painted in (
+        augmented(layers.RandomErasing(**settings), x),
+        np.asarray(keras.layers.RandomErasing(**settings)(x, training=True)),
+    ):
+        size = (painted == 0).sum((1, 2, 3))
+        sizes.append(((size > 0).mean(), size.mean() / 256))
+    assert sizes[0][0] == pytest.approx(sizes[1][0], abs=0.08)
+    assert sizes[0][1] == pytest.approx(sizes[1][1], abs=0.03)
+
+
 # Losses
 
 LOSSES = [
@@ -357,8 +412,10 @@ def test_to_categorical(keras: Any, y: Any, classes: int | None) -> None:
 
 # Arguments
 
+NOT_KERASS = ("Input", "Layer", "RandomAffine", "RandomElastic")
+
 SAME_ARGUMENTS = [
-    *(("layers", kind) for kind in layers.__all__ if kind not in ("Input", "Layer")),
+    *(("layers", kind) for kind in layers.__all__ if kind not in NOT_KERASS),
     *(("optimizers", kind) for kind in ("SGD", "Adam", "AdamW")),
     *(("losses", kind) for kind in ("CategoricalCrossentropy", "SparseCategoricalCrossentropy")),
     ("utils", "to_categorical"),

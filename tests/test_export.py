@@ -23,6 +23,9 @@ from cnnrs import (
     GlobalAveragePooling2D,
     Input,
     MaxPooling2D,
+    RandomAffine,
+    RandomElastic,
+    RandomErasing,
     ReLU,
     Rescaling,
     Sequential,
@@ -222,6 +225,9 @@ def test_dropout_is_gone_and_batch_normalisation_is_in_the_layer_before(tmp_path
     model = Sequential(
         [
             Input((6, 6, 2)),
+            RandomAffine(0.1, 0.1),
+            RandomElastic(),
+            RandomErasing(),
             Conv2D(4, 3, use_bias=False),
             Dropout(0.5),
             BatchNormalization(),

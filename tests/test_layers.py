@@ -21,6 +21,12 @@ from cnnrs import (
     GlobalAveragePooling2D,
     Input,
     MaxPooling2D,
+    RandomAffine,
+    RandomElastic,
+    RandomErasing,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
     ReLU,
     Rescaling,
     Sequential,
@@ -40,6 +46,12 @@ LAYERS: dict[str, Callable[[], Layer]] = {
     "Dropout": lambda: Dropout(0.25),
     "BatchNormalization": lambda: BatchNormalization(momentum=0.9, scale=False),
     "Rescaling": lambda: Rescaling(1 / 255, offset=-0.5),
+    "RandomTranslation": lambda: RandomTranslation(0.1, (-0.2, 0.3), "wrap", fill_value=2),
+    "RandomRotation": lambda: RandomRotation(0.1, interpolation="nearest", seed=2**64 - 1),
+    "RandomZoom": lambda: RandomZoom((-0.2, 0.1), 0.3),
+    "RandomAffine": lambda: RandomAffine(0.1, 0.2, (0.1, 0.3), 0.4, "constant"),
+    "RandomElastic": lambda: RandomElastic(20, 3, "nearest"),
+    "RandomErasing": lambda: RandomErasing(0.5, 0.2, (1, 2, 3), (0, 1), 7),
 }
 
 
@@ -94,6 +106,12 @@ def test_windows_give_keras_shapes(
         (ReLU(), (3, 4, 5), (3, 4, 5), []),
         (Dropout(0.5), (3, 4, 5), (3, 4, 5), []),
         (Rescaling(2), (3, 4, 5), (3, 4, 5), []),
+        (RandomTranslation(0.1, 0.1), (3, 4, 5), (3, 4, 5), []),
+        (RandomRotation(0.1), (3, 4, 5), (3, 4, 5), []),
+        (RandomZoom(0.1), (3, 4, 5), (3, 4, 5), []),
+        (RandomAffine(0.1), (3, 4, 5), (3, 4, 5), []),
+        (RandomElastic(), (3, 4, 5), (3, 4, 5), []),
+        (RandomErasing(), (3, 4, 5), (3, 4, 5), []),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Layer) else "",
 )

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import __version__
+from cnnrs._augmentation import Augmentation
 from cnnrs._checks import Shape, choice
 from cnnrs._files import atomic_path
 from cnnrs._layer import Layer
@@ -70,8 +71,9 @@ def write_onnx(
     The graph takes `input` (batch, *input shape), images channels last as the model takes them, and
     gives `output` (batch, *output shape), float32; any batch size fits. It computes what `predict`
     does, in float32 also for a float64 model, because onnxruntime has no convolution in float64.
-    Dropout is gone, and batch normalisation is part of the convolution or Dense layer in front of
-    it, if nothing stands between. The file passed ONNX's own checks before it got its name.
+    Dropout and random augmentation are gone, and batch normalisation is part of the convolution or
+    Dense layer in front of it, if nothing stands between. The file passed ONNX's own checks before
+    it got its name.
 
     Args:
         model: a built model.
@@ -154,7 +156,7 @@ def _folded(steps: Sequence[_Step]) -> Iterator[_Step]:
     """The steps that compute something, a batch normalisation taken into the one before it."""
     last: _Step | None = None
     for step in steps:
-        if isinstance(step.layer, Dropout):
+        if isinstance(step.layer, Dropout | Augmentation):
             continue
         if isinstance(step.layer, Activation) and step.layer.activation == "linear":
             continue

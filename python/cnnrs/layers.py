@@ -2,12 +2,24 @@
 
 A layer object is a description: its weights live in the compiled network of the model that it was
 added to, and it belongs to one model at a time. Images are arrays (n, height, width, channels).
+
+Layers named `Random...` change images at random in training, and leave them as they are else:
+`RandomTranslation`, `RandomRotation` and `RandomZoom` move, rotate and zoom them, `RandomAffine`
+does all that and shears them, `RandomElastic` distorts them, `RandomErasing` paints over a part.
 """
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias, Unpack
 
 from cnnrs import initializers
+from cnnrs._augmentation import (
+    RandomAffine,
+    RandomElastic,
+    RandomErasing,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
+)
 from cnnrs._checks import choice, integer, number, only, pair
 from cnnrs._layer import Common, Input, Layer
 from cnnrs.initializers import InitializerLike
@@ -24,6 +36,12 @@ __all__ = [
     "Input",
     "Layer",
     "MaxPooling2D",
+    "RandomAffine",
+    "RandomElastic",
+    "RandomErasing",
+    "RandomRotation",
+    "RandomTranslation",
+    "RandomZoom",
     "ReLU",
     "Rescaling",
 ]

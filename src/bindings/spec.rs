@@ -5,9 +5,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::kernels::activation::Activation;
+use crate::kernels::elastic::Elastic;
+use crate::kernels::erase::Paint;
 use crate::kernels::loss::Loss;
 use crate::kernels::shape::Padding;
-use crate::network::{Averaging, LayerKind, PoolSpec, Rule};
+use crate::kernels::warp::{FillMode, Interpolation};
+use crate::network::{Averaging, Bounds, EraseSpec, LayerKind, PoolSpec, Rule, WarpSpec};
 
 /// The parameter of that name.
 fn get<'py, T: for<'a> FromPyObject<'a, 'py>>(
@@ -41,6 +44,50 @@ fn padding(parameters: &Bound<'_, PyDict>) -> PyResult<Padding> {
 
 fn pool(p: &Bound<'_, PyDict>) -> PyResult<PoolSpec> {
     Ok(PoolSpec { window: get(p, "pool_size")?, strides: get(p, "strides")?, padding: padding(p)? })
+}
+
+fn fill_mode(p: &Bound<'_, PyDict>) -> PyResult<FillMode> {
+    let name: String = get(p, "fill_mode")?;
+    match name.as_str() {
+        "constant" => Ok(FillMode::Constant(get(p, "fill_value")?)),
+        "nearest" => Ok(FillMode::Nearest),
+        "reflect" => Ok(FillMode::Reflect),
+        "wrap" => Ok(FillMode::Wrap),
+        _ => Err(unknown("fill_mode", &name)),
+    }
+}
+
+fn interpolation(p: &Bound<'_, PyDict>) -> PyResult<Interpolation> {
+    let name: String = get(p, "interpolation")?;
+    match name.as_str() {
+        "nearest" => Ok(Interpolation::Nearest),
+        "bilinear" => Ok(Interpolation::Bilinear),
+        _ => Err(unknown("interpolation", &name)),
+    }
+}
+
+/// What all maps of coordinates have; this one changes nothing.
+fn warp(p: &Bound<'_, PyDict>) -> PyResult<WarpSpec> {
+    let none = (0.0, 0.0);
+    Ok(WarpSpec {
+        rotation: none,
+        translation: [none; 2],
+        zoom: (none, None),
+        shear: none,
+        elastic: None,
+        fill: fill_mode(p)?,
+        interpolation: interpolation(p)?,
+        seed: get(p, "seed")?,
+    })
+}
+
+/// A number, several, or noise as large as the largest value.
+fn paint(p: &Bound<'_, PyDict>, value_range: Bounds) -> PyResult<Paint> {
+    if let Ok(colour) = get(p, "fill_value") {
+        return Ok(Paint::Colour(colour));
+    }
+    let value: Option<f64> = get(p, "fill_value")?;
+    Ok(value.map_or(Paint::Noise(value_range.1), Paint::Grey))
 }
 
 /// A layer by the name of its kind.
@@ -78,6 +125,39 @@ pub fn layer(kind: &str, p: &Bound<'_, PyDict>) -> PyResult<LayerKind> {
             scale: get(p, "scale")?,
         },
         "rescaling" => LayerKind::Rescale { scale: get(p, "scale")?, offset: get(p, "offset")? },
+        "random_translation" => LayerKind::Warp(WarpSpec {
+            translation: [get(p, "height_factor")?, get(p, "width_factor")?],
+            ..warp(p)?
+        }),
+        "random_rotation" => LayerKind::Warp(WarpSpec { rotation: get(p, "factor")?, ..warp(p)? }),
+        "random_zoom" => LayerKind::Warp(WarpSpec {
+            zoom: (get(p, "height_factor")?, get(p, "width_factor")?),
+            ..warp(p)?
+        }),
+        "random_affine" => {
+            let translation: Bounds = get(p, "translation")?;
+            LayerKind::Warp(WarpSpec {
+                rotation: get(p, "rotation")?,
+                translation: [translation; 2],
+                zoom: (get(p, "zoom")?, None),
+                shear: get(p, "shear")?,
+                ..warp(p)?
+            })
+        }
+        "random_elastic" => {
+            let elastic = Elastic { alpha: get(p, "alpha")?, sigma: get(p, "sigma")? };
+            LayerKind::Warp(WarpSpec { elastic: Some(elastic), ..warp(p)? })
+        }
+        "random_erasing" => {
+            let value_range = get(p, "value_range")?;
+            LayerKind::Erase(EraseSpec {
+                factor: get(p, "factor")?,
+                scale: get(p, "scale")?,
+                paint: paint(p, value_range)?,
+                value_range,
+                seed: get(p, "seed")?,
+            })
+        }
         _ => return Err(unknown("kind of layer", kind)),
     })
 }

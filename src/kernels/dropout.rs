@@ -4,19 +4,8 @@
 //! A mask is a function of a seed and the position of its element alone, so that it is the same for
 //! every number of threads and for every split of a batch.
 
+use super::counter::{GOLDEN, bits, key};
 use super::simd::{Element, Simd, for_each_vector};
-
-/// 2^64 divided by the golden ratio, made odd: neighbouring multiples share few bits.
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// Every output bit depends on every input bit (the finaliser of SplitMix64: Steele, Lea and Flood,
-/// "Fast splittable pseudorandom number generators", 2014, with Stafford's constants).
-#[inline(always)]
-fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
-}
 
 /// Hashes worked on at once, which the compiler makes vectors of.
 const HASHES: usize = 16;
@@ -35,9 +24,8 @@ pub fn dropout_mask<T: Element>(mask: &mut [T], rate: f64, seed: u64, step: u64,
     }
     let kept = T::from_f64(1.0 / (1.0 - rate));
     let limit = ((1.0 - rate) * 2f64.powi(32)) as u32;
-    let key = [seed, step, row].into_iter().fold(0, |key, x| mix(GOLDEN.wrapping_add(key) ^ x));
     let mut blocks = mask.chunks_exact_mut(BLOCK);
-    let mut counter = key;
+    let mut counter = key(seed, step, row);
     for block in &mut blocks {
         fill_block(block, kept, limit, counter);
         counter = counter.wrapping_add(GOLDEN.wrapping_mul(HASHES as u64));
@@ -56,7 +44,7 @@ fn fill_block<T: Element>(block: &mut [T], kept: T, limit: u32, counter: u64) {
     let (low, high) = block.split_at_mut(HASHES);
     let value = |bits: u32| if bits < limit { kept } else { T::zero() };
     for i in 0..HASHES {
-        let bits = mix(counter.wrapping_add(GOLDEN.wrapping_mul(i as u64)));
+        let bits = bits(counter, i as u64);
         low[i] = value(bits as u32);
         high[i] = value((bits >> 32) as u32);
     }

@@ -3,6 +3,7 @@
 
 use super::shape::{ConvPoolShape, ConvShape, DenseShape, POOL, PoolShape};
 use super::simd::Element;
+use super::warp::{Affine, FillMode, WarpShape};
 
 /// Calls `visit(out, x, kernel)` with the three indices of every product of a convolution of `n`
 /// images, none of them padded.
@@ -280,4 +281,56 @@ pub mod conv_pool {
             d_full[unpooled_index(pooled, Element::to_f64(at) as usize, shape)] = d;
         }
     }
+}
+
+/// The pixel at an integer coordinate of an axis of `len`, if it is not the constant.
+fn outside(at: i64, len: usize, fill: FillMode) -> Option<usize> {
+    let len = len as i64;
+    let at = match fill {
+        FillMode::Constant(_) => return (0..len).contains(&at).then_some(at as usize),
+        FillMode::Nearest => at.clamp(0, len - 1),
+        FillMode::Reflect => match at.rem_euclid(2 * len) {
+            at if at < len => at,
+            at => 2 * len - 1 - at,
+        },
+        FillMode::Wrap => at.rem_euclid(len),
+    };
+    Some(at as usize)
+}
+
+/// Bilinear, from the endless image that the fill mode makes of `x`.
+pub fn warp<T: Element>(
+    x: &[T],
+    map: &Affine,
+    shift: Option<[&[T]; 2]>,
+    fill: FillMode,
+    shape: &WarpShape,
+) -> Vec<f64> {
+    let &WarpShape { h, w, c } = shape;
+    let constant = if let FillMode::Constant(value) = fill { value } else { f64::NAN };
+    let mut out = vec![];
+    for y in 0..h {
+        for x_ in 0..w {
+            let at = |m: [f64; 3]| m[0] * x_ as f64 + m[1] * y as f64 + m[2];
+            let moved = |axis: usize| shift.map_or(0.0, |shift| shift[axis][y * w + x_].to_f64());
+            let (row, column) = (at(map.0[1]) + moved(0), at(map.0[0]) + moved(1));
+            for channel in 0..c {
+                let pixel = |row: i64, column: i64| {
+                    let at = outside(row, h, fill).zip(outside(column, w, fill));
+                    at.map_or(constant, |(row, column)| {
+                        x[(row * w + column) * c + channel].to_f64()
+                    })
+                };
+                let (top, left) = (row.floor(), column.floor());
+                let mut sum = 0.0;
+                for (dy, weight_y) in [(0, 1.0 - (row - top)), (1, row - top)] {
+                    for (dx, weight_x) in [(0, 1.0 - (column - left)), (1, column - left)] {
+                        sum += weight_y * weight_x * pixel(top as i64 + dy, left as i64 + dx);
+                    }
+                }
+                out.push(sum);
+            }
+        }
+    }
+    out
 }

@@ -2,11 +2,13 @@
 //! compiled here once for every type and instruction set, however many call it.
 
 use super::activation::Activation;
+use super::elastic::Elastic;
 use super::loss::{Loss, LossSums, Targets};
 use super::optimizer::Adam;
 use super::rescale::Source;
 use super::shape::{ConvPoolShape, ConvShape, DenseShape, PoolShape};
 use super::simd::{self, Element};
+use super::warp::{Affine, FillMode, Interpolation, WarpShape};
 use crate::dispatch;
 
 /// For `module::kernel(parameters)`, a function `kernel` that dispatches to it.
@@ -79,6 +81,9 @@ kernels! {
         shape: &DenseShape, n: usize,
     );
     dropout::multiply_in_place(x: &mut [T], mask: &[T]);
+    elastic::displacements(
+        out: &mut [T], scratch: &mut [T], key: u64, elastic: Elastic, h: usize, w: usize,
+    );
     loss::loss_forward(sums: &mut LossSums, x: &[T], targets: Targets<T>, loss: Loss, width: usize);
     loss::loss_backward(
         d_x: &mut [T], sums: &mut LossSums, x: &[T], targets: Targets<T>, loss: Loss,
@@ -102,6 +107,10 @@ kernels! {
     pool::max_pool_backward(d_x: &mut [T], d_out: &[T], argmax: &[T], shape: &PoolShape, n: usize);
     softmax::softmax_forward(p: &mut [T], totals: &[T], width: usize);
     softmax::softmax_backward(d_totals: &mut [T], d_p: &[T], p: &[T], width: usize);
+    warp::warp(
+        out: &mut [T], x: &[T], map: &Affine, shift: Option<[&[T]; 2]>, fill: FillMode,
+        interpolation: Interpolation, bordered: &mut [T], shape: &WarpShape,
+    );
     winograd::winograd_forward(
         out: &mut [T], x: &[T], packed: &[T], bias: Option<&[T]>, relu: bool, scratch: &mut [T],
         shape: &ConvShape, n: usize,

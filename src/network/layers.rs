@@ -1,10 +1,12 @@
 //! Layers with their sizes: which shapes go in and out, and which weights there are.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
+use crate::kernels::elastic::Elastic;
+use crate::kernels::erase::Paint;
 use crate::kernels::shape::{ConvShape, Padding, PoolShape, ShapeError, checked_len, tuple};
 use crate::network::Mode;
-use crate::network::spec::{LayerKind, LayerSpec, PoolSpec};
+use crate::network::spec::{Bounds, EraseSpec, LayerKind, LayerSpec, PoolSpec, WarpSpec};
 use crate::network::stages::stages;
 
 /// Elements to which a layer's weights are aligned: a cache line of the smallest type.
@@ -16,6 +18,54 @@ fn share(name: &str, value: f64) -> Result<(), ShapeError> {
         return Ok(());
     }
     Err(ShapeError::new(format!("expected a {name} from 0 to 1, got {value}")))
+}
+
+/// What is drawn from `least` to `most`, both within these.
+fn bounds(
+    name: &str,
+    (least, most): Bounds,
+    within: RangeInclusive<f64>,
+) -> Result<(), ShapeError> {
+    if within.contains(&least) && within.contains(&most) && least <= most {
+        return Ok(());
+    }
+    Err(ShapeError::new(format!(
+        "expected a {name} from {} to {}, the smaller first, got ({least}, {most})",
+        within.start(),
+        within.end()
+    )))
+}
+
+fn check_warp(warp: &WarpSpec) -> Result<(), ShapeError> {
+    let WarpSpec { rotation, translation: [down, right], zoom: (h, w), shear, .. } = *warp;
+    for (name, range) in
+        [("rotation", rotation), ("translation", down), ("translation", right), ("shear", shear)]
+    {
+        bounds(name, range, -1.0..=1.0)?;
+    }
+    for zoom in [h, w.unwrap_or(h)] {
+        bounds("zoom", zoom, -1.0..=1.0)?;
+        if zoom.0 == -1.0 {
+            return Err(ShapeError::new("expected a zoom above -1, got -1".to_owned()));
+        }
+    }
+    if let Some(Elastic { alpha, sigma }) = warp.elastic {
+        // Coordinates stay numbers that can be told apart, and there is one knot a pixel at most.
+        bounds("alpha", (alpha, alpha), 0.0..=1e4)?;
+        bounds("sigma", (sigma, sigma), 0.5..=1e4)?;
+    }
+    Ok(())
+}
+
+fn check_erase(erase: &EraseSpec, channels: usize) -> Result<(), ShapeError> {
+    bounds("factor", erase.factor, 0.0..=1.0)?;
+    bounds("scale", erase.scale, 0.0..=1.0)?;
+    if matches!(erase.paint, Paint::Colour(_)) && channels != 3 {
+        return Err(ShapeError::new(format!(
+            "expected images of 3 channels for a fill_value of 3 numbers, got {channels}"
+        )));
+    }
+    Ok(())
 }
 
 /// The axes of an image.
@@ -259,7 +309,23 @@ impl Layers {
                     return Err(ShapeError::new("expected a rate below 1, got 1".to_owned()));
                 }
             }
+            LayerKind::Warp(warp) => {
+                image(input)?;
+                check_warp(&warp)?;
+            }
+            LayerKind::Erase(erase) => {
+                let (.., channels) = image(input)?;
+                check_erase(&erase, channels)?;
+            }
             LayerKind::Activation(_) | LayerKind::Rescale { .. } => {}
+        }
+        let weighty = self.layers.iter().find(|layer| !layer.weights.is_empty());
+        if let (true, Some(before)) = (spec.kind.augments(), weighty) {
+            return Err(ShapeError::new(format!(
+                "expected a place before all layers with weights, because no gradient goes through \
+                 random augmentation, got one behind {}",
+                before.spec.name
+            )));
         }
         Ok(layer)
     }

@@ -24,7 +24,7 @@ pub use clock::Poll;
 pub use layers::{Layer, Layers, Weight};
 pub use model::Network;
 pub use optimizer::{Averaging, Rule};
-pub use spec::{LayerKind, LayerSpec, PoolSpec};
+pub use spec::{Bounds, EraseSpec, LayerKind, LayerSpec, PoolSpec, WarpSpec};
 pub use team::cores;
 pub use training::{Call, Examples, Outcome};
 

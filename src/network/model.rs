@@ -241,7 +241,7 @@ impl<T: Element> Network<T> {
                 let block = Block {
                     arena: &arenas[worker],
                     n: at.len(),
-                    random: Random { seed: 0, step: 0, row: 0 },
+                    random: Random { seed: 0, step: 0, row: 0, iteration: 0 },
                     params,
                     // SAFETY: nobody writes to it in this call.
                     prepared: unsafe { prepared.read(0..prepared.len()) },

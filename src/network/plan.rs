@@ -80,7 +80,7 @@ pub struct Block<'a, T> {
     pub arena: &'a Shared<T>,
     /// Images.
     pub n: usize,
-    /// For dropout.
+    /// For dropout and augmentation.
     pub random: Random,
     /// Parameters; nobody writes to them but the block itself, and only to descend.
     pub params: &'a Shared<T>,

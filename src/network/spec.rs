@@ -1,7 +1,10 @@
 //! What a network is made of, as its user says it.
 
 use crate::kernels::activation::Activation;
+use crate::kernels::elastic::Elastic;
+use crate::kernels::erase::Paint;
 use crate::kernels::shape::Padding;
+use crate::kernels::warp::{FillMode, Interpolation};
 
 /// One layer: its name, for what is said about it, and what it does.
 #[derive(Clone, Debug)]
@@ -21,6 +24,55 @@ pub struct PoolSpec {
     pub strides: (usize, usize),
     /// What happens at the borders.
     pub padding: Padding,
+}
+
+/// The least and the largest of what is drawn evenly for each image.
+pub type Bounds = (f64, f64);
+
+/// Random maps of an image's coordinates. The image is zoomed, then sheared, then rotated, all about its
+/// centre, then moved; displacements are added to where its pixels are then read.
+#[derive(Clone, Copy, Debug)]
+pub struct WarpSpec {
+    /// Counterclockwise, in full turns.
+    pub rotation: Bounds,
+    /// Down and to the right, in heights and widths.
+    pub translation: [Bounds; 2],
+    /// How many heights and widths of the image are seen, less 1; None is the height's number.
+    pub zoom: (Bounds, Option<Bounds>),
+    /// Columns that a row is read further to the right than the one above.
+    pub shear: Bounds,
+    /// Smooth displacements.
+    pub elastic: Option<Elastic>,
+    /// What is outside.
+    pub fill: FillMode,
+    /// What is between pixels.
+    pub interpolation: Interpolation,
+    /// Of numbers that are the layer's own; without it, they are the training's.
+    pub seed: Option<u64>,
+}
+
+impl WarpSpec {
+    /// Whether no image is ever changed.
+    pub fn is_identity(&self) -> bool {
+        let Self { rotation, translation: [down, right], zoom: (h, w), shear, .. } = *self;
+        let all = [rotation, down, right, h, w.unwrap_or(h), shear];
+        all == [(0.0, 0.0); 6] && self.elastic.is_none_or(|elastic| elastic.alpha == 0.0)
+    }
+}
+
+/// Random patches that are painted over.
+#[derive(Clone, Copy, Debug)]
+pub struct EraseSpec {
+    /// The probability, itself drawn for each image, that it is done.
+    pub factor: Bounds,
+    /// The square of the patch's height in heights of the image, and that of its width in widths.
+    pub scale: Bounds,
+    /// What with.
+    pub paint: Paint,
+    /// To which paint is clipped.
+    pub value_range: Bounds,
+    /// As of [`WarpSpec`].
+    pub seed: Option<u64>,
 }
 
 /// What a layer does. The meanings are those of Keras's layers.
@@ -86,4 +138,15 @@ pub enum LayerKind {
         /// The summand.
         offset: f64,
     },
+    /// Maps of coordinates, in training.
+    Warp(WarpSpec),
+    /// Patches painted over, in training.
+    Erase(EraseSpec),
+}
+
+impl LayerKind {
+    /// Whether it changes images at random in training, and no gradient goes through it.
+    pub fn augments(&self) -> bool {
+        matches!(self, Self::Warp(_) | Self::Erase(_))
+    }
 }

@@ -94,6 +94,8 @@ pub fn stages(layers: &[Layer], mode: Mode) -> Vec<Stage> {
             }
             LayerKind::Flatten | LayerKind::Activation(Activation::Linear) => continue,
             LayerKind::Dropout { rate } if rate == 0.0 || mode == Mode::Inference => continue,
+            kind if kind.augments() && mode == Mode::Inference => continue,
+            LayerKind::Warp(warp) if warp.is_identity() => continue,
             _ => (Operation::Other, Activation::Linear),
         };
         trained |= !layers[layer].params().is_empty();

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use crate::kernels::counter;
 use crate::kernels::simd::Element;
 
 /// Where random numbers come from: the same numbers for the same image of the same step, whichever
@@ -14,6 +15,20 @@ pub struct Random {
     pub step: u64,
     /// The place of the block's first image in the batch.
     pub row: u64,
+    /// How many training steps the optimiser has taken before, in all stretches.
+    pub iteration: u64,
+}
+
+impl Random {
+    /// Where the numbers of the block's image `image` begin, in the layer with this salt: those of this
+    /// stretch of training or, with a seed of its own, those of all.
+    pub fn key(&self, salt: u64, seed: Option<u64>, image: usize) -> u64 {
+        let row = self.row + image as u64;
+        match seed {
+            None => counter::key(self.seed ^ salt, self.step, row),
+            Some(seed) => counter::key(counter::mix(seed) ^ salt, self.iteration, row),
+        }
+    }
 }
 
 /// What the chunks of a batch found out about it, for a step that normalises by the whole batch.

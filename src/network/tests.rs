@@ -4,9 +4,12 @@ use std::num::NonZeroU64;
 
 use super::*;
 use crate::kernels::activation::Activation;
+use crate::kernels::elastic::Elastic;
+use crate::kernels::erase::Paint;
 use crate::kernels::loss::{Loss, Targets};
 use crate::kernels::shape::Padding;
 use crate::kernels::testing::random;
+use crate::kernels::warp::{FillMode, Interpolation};
 
 const PLAIN: Rule = Rule::Sgd { momentum: 0.0, nesterov: false };
 const SPARSE: Loss = Loss::SparseCategoricalCrossentropy { from_logits: false };
@@ -29,6 +32,29 @@ fn halving() -> PoolSpec {
 
 fn dense(units: usize, activation: Activation) -> LayerKind {
     LayerKind::Dense { units, use_bias: true, activation }
+}
+
+fn warp() -> WarpSpec {
+    WarpSpec {
+        rotation: (-0.1, 0.1),
+        translation: [(-0.1, 0.1), (0.0, 0.2)],
+        zoom: ((-0.2, 0.1), None),
+        shear: (0.0, 0.1),
+        elastic: Some(Elastic { alpha: 10.0, sigma: 3.0 }),
+        fill: FillMode::Reflect,
+        interpolation: Interpolation::Bilinear,
+        seed: None,
+    }
+}
+
+fn erase() -> EraseSpec {
+    EraseSpec {
+        factor: (0.5, 0.5),
+        scale: (0.1, 0.3),
+        paint: Paint::Noise(1.0),
+        value_range: (-1.0, 1.0),
+        seed: None,
+    }
 }
 
 fn norm() -> LayerKind {
@@ -173,7 +199,9 @@ fn gradients_are_central_differences() {
         ],
         &[
             LayerKind::Rescale { scale: 2.0, offset: -0.5 },
+            LayerKind::Warp(warp()),
             LayerKind::Dropout { rate: 0.3 },
+            LayerKind::Erase(erase()),
             conv(3, 2, RELU),
             LayerKind::Dropout { rate: 0.5 },
             LayerKind::Flatten,
@@ -203,6 +231,8 @@ fn busy() -> (Network<f64>, Vec<f64>, Vec<i64>) {
     let mut net = network(
         &[12, 12, 1],
         &[
+            LayerKind::Warp(warp()),
+            LayerKind::Erase(EraseSpec { seed: Some(5), ..erase() }),
             conv(8, 3, Activation::Linear),
             LayerKind::MaxPool(halving()),
             norm(),
@@ -469,12 +499,34 @@ fn a_stop_leaves_whole_steps() {
 #[test]
 fn each_step_tells_its_loss() {
     let (mut net, mut x, labels) = busy();
-    x[100 * 144] = f64::NAN;
+    x[100 * 144..101 * 144].fill(f64::NAN);
     let order: Vec<usize> = (0..150).collect();
     let call = call(&order, 32, &[0.01; 5], 2);
     let outcome = train(&mut net, &x, Targets::Labels(&labels), call);
     let finite: Vec<bool> = outcome.losses.iter().map(|loss| loss.is_finite()).collect();
     assert_eq!(finite, [true, true, true, false, false]);
+}
+
+#[test]
+fn augmentation_stands_before_all_weights_and_is_left_out_of_inference() {
+    let kinds = [LayerKind::Warp(warp()), LayerKind::Erase(erase()), LayerKind::Flatten];
+    let plain = &kinds[2..];
+    let x: Vec<f64> = random(3 * 50, 1);
+    let outputs = [&kinds[..], plain].map(|kinds| {
+        let mut net = network(&[5, 10, 1], kinds);
+        let mut out = vec![f64::NAN; 150];
+        net.predict(&mut out, &x, 3, 2, &|| false).unwrap();
+        out
+    });
+    assert_eq!(outputs[0], outputs[1]);
+    for kind in &kinds[..2] {
+        let specs = [conv(2, 1, RELU), LayerKind::MaxPool(halving()), *kind].map(|kind| {
+            LayerSpec { name: format!("{kind:?}").to_lowercase()[..4].to_owned(), kind }
+        });
+        let error = Network::<f32>::new(&[4, 4, 1], specs.to_vec()).unwrap_err().to_string();
+        assert!(error.contains("before all layers with weights"), "{error}");
+        assert!(error.ends_with("got one behind conv"), "{error}");
+    }
 }
 
 #[test]
@@ -489,6 +541,17 @@ fn layers_that_do_not_fit_are_named() {
         (&[4, 4, 1], dense(3, RELU), ["Flatten", "(4, 4, 1)"]),
         (&[1, 4, 1], LayerKind::MaxPool(halving()), ["at least 2x2", "got 1x4"]),
         (&[4], LayerKind::Dropout { rate: 1.0 }, ["below 1", "got 1"]),
+        (&[4, 4], LayerKind::Warp(warp()), ["(height, width, channels)", "(4, 4)"]),
+        (
+            &[4, 4, 1],
+            LayerKind::Warp(WarpSpec { shear: (0.5, 0.1), ..warp() }),
+            ["shear from -1 to 1", "(0.5, 0.1)"],
+        ),
+        (
+            &[4, 4, 1],
+            LayerKind::Erase(EraseSpec { factor: (f64::NAN, 1.0), ..erase() }),
+            ["factor from 0 to 1", "(NaN, 1)"],
+        ),
         (&[4, 4, 1], conv(usize::MAX / 2, 3, RELU), ["too large", ""]),
     ] {
         let text = refusal(input, kind);

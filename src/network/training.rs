@@ -448,6 +448,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                     seed: self.call.seed,
                     step: self.call.first_step + at.step as u64,
                     row: row as u64,
+                    iteration: self.training.optimizer.steps + at.step as u64,
                 },
                 params: self.params,
                 // SAFETY: it is written to between steps only.

@@ -99,6 +99,7 @@ impl_simd! {
     add: vaddq_f32, sub: vsubq_f32, mul: vmulq_f32, div: vdivq_f32,
     mul_add: |a, b, c| vfmaq_f32(c, a, b),
     sqrt: vsqrtq_f32, min: vminq_f32, max: vmaxq_f32, round: vrndnq_f32,
+    floor: vrndmq_f32,
     scale_by_power: scale_f32x4,
     load_part: |p, n| vld1q_f32(padded::<f32, 4>(p, n).as_ptr()),
     store_part: |p, n, v| {
@@ -125,6 +126,7 @@ impl_simd! {
     add: vaddq_f64, sub: vsubq_f64, mul: vmulq_f64, div: vdivq_f64,
     mul_add: |a, b, c| vfmaq_f64(c, a, b),
     sqrt: vsqrtq_f64, min: vminq_f64, max: vmaxq_f64, round: vrndnq_f64,
+    floor: vrndmq_f64,
     scale_by_power: scale_f64x2,
     load_part: |p, n| vld1q_f64(padded::<f64, 2>(p, n).as_ptr()),
     store_part: |p, n, v| {

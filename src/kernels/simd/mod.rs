@@ -160,6 +160,8 @@ pub trait Simd<T: Element>: Copy {
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The nearest integer, of two the even one.
     fn round(self, v: Self::Vector) -> Self::Vector;
+    /// The nearest integer that is not larger.
+    fn floor(self, v: Self::Vector) -> Self::Vector;
     /// `v * 2^k` for integers `k` of at most twice the exponents of normal numbers, rounded once.
     fn scale_by_power(self, v: Self::Vector, k: Self::Vector) -> Self::Vector;
     /// `a > b`
@@ -285,7 +287,7 @@ macro_rules! impl_simd {
         splat: $splat:path, load: $load:path, store: $store:path,
         add: $add:path, sub: $sub:path, mul: $mul:path, div: $div:path,
         mul_add: |$fa:ident, $fb:ident, $fc:ident| $mul_add:expr,
-        sqrt: $sqrt:path, min: $min:path, max: $max:path, round: $round:path,
+        sqrt: $sqrt:path, min: $min:path, max: $max:path, round: $round:path, floor: $floor:path,
         scale_by_power: $scale_by_power:path,
         load_part: |$lp:ident, $ln:ident| $load_part:expr,
         store_part: |$sp:ident, $sn:ident, $sv:ident| $store_part:expr,
@@ -383,6 +385,10 @@ macro_rules! impl_simd {
             #[inline(always)]
             fn round(self, v: $vector) -> $vector {
                 unsafe { $round(v) }
+            }
+            #[inline(always)]
+            fn floor(self, v: $vector) -> $vector {
+                unsafe { $floor(v) }
             }
             #[inline(always)]
             fn scale_by_power(self, v: $vector, k: $vector) -> $vector {

@@ -82,6 +82,10 @@ impl<T: Element> Simd<T> for Scalar {
         v.map(T::round_to_even)
     }
     #[inline(always)]
+    fn floor(self, v: Self::Vector) -> Self::Vector {
+        v.map(T::floor)
+    }
+    #[inline(always)]
     fn scale_by_power(self, v: Self::Vector, k: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| v[i].scale_by_power(k[i]))
     }

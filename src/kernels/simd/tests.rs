@@ -41,6 +41,7 @@ fn check<T: Element, S: Simd<T>>(simd: S) {
         assert_same("div", &stored(simd.div(x, y)), &zip(|a, b| a / b));
         assert_same("sqrt", &stored(simd.sqrt(x)), &map(T::sqrt));
         assert_same("round", &stored(simd.round(x)), &map(T::round_to_even));
+        assert_same("floor", &stored(simd.floor(x)), &map(T::floor));
         let bound = T::from_f64(-1.0);
         let expected: Vec<T> =
             a.iter().map(|&a| if bound < a || a.is_nan() { a } else { bound }).collect();

@@ -5,6 +5,8 @@ use std::arch::x86_64::*;
 
 /// Rounds to the nearest integer, of two to the even one.
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+/// Down, without an exception.
+const DOWN: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
 
 /// 256-bit vectors with fused multiply-add.
 #[derive(Clone, Copy, Debug)]
@@ -250,7 +252,7 @@ impl_simd! {
     add: _mm256_add_ps, sub: _mm256_sub_ps, mul: _mm256_mul_ps, div: _mm256_div_ps,
     mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
     sqrt: _mm256_sqrt_ps, min: _mm256_min_ps, max: _mm256_max_ps,
-    round: _mm256_round_ps::<NEAREST>,
+    round: _mm256_round_ps::<NEAREST>, floor: _mm256_floor_ps,
     scale_by_power: scale_f32x8,
     load_part: |p, n| _mm256_maskload_ps(p, first_lanes_32(n)),
     store_part: |p, n, v| _mm256_maskstore_ps(p, first_lanes_32(n), v),
@@ -287,7 +289,7 @@ impl_simd! {
     add: _mm256_add_pd, sub: _mm256_sub_pd, mul: _mm256_mul_pd, div: _mm256_div_pd,
     mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
     sqrt: _mm256_sqrt_pd, min: _mm256_min_pd, max: _mm256_max_pd,
-    round: _mm256_round_pd::<NEAREST>,
+    round: _mm256_round_pd::<NEAREST>, floor: _mm256_floor_pd,
     scale_by_power: scale_f64x4,
     load_part: |p, n| _mm256_maskload_pd(p, first_lanes_64(n)),
     store_part: |p, n, v| _mm256_maskstore_pd(p, first_lanes_64(n), v),
@@ -318,7 +320,7 @@ impl_simd! {
     add: _mm256_add_ps, sub: _mm256_sub_ps, mul: _mm256_mul_ps, div: _mm256_div_ps,
     mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
     sqrt: _mm256_sqrt_ps, min: _mm256_min_ps, max: _mm256_max_ps,
-    round: _mm256_round_ps::<NEAREST>,
+    round: _mm256_round_ps::<NEAREST>, floor: _mm256_floor_ps,
     scale_by_power: _mm256_scalef_ps,
     load_part: |p, n| _mm256_maskz_loadu_ps(low_bits(n) as u8, p),
     store_part: |p, n, v| _mm256_mask_storeu_ps(p, low_bits(n) as u8, v),
@@ -356,7 +358,7 @@ impl_simd! {
     add: _mm256_add_pd, sub: _mm256_sub_pd, mul: _mm256_mul_pd, div: _mm256_div_pd,
     mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
     sqrt: _mm256_sqrt_pd, min: _mm256_min_pd, max: _mm256_max_pd,
-    round: _mm256_round_pd::<NEAREST>,
+    round: _mm256_round_pd::<NEAREST>, floor: _mm256_floor_pd,
     scale_by_power: _mm256_scalef_pd,
     load_part: |p, n| _mm256_maskz_loadu_pd(low_bits(n) as u8, p),
     store_part: |p, n, v| _mm256_mask_storeu_pd(p, low_bits(n) as u8, v),
@@ -387,7 +389,7 @@ impl_simd! {
     add: _mm512_add_ps, sub: _mm512_sub_ps, mul: _mm512_mul_ps, div: _mm512_div_ps,
     mul_add: |a, b, c| _mm512_fmadd_ps(a, b, c),
     sqrt: _mm512_sqrt_ps, min: _mm512_min_ps, max: _mm512_max_ps,
-    round: _mm512_roundscale_ps::<NEAREST>,
+    round: _mm512_roundscale_ps::<NEAREST>, floor: _mm512_roundscale_ps::<DOWN>,
     scale_by_power: _mm512_scalef_ps,
     load_part: |p, n| _mm512_maskz_loadu_ps(low_bits(n), p),
     store_part: |p, n, v| _mm512_mask_storeu_ps(p, low_bits(n), v),
@@ -422,7 +424,7 @@ impl_simd! {
     add: _mm512_add_pd, sub: _mm512_sub_pd, mul: _mm512_mul_pd, div: _mm512_div_pd,
     mul_add: |a, b, c| _mm512_fmadd_pd(a, b, c),
     sqrt: _mm512_sqrt_pd, min: _mm512_min_pd, max: _mm512_max_pd,
-    round: _mm512_roundscale_pd::<NEAREST>,
+    round: _mm512_roundscale_pd::<NEAREST>, floor: _mm512_roundscale_pd::<DOWN>,
     scale_by_power: _mm512_scalef_pd,
     load_part: |p, n| _mm512_maskz_loadu_pd(low_bits(n) as u8, p),
     store_part: |p, n, v| _mm512_mask_storeu_pd(p, low_bits(n) as u8, v),

@@ -6,6 +6,7 @@ use super::{Meeting, Node, Plan};
 use crate::kernels::activation::Activation;
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape, ShapeError, checked_len};
 use crate::kernels::simd::Element;
+use crate::kernels::warp::WarpShape;
 use crate::network::Mode;
 use crate::network::layers::{ALIGNMENT, Layer, Layers, Stored};
 use crate::network::spec::LayerKind;
@@ -13,7 +14,7 @@ use crate::network::stages::{Operation, Stage};
 use crate::network::step::Step;
 use crate::network::steps::{
     ActivationStep, AffineStep, AveragePoolStep, BatchNormStep, ConvStep, DenseStep, DropoutStep,
-    MaxPoolStep, Norm, RescaleStep,
+    EraseStep, MaxPoolStep, Norm, RescaleStep, WarpStep,
 };
 
 /// Images in a block: enough to use each weight several times once it is in a register, and few
@@ -26,6 +27,9 @@ const MUCH_WORK: usize = 1 << 25;
 /// Products of a block's forward pass below which it holds more images: so few that the gradient,
 /// which each chunk has for itself, would cost more to write and to add up than to compute.
 const LITTLE_WORK: usize = 1 << 20;
+
+/// Products that take as long as reading one number through a map of coordinates.
+const WARP_WORK: usize = 20;
 
 /// Most images in a block of little work.
 const LARGE_BLOCK: usize = 32;
@@ -132,6 +136,15 @@ impl<'a, T: Element> Builder<'a, T> {
             (_, LayerKind::Dropout { rate }) => {
                 let salt = self.nodes.len() as u64;
                 Box::new(DropoutStep { rate, len: out_len, salt })
+            }
+            (_, LayerKind::Warp(spec)) => {
+                let (shape, salt) = (bordered::<T>(layer)?, self.nodes.len() as u64);
+                self.work = self.work.saturating_add(WARP_WORK.saturating_mul(out_len));
+                Box::new(WarpStep { spec, shape, salt })
+            }
+            (_, LayerKind::Erase(spec)) => {
+                let (shape, salt) = (image(layer)?, self.nodes.len() as u64);
+                Box::new(EraseStep { spec, shape, salt })
             }
             (_, LayerKind::BatchNorm { momentum, epsilon, center, scale }) => {
                 match (self.mode, layer.weight("moving_mean"), layer.weight("moving_variance")) {
@@ -263,6 +276,27 @@ impl<'a, T: Element> Builder<'a, T> {
 
 fn pool(layer: &Layer) -> Result<PoolShape, ShapeError> {
     layer.pool.ok_or_else(|| ShapeError::new("expected a pooling".to_owned()))
+}
+
+fn image(layer: &Layer) -> Result<WarpShape, ShapeError> {
+    match layer.input[..] {
+        [h, w, c] => Ok(WarpShape { h, w, c }),
+        _ => Err(ShapeError::new("expected images".to_owned())),
+    }
+}
+
+/// Of images whose pixels' places, with a border, are numbers of type `T`.
+fn bordered<T: Element>(layer: &Layer) -> Result<WarpShape, ShapeError> {
+    let shape = image(layer)?;
+    let most = 2.0 / T::epsilon().to_f64(); // and every natural number below it
+    if shape.bordered_pixels() as f64 > most {
+        return Err(ShapeError::new(format!(
+            "{}: expected images of at most {most} pixels with a border, got {}",
+            layer.spec.name,
+            shape.bordered_pixels()
+        )));
+    }
+    Ok(shape)
 }
 
 /// With windows whose places are numbers of type `T`.
