@@ -9,7 +9,7 @@ import time
 
 from cnnrs.datasets import load
 from cnnrs.optimizers import SGD
-from cnnrs.training_run import tutorial_network
+from cnnrs.recipes.tutorial import tutorial_network
 from cnnrs.utils import set_random_seed
 
 

@@ -90,8 +90,9 @@ def _note(run: Facts) -> str:
     return (
         f"Shares: what cnnrs reaches of the core's peak (between the repeats: {peak}).\n"
         "The dense-equivalent counts the layers' arithmetic as written. What is executed leaves\n"
-        "out what the pooling drops and, but for the first layer, takes a quarter of each\n"
-        "convolution's gradients times its live share; networks.py has the formula."
+        "out what the pooling drops, takes 16 products for 36 where Winograd's filtering serves,\n"
+        "and a quarter of each convolution's gradients, but for the first layer times its live\n"
+        "share; networks.py has the formula."
     )
 
 

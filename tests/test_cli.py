@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 import cnnrs
 from cnnrs.datasets import load
 from cnnrs.optimizers import SGD
-from cnnrs.training_run import tutorial_network
+from cnnrs.recipes.tutorial import tutorial_network
 from cnnrs.utils import set_random_seed
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals, pipes and terminals")
@@ -328,8 +328,8 @@ def test_out_holds_model_history_report_and_pictures(tmp_path: Path) -> None:
         "cnnrs": cnnrs.__version__,
         "data": head[0].removeprefix("Data: "),
         "images": 1000,
+        "recipe": "tutorial",
         "seed": 3,
-        "learn_rate": 0.01,
         "epochs": 2,
         "parameters": 13602,
     }
@@ -464,6 +464,57 @@ def test_a_training_that_was_killed_goes_on_to_the_same_end(tmp_path: Path) -> N
     last = report.partition("\nEpoch 30/30\n")[2].partition("\nTest")[0]
     assert ran.stdout.partition("\nEpoch 30/30\n")[2].partition("\nTest")[0] == last
     assert len(re.findall("^Epoch", ran.stdout, re.MULTILINE)) < 30
+
+
+def test_other_recipes_have_the_report_of_fit(tmp_path: Path) -> None:
+    arguments = ("train", "--data", "mnist-sample", "--limit", "640", "--epochs", "2")
+    ran = cnnrs_command(*arguments, "--recipe", "fast", "--out", tmp_path, command=NO_MATPLOTLIB)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "Recipe fast, seed 0, float32" in ran.stdout
+    assert len(re.findall(r"^10/10 - .* - val_accuracy: 0\.\d+$", ran.stdout, re.MULTILINE)) == 2
+    assert json.loads((tmp_path / "report.json").read_text())["recipe"] == "fast"
+
+
+def test_a_recipe_may_be_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from cnnrs import Dense, Flatten, Input, Rescaling, Sequential\n"
+        "from cnnrs.recipes import Recipe\n"
+        "def recipe(shape, classes, images, epochs=2):\n"
+        "    layers = [Input(shape), Rescaling(1 / 255), Flatten(), Dense(classes, 'softmax')]\n"
+        "    model = Sequential(layers)\n"
+        "    model.compile('adam', 'sparse_categorical_crossentropy')\n"
+        "    return Recipe(model, batch_size=100, epochs=epochs)\n"
+    )
+    arguments = ("train", "--data", "mnist-sample", "--limit", "500", "--recipe", file)
+    ran = cnnrs_command(*arguments)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert len(re.findall(r"^5/5 - ", ran.stdout, re.MULTILINE)) == 2
+    (tmp_path / "empty.py").touch()
+    for name, complaint in (
+        (tmp_path / "empty.py", "empty.py: expected a function `recipe`, found none"),
+        (tmp_path / "none.py", "none.py: No such file or directory"),
+        ("slow", "recipe: expected tutorial, keras, fast or a file that ends in .py, got 'slow'"),
+    ):
+        assert_refused(cnnrs_command("train", "--recipe", name), complaint)
+    refused = cnnrs_command("train", "--recipe", "fast", "--lr", "0.1")
+    assert_refused(refused, "--lr: expected none for the recipe fast, which has its own")
+
+
+def test_accuracy_is_that_of_each_seed_and_of_all(tmp_path: Path) -> None:
+    file = tmp_path / "runs.json"
+    arguments = ("--data", "mnist-sample", "--seeds", "2", "--epochs", "3", "--json", file)
+    ran = cnnrs_command("bench", "accuracy", *arguments)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    report = json.loads(file.read_text())
+    accuracies = [run["accuracy"] for run in report["runs"]]
+    assert (report["recipe"], len(accuracies)) == ("fast", 2)
+    assert min(accuracies) > 0.9
+    lines = ran.stdout.splitlines()
+    for seed, (line, accuracy) in enumerate(zip(lines[2:4], accuracies, strict=True)):
+        assert line.startswith(f"seed {seed}: {accuracy:.2%} in ")
+    assert lines[4].startswith(f"mean {sum(accuracies) / 2:.2%}, standard deviation ")
+    assert f"worst {min(accuracies):.2%}" in lines[4]
 
 
 def test_resume_without_a_backup_begins_anew_and_says_so(tmp_path: Path) -> None:
@@ -605,8 +656,9 @@ def test_misuse_is_status_2_and_says_how(arguments: str, complaint: str) -> None
             ["train", "--help"],
             [
                 "(default: mnist)",
-                "(default: 3)",
-                "learning rate (default: 0.005)",
+                "(default: the recipe's, 3 for the tutorial)",
+                "learning rate of the recipe tutorial (default: 0.005)",
+                "(default: tutorial)",
                 "(default: 0)",
                 "--limit N",
                 "--out FOLDER",

@@ -15,7 +15,7 @@ from cnnrs._scores import Scores
 from cnnrs.datasets import load
 from cnnrs.images import read
 from cnnrs.optimizers import SGD
-from cnnrs.training_run import tutorial_network
+from cnnrs.recipes.tutorial import tutorial_network
 from cnnrs.utils import set_random_seed
 from test_cli import assert_refused, cnnrs_command
 

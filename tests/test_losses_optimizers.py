@@ -13,6 +13,7 @@ from cnnrs.losses import CategoricalCrossentropy, MeanSquaredError, SparseCatego
 from cnnrs.optimizers import SGD, Adam, AdamW, Optimizer
 from cnnrs.optimizers.schedules import LearningRateSchedule
 from cnnrs.utils import to_categorical
+from model_under_test import data, small_model
 
 
 def line(optimizer: Optimizer | str, *, w: float = 3.0) -> Sequential:
@@ -313,3 +314,25 @@ def test_unfit_arguments_are_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_smoothed_labels_are_those_of_one_hot_rows() -> None:
+    x, y = data(20)
+    losses = []
+    for loss, targets in (
+        (SparseCategoricalCrossentropy(label_smoothing=0.2), y),
+        (CategoricalCrossentropy(label_smoothing=0.2), to_categorical(y, 3)),
+    ):
+        model = small_model()
+        model.compile(SGD(0.1), loss)
+        model.fit(x, targets, epochs=2, verbose=0)
+        losses.append((model.evaluate(x, targets, verbose=0), model.history.history))
+    assert losses[0] == losses[1]
+    assert (
+        SparseCategoricalCrossentropy.from_config(
+            SparseCategoricalCrossentropy(label_smoothing=0.2).get_config()
+        ).label_smoothing
+        == 0.2
+    )
+    with pytest.raises(ValueError, match=r"label_smoothing: .*from 0 to 1, got 1.5"):
+        SparseCategoricalCrossentropy(label_smoothing=1.5)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cnnrs._core import Network
-from cnnrs.training_run import tutorial_network
+from cnnrs.recipes.tutorial import tutorial_network
 from cnnrs.utils import set_random_seed
 
 Arrays = tuple[np.ndarray, ...]

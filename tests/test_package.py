@@ -34,7 +34,7 @@ from cnnrs import (
 )
 from cnnrs.datasets import fashion_mnist, mnist
 from cnnrs.optimizers import schedules
-from cnnrs.training_run import tutorial_network
+from cnnrs.recipes.tutorial import tutorial_network
 
 HEAVY = {
     "PIL",

@@ -8,7 +8,7 @@ import pytest
 import cnnrs
 from cnnrs.callbacks import Callback
 from cnnrs.optimizers import SGD
-from cnnrs.training_run import tutorial_network
+from cnnrs.recipes.tutorial import tutorial_network
 from cnnrs.utils import set_random_seed
 
 Arrays = list[np.ndarray]

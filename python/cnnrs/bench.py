@@ -22,7 +22,7 @@ from cnnrs import __version__, _core, numpy_reference, numpy_vectorised, tutoria
 from cnnrs._files import atomic_path, check_writable
 from cnnrs.datasets import mnist
 from cnnrs.optimizers import SGD
-from cnnrs.training_run import CLASSES, NUM_FILTERS, tutorial_network
+from cnnrs.recipes.tutorial import CLASSES, NUM_FILTERS, tutorial_network
 
 Task: TypeAlias = Callable[[], object]
 Times: TypeAlias = dict[str, dict[str, float]]

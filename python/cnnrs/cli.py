@@ -74,10 +74,11 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser(
         "train",
-        help="train the tutorial's network",
-        description="Train the tutorial's network, Conv3x3(8) - MaxPool2 - Softmax(10), with SGD, "
-        "one image a step, and test it after every epoch.",
+        help="train a network by a recipe, by default the tutorial's",
+        description="Train a network by a recipe and test it after every epoch; by default the "
+        "tutorial's, Conv3x3(8) - MaxPool2 - Softmax(10), with SGD, one image a step.",
     )
+    _recipe_option(train, "tutorial")
     _data_option(train, "mnist")
     train.add_argument(
         "--limit", type=_at_least(1), metavar="N", help="train on the first N images only"
@@ -85,16 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--epochs",
         type=_at_least(1),
-        default=3,
         metavar="N",
-        help="how many times to train on every image (default: %(default)s)",
+        help="how many times to train on every image (default: the recipe's, 3 for the tutorial)",
     )
     train.add_argument(
         "--lr",
         type=_rate,
-        default=0.005,
         metavar="RATE",
-        help="learning rate (default: %(default)s)",
+        help="learning rate of the recipe tutorial (default: 0.005)",
     )
     train.add_argument(
         "--seed",
@@ -190,6 +189,27 @@ def _parser() -> argparse.ArgumentParser:
         "--plot", type=Path, metavar="FILE", help="also draw a bar chart (.png, .svg or .pdf)"
     )
     bench.set_defaults(run=_bench)
+    kinds = bench.add_subparsers(title="other kinds", metavar="KIND")
+    accuracy = kinds.add_parser(
+        "accuracy",
+        help="train by a recipe with several seeds",
+        description="Train by a recipe once for each of several seeds, and print the accuracy on "
+        "the test images and the time of each and of all.",
+    )
+    _recipe_option(accuracy, "fast")
+    _data_option(accuracy, "mnist")
+    accuracy.add_argument(
+        "--seeds",
+        type=_at_least(1),
+        default=10,
+        metavar="N",
+        help="how many, from 0 on (default: %(default)s)",
+    )
+    accuracy.add_argument(
+        "--epochs", type=_at_least(1), metavar="N", help="in place of the recipe's own"
+    )
+    accuracy.add_argument("--json", type=Path, metavar="FILE", help="also write them as JSON")
+    accuracy.set_defaults(run=_bench_accuracy)
 
     info = commands.add_parser(
         "info",
@@ -200,6 +220,16 @@ def _parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show where an error comes from")
     return parser
+
+
+def _recipe_option(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--recipe",
+        default=default,
+        metavar="NAME",
+        help="tutorial, keras, fast, or a Python file with a function `recipe`, of which those are "
+        "examples (default: %(default)s)",
+    )
 
 
 def _data_option(command: argparse.ArgumentParser, default: str) -> None:
@@ -232,6 +262,7 @@ def _train(options: argparse.Namespace) -> None:
 
     run(
         data=options.data,
+        recipe=options.recipe,
         limit=options.limit,
         epochs=options.epochs,
         learn_rate=options.lr,
@@ -276,6 +307,18 @@ def _bench(options: argparse.Namespace) -> None:
     from cnnrs.bench import run
 
     run(repeats=options.repeats, json_file=options.json, plot_file=options.plot)
+
+
+def _bench_accuracy(options: argparse.Namespace) -> None:
+    from cnnrs.bench_accuracy import run
+
+    run(
+        recipe=options.recipe,
+        data=options.data,
+        seeds=options.seeds,
+        epochs=options.epochs,
+        json_file=options.json,
+    )
 
 
 def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:

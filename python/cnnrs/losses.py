@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
 from cnnrs._arrays import check_length, class_numbers, fit_shape, plain, real
@@ -46,7 +47,7 @@ class Loss:
         Example:
             >>> from cnnrs.losses import SparseCategoricalCrossentropy
             >>> SparseCategoricalCrossentropy().get_config()
-            {'from_logits': False}
+            {'from_logits': False, 'label_smoothing': 0.0}
         """
         return {key: getattr(self, key) for key in self._settings}
 
@@ -59,7 +60,7 @@ class Loss:
         Example:
             >>> from cnnrs.losses import SparseCategoricalCrossentropy
             >>> SparseCategoricalCrossentropy.from_config({"from_logits": True})
-            SparseCategoricalCrossentropy(from_logits=True)
+            SparseCategoricalCrossentropy(from_logits=True, label_smoothing=0.0)
         """
         return cls(**config)
 
@@ -108,12 +109,7 @@ class CategoricalCrossentropy(Loss):
 
     def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
         self.from_logits = bool(from_logits)
-        self.label_smoothing = number(
-            "label_smoothing",
-            label_smoothing,
-            "a number from 0 to 1",
-            lambda value: 0 <= value <= 1,
-        )
+        self.label_smoothing = _smoothing(label_smoothing)
 
     def _targets(self, name: str, y: npt.ArrayLike, n: int, outputs: Shape, dtype: str) -> Array:
         array = real(name, y)
@@ -130,15 +126,21 @@ class CategoricalCrossentropy(Loss):
 class SparseCategoricalCrossentropy(Loss):
     """Cross-entropy of labels that are class numbers, (n,) or (n, 1).
 
-    `loss = -log(p[y])`, where p is the output, or with `from_logits` its softmax.
+    `loss = -log(p[y])`, where p is the output, or with `from_logits` its softmax. With label
+    smoothing s, it is `-(1 - s) * log(p[y]) - s / classes * sum over k of log(p[k])`.
 
     Without `from_logits`, p is divided by its sum and kept between 1e-7 and 1 - 1e-7; behind a
     softmax, which is computed together with the loss, neither is needed.
 
     Args:
         from_logits: whether the model ends without a softmax, False by default.
+        label_smoothing: from 0 (default) to 1.
 
-    Reference: `keras.losses.SparseCategoricalCrossentropy`.
+    Raises:
+        ValueError: if the label smoothing is none of these.
+
+    Reference: `keras.losses.SparseCategoricalCrossentropy`; the smoothing is that of
+    `torch.nn.CrossEntropyLoss`.
 
     Example:
         >>> from cnnrs import Dense, Input, Sequential
@@ -146,14 +148,20 @@ class SparseCategoricalCrossentropy(Loss):
         >>> model = Sequential([Input((4,)), Dense(3)])
         >>> model.compile("sgd", SparseCategoricalCrossentropy(from_logits=True))
         >>> model.loss
-        SparseCategoricalCrossentropy(from_logits=True)
+        SparseCategoricalCrossentropy(from_logits=True, label_smoothing=0.0)
     """
 
     _kind = "sparse_categorical_crossentropy"
-    _settings = ("from_logits",)
+    _settings = ("from_logits", "label_smoothing")
 
-    def __init__(self, from_logits: bool = False) -> None:
+    def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
         self.from_logits = bool(from_logits)
+        self.label_smoothing = _smoothing(label_smoothing)
+
+    def _compiled(self) -> tuple[str, dict[str, Any]]:
+        if self.label_smoothing:
+            return CategoricalCrossentropy._kind, self.get_config()
+        return self._kind, {"from_logits": self.from_logits}
 
     def _targets(self, name: str, y: npt.ArrayLike, n: int, outputs: Shape, dtype: str) -> Array:
         array = real(name, y)
@@ -167,7 +175,12 @@ class SparseCategoricalCrossentropy(Loss):
             raise ValueError(
                 f"{name}: expected class numbers ({n},) for {self._kind}, got {array.shape}{advice}"
             )
-        return class_numbers(name, array.reshape(n), outputs[-1])
+        numbers = class_numbers(name, array.reshape(n), outputs[-1])
+        if not self.label_smoothing:
+            return numbers
+        rows = np.zeros((n, outputs[-1]), dtype)
+        rows[np.arange(n), numbers] = 1
+        return rows
 
 
 class MeanSquaredError(Loss):
@@ -199,6 +212,12 @@ BY_NAME: dict[str, type[Loss]] = {
     "mean_squared_error": MeanSquaredError,
     "mse": MeanSquaredError,
 }
+
+
+def _smoothing(value: float) -> float:
+    return number(
+        "label_smoothing", value, "a number from 0 to 1", lambda smoothing: 0 <= smoothing <= 1
+    )
 
 
 def get(identifier: str | Loss | type[Loss]) -> Loss:

@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs import __version__
+from cnnrs import __version__, recipes
 from cnnrs._files import atomic_path, check_writable
 from cnnrs._scores import Scores
 from cnnrs.callbacks import BackupAndRestore
 from cnnrs.callbacks._base import Callback, History, Logs
 from cnnrs.datasets import Dataset, load
-from cnnrs.layers import Conv2D, Dense, Flatten, MaxPooling2D, Rescaling
 from cnnrs.models import Sequential
-from cnnrs.optimizers import SGD
-from cnnrs.tutorial import Conv3x3, Softmax
 from cnnrs.utils import set_random_seed
 
 if TYPE_CHECKING:
@@ -29,8 +26,10 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = npt.NDArray[Any]
 
-NUM_FILTERS = 8
 CLASSES = 10
+
+TUTORIAL = "tutorial"
+"""The recipe that has a report of its own."""
 
 MODEL, HISTORY, REPORT = "model.safetensors", "history.csv", "report.json"
 PICTURES = ("history.png", "confusion.png", "mistakes.png")
@@ -46,61 +45,27 @@ MOVES = 10
 """How often the progress bar moves between two reports."""
 
 
-def tutorial_network(height: int, width: int) -> Sequential:
-    """Make the tutorial's network: Conv3x3(8), MaxPool2, Softmax(10), for bytes as pixels.
-
-    After `set_random_seed(n)` it begins with the same numbers as the tutorial's own layers after
-    `np.random.seed(n)`. Two things are not the tutorial's: it computes in float32, and of equal
-    maxima in a pooling region only the first receives the gradient, as in Keras and PyTorch.
-
-    Args:
-        height: of the images, at least 4.
-        width: of the images, at least 4.
-
-    Returns:
-        A model that is not compiled yet.
-
-    Raises:
-        ValueError: if the images are too small.
-
-    Example:
-        >>> from cnnrs.training_run import tutorial_network
-        >>> [array.shape for array in tutorial_network(28, 28).get_weights()]
-        [(3, 3, 1, 8), (1352, 10), (10,)]
-    """
-    model = Sequential(
-        [
-            Rescaling(1 / 255, -0.5, input_shape=(height, width, 1)),
-            Conv2D(NUM_FILTERS, 3, use_bias=False),
-            MaxPooling2D(2),
-            Flatten(),
-            Dense(CLASSES, activation="softmax"),
-        ]
-    )
-    _, dense, bias = model.get_weights()
-    filters = Conv3x3(NUM_FILTERS).filters  # (num_filters, 3, 3)
-    kernel = filters.transpose(1, 2, 0)[:, :, np.newaxis]
-    model.set_weights([kernel, Softmax(*dense.shape).weights, bias])
-    return model
-
-
 def run(
     *,
     data: str,
+    recipe: str = "tutorial",
     limit: int | None = None,
-    epochs: int = 3,
-    learn_rate: float = 0.005,
+    epochs: int | None = None,
+    learn_rate: float | None = None,
     seed: int = 0,
     out: Path | None = None,
     resume: bool = False,
 ) -> History:
-    """Train the tutorial's network, print the tutorial's kind of report, and write the results.
+    """Train by a recipe, report, and write the results.
+
+    The tutorial's network has the tutorial's kind of report; others have that of `fit`.
 
     Args:
         data: what `cnnrs.datasets.load` takes.
+        recipe: what `cnnrs.recipes.load` takes.
         limit: how many training images to use, the first ones; all by default.
-        epochs: times that every training image is learnt from.
-        learn_rate: the learning rate of plain gradient descent.
+        epochs: times that every training image is learnt from; the recipe's by default.
+        learn_rate: the learning rate of the tutorial's recipe, 0.005 by default; others have none.
         seed: of the initial weights and the order of the images; the same seed gives the same
             weights on the same type of machine.
         out: a folder for `model.safetensors`, `history.csv`, `report.json` and, if matplotlib is
@@ -113,14 +78,16 @@ def run(
 
     Raises:
         DatasetError: if the data cannot be had.
-        ValueError: if the images are too small, or the training that was cut off had other options.
+        ValueError: if there is no such recipe, the images do not fit it, or the training that was
+            cut off had other options.
         OSError: if the folder cannot be written; this is found out before training.
 
     Warns:
         RuntimeWarning: if the loss is not finite; training goes on.
     """
-    from tqdm import tqdm
-
+    make = recipes.load(recipe)
+    if learn_rate is not None and recipe != TUTORIAL:
+        raise ValueError(f"--lr: expected none for the recipe {recipe}, which has its own")
     dataset = load(data)
     print(f"Data: {dataset.origin}")
     if limit is not None and limit < len(dataset.x_train):
@@ -128,38 +95,70 @@ def run(
         print(f"      of which the first {limit:,} training images")
     images, height, width = dataset.x_train.shape
     set_random_seed(seed)
+    wanted = {} if epochs is None else {"epochs": epochs}
     try:
-        model = tutorial_network(height, width)
+        made = make((height, width, 1), CLASSES, images, **wanted)
     except ValueError as error:
-        why = f"images of {height}x{width} pixels do not fit the tutorial's network: {error}"
+        why = f"images of {height}x{width} pixels do not fit the recipe {recipe}: {error}"
         raise ValueError(why) from error
+    if learn_rate is not None and made.model.optimizer is not None:
+        made.model.optimizer.learning_rate = learn_rate
     callbacks: list[Callback] = []
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name in (MODEL, HISTORY, REPORT, *PICTURES):
             check_writable(out / name)  # Better to know now than after the training.
-        options = {"data": data, "limit": limit, "learn_rate": learn_rate, "seed": seed}
+        options = {
+            "data": data,
+            "recipe": recipe,
+            "limit": limit,
+            "learn_rate": learn_rate,
+            "seed": seed,
+        }
         callbacks.append(_backup(out / BACKUP, options, resume))
-    print(f"SGD, one image a step, learning rate {learn_rate:g}, seed {seed}, {model.dtype}")
-
-    move = math.ceil(max(LEAST_REPORT, images / REPORTS) / MOVES)
-    model.compile(SGD(learn_rate), "sparse_categorical_crossentropy", steps_per_execution=move)
-    # disable=None: no bar where standard error is not a terminal.
-    with tqdm(total=epochs * images, unit=" images", leave=False, disable=None) as bar:
-        history = model.fit(
+    if recipe == TUTORIAL:
+        history = _fit_tutorial(made, dataset, seed, callbacks)
+    else:
+        print(f"Recipe {recipe}, seed {seed}, {made.model.dtype}")
+        history = made.model.fit(
             dataset.x_train,
             dataset.y_train,
-            batch_size=1,
-            epochs=epochs,
-            verbose=0,
-            callbacks=[*callbacks, _Report(bar, move * MOVES, learn_rate)],
+            batch_size=made.batch_size,
+            epochs=made.epochs,
+            callbacks=[*callbacks, *made.callbacks],
             validation_data=(dataset.x_test, dataset.y_test),
         )
     if out is not None:
-        facts = {"data": dataset.origin, "images": images, "seed": seed, "learn_rate": learn_rate}
-        _write(out, model, history, dataset, facts)
+        facts = {"data": dataset.origin, "images": images, "recipe": recipe, "seed": seed}
+        _write(out, made.model, history, dataset, facts)
         shutil.rmtree(out / BACKUP)
     return history
+
+
+def _fit_tutorial(
+    made: recipes.Recipe, dataset: Dataset, seed: int, callbacks: list[Callback]
+) -> History:
+    """Train with the tutorial's kind of report."""
+    from tqdm import tqdm
+
+    model, images = made.model, len(dataset.x_train)
+    assert model.optimizer is not None
+    rate = model.optimizer.learning_rate
+    assert isinstance(rate, float)
+    print(f"SGD, one image a step, learning rate {rate:g}, seed {seed}, {model.dtype}")
+    move = math.ceil(max(LEAST_REPORT, images / REPORTS) / MOVES)
+    model.steps_per_execution = move
+    # disable=None: no bar where standard error is not a terminal.
+    with tqdm(total=made.epochs * images, unit=" images", leave=False, disable=None) as bar:
+        return model.fit(
+            dataset.x_train,
+            dataset.y_train,
+            batch_size=made.batch_size,
+            epochs=made.epochs,
+            verbose=0,
+            callbacks=[*callbacks, _Report(bar, move * MOVES, rate)],
+            validation_data=(dataset.x_test, dataset.y_test),
+        )
 
 
 def _backup(folder: Path, options: dict[str, Any], resume: bool) -> BackupAndRestore:
