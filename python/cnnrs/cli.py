@@ -173,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser(
         "bench",
-        help="time the tutorial's program against NumPy",
+        help="time the tutorial's program against NumPy, or measure a recipe's accuracy",
         description="Time the tutorial's layers and its whole training step: NumPy with the "
         "tutorial's loops, vectorised NumPy, and cnnrs, in turn in one process.",
     )
