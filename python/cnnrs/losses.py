@@ -134,7 +134,7 @@ class SparseCategoricalCrossentropy(Loss):
 
     Args:
         from_logits: whether the model ends without a softmax, False by default.
-        label_smoothing: from 0 (default) to 1.
+        label_smoothing: from 0 (default) to 1; by keyword only, as Keras has no such argument.
 
     Raises:
         ValueError: if the label smoothing is none of these.
@@ -154,7 +154,7 @@ class SparseCategoricalCrossentropy(Loss):
     _kind = "sparse_categorical_crossentropy"
     _settings = ("from_logits", "label_smoothing")
 
-    def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
+    def __init__(self, from_logits: bool = False, *, label_smoothing: float = 0.0) -> None:
         self.from_logits = bool(from_logits)
         self.label_smoothing = _smoothing(label_smoothing)
 
