@@ -147,6 +147,8 @@ def test_weights_have_kerass_order_shapes_and_names(keras: Any, net: str) -> Non
 def test_weights_begin_as_kerass_do(keras: Any, net: str) -> None:
     """Zeros and ones where Keras has them, and in kernels numbers of the same range."""
     keras.config.set_floatx("float32")
+    utils.set_random_seed(0)
+    keras.utils.set_random_seed(0)
     theirs = keras.Sequential(NETS[net](keras.layers))
     for got, expected in zip(
         Sequential(NETS[net](layers)).get_weights(), theirs.get_weights(), strict=True
