@@ -33,6 +33,7 @@ from cnnrs import (
     RandomAffine,
     RandomElastic,
     RandomErasing,
+    RandomFlip,
     RandomRotation,
     RandomTranslation,
     RandomZoom,
@@ -50,7 +51,11 @@ LAYERS: dict[str, Callable[..., Layer]] = {
     "RandomAffine": lambda **common: RandomAffine(0.1, 0.1, 0.1, 0.1, "constant", **common),
     "RandomElastic": lambda **common: RandomElastic(20, 3, **common),
     "RandomErasing": lambda **common: RandomErasing((1, 1), **common),
+    "RandomFlip": lambda **common: RandomFlip(**common),
 }
+
+MANY_WAYS = [kind for kind in LAYERS if kind != "RandomFlip"]
+"""Those that hardly ever change an image twice in the same way."""
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
@@ -136,6 +141,32 @@ def test_positive_factors_move_down_and_right_turn_left_and_shrink() -> None:
     rows = augmented(RandomAffine(shear=(1, 1), fill_mode="nearest"), ramps(1, 5, 5))[0, ..., 1]
     np.testing.assert_array_equal(rows[2], [0, 1, 2, 3, 4])
     np.testing.assert_array_equal(rows[3], [1, 2, 3, 4, 4])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("mode", "mirrored"),
+    [
+        ("horizontal", [np.s_[:, :], np.s_[:, ::-1]]),
+        ("vertical", [np.s_[:, :], np.s_[::-1, :]]),
+        (
+            "horizontal_and_vertical",
+            [np.s_[:, :], np.s_[:, ::-1], np.s_[::-1, :], np.s_[::-1, ::-1]],
+        ),
+    ],
+)
+def test_images_are_mirrored_evenly_and_to_the_bit(
+    mode: str, mirrored: list[Any], dtype: str
+) -> None:
+    x = images(1024, 3, 20, 1).astype(dtype)
+    got = augmented(RandomFlip(mode), x, dtype)
+    found = np.stack([(got == x[:, *places]).all((1, 2, 3)) for places in mirrored])
+    np.testing.assert_array_equal(found.sum(0), np.ones(1024))
+    # 5 standard deviations.
+    p = 1 / len(mirrored)
+    np.testing.assert_allclose(found.mean(1), p, rtol=0, atol=5 * math.sqrt(p * (1 - p) / 1024))
+    same = found[0]
+    assert_independent(same[1:], same[:-1])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -329,7 +360,7 @@ def test_patches_are_painted_with_what_is_asked_for() -> None:
 # Where numbers come from
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", MANY_WAYS)
 def test_seeds_steps_and_images_each_have_numbers_of_their_own(kind: str) -> None:
     x = np.repeat(images(1), 4, 0)
     first, same, other = (Seen([LAYERS[kind]()], x, seed=seed) for seed in (1, 1, 2))
@@ -475,6 +506,8 @@ def test_a_saved_model_augments_the_same(tmp_path: Path) -> None:
         (lambda: RandomElastic(alpha=-1), ValueError, "alpha: .*got -1"),
         (lambda: RandomElastic(sigma=0.1), ValueError, "sigma: .*0.5.*got 0.1"),
         (lambda: RandomElastic(sigma=(1, 2)), TypeError, r"sigma: .*got \(1, 2\)"),
+        (lambda: RandomFlip("both"), ValueError, "mode: .*'horizontal'.*got 'both'"),
+        (lambda: RandomFlip(seed=-1), ValueError, "seed: .*got -1"),
         (lambda: RandomErasing(-0.5), ValueError, "factor: .*0 to 1.*got -0.5"),
         (lambda: RandomErasing(scale=(0.1, 1.1)), ValueError, "scale: .*got 1.1"),
         (lambda: RandomErasing(fill_value=(1, 2)), ValueError, r"fill_value: .*got \(1, 2\)"),

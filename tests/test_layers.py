@@ -24,6 +24,7 @@ from cnnrs import (
     RandomAffine,
     RandomElastic,
     RandomErasing,
+    RandomFlip,
     RandomRotation,
     RandomTranslation,
     RandomZoom,
@@ -52,6 +53,7 @@ LAYERS: dict[str, Callable[[], Layer]] = {
     "RandomAffine": lambda: RandomAffine(0.1, 0.2, (0.1, 0.3), 0.4, "constant"),
     "RandomElastic": lambda: RandomElastic(20, 3, "nearest"),
     "RandomErasing": lambda: RandomErasing(0.5, 0.2, (1, 2, 3), (0, 1), 7),
+    "RandomFlip": lambda: RandomFlip("vertical", 7),
 }
 
 
@@ -112,6 +114,7 @@ def test_windows_give_keras_shapes(
         (RandomAffine(0.1), (3, 4, 5), (3, 4, 5), []),
         (RandomElastic(), (3, 4, 5), (3, 4, 5), []),
         (RandomErasing(), (3, 4, 5), (3, 4, 5), []),
+        (RandomFlip(), (3, 4, 5), (3, 4, 5), []),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Layer) else "",
 )

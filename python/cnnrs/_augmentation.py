@@ -10,6 +10,7 @@ Factor: TypeAlias = float | Sequence[float]
 """The least and the largest of what is drawn for each image, or one number."""
 
 FILL_MODES = ("constant", "nearest", "reflect", "wrap")
+FLIP_MODES = ("horizontal", "vertical", "horizontal_and_vertical")
 INTERPOLATIONS = ("bilinear", "nearest")
 
 LARGEST_SEED = 2**64 - 1
@@ -94,6 +95,47 @@ class RandomTranslation(_Warp):
         self.height_factor = _bounds("height_factor", height_factor)
         self.width_factor = _bounds("width_factor", width_factor)
         self._set_reading(fill_mode, interpolation, seed, fill_value)
+        _check_data_format(data_format)
+
+
+class RandomFlip(Augmentation):
+    """In training, every other image is mirrored.
+
+    Each is with probability one half, and independently for each direction of the mode. Otherwise
+    as `RandomTranslation`.
+
+    Args:
+        mode: `"horizontal"` for left to right, `"vertical"` for upside down, or
+            `"horizontal_and_vertical"` (default).
+        seed: None (default) or an integer, as of `RandomTranslation`.
+        data_format: `"channels_last"` or None (default), which is the same.
+        **common: `name` and `input_shape`, as of every `Layer`.
+
+    Raises:
+        ValueError: if the mode is none of these.
+
+    Reference: `keras.layers.RandomFlip`.
+
+    Example:
+        >>> from cnnrs import Conv2D, Input, RandomFlip, Sequential
+        >>> model = Sequential([Input((28, 28, 1)), RandomFlip("horizontal"), Conv2D(8, 3)])
+        >>> model.layers[0].mode
+        'horizontal'
+    """
+
+    _kind = "random_flip"
+    _settings = ("mode", "seed")
+
+    def __init__(
+        self,
+        mode: str = "horizontal_and_vertical",
+        seed: int | None = None,
+        data_format: str | None = None,
+        **common: Unpack[Common],
+    ) -> None:
+        super().__init__(**common)
+        self.mode = choice("mode", mode, FLIP_MODES)
+        self._set_seed(seed)
         _check_data_format(data_format)
 
 

@@ -5,7 +5,8 @@ added to, and it belongs to one model at a time. Images are arrays (n, height, w
 
 Layers named `Random...` change images at random in training, and leave them as they are else:
 `RandomTranslation`, `RandomRotation` and `RandomZoom` move, rotate and zoom them, `RandomAffine`
-does all that and shears them, `RandomElastic` distorts them, `RandomErasing` paints over a part.
+does all that and shears them, `RandomFlip` mirrors them, `RandomElastic` distorts them,
+`RandomErasing` paints over a part.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from cnnrs._augmentation import (
     RandomAffine,
     RandomElastic,
     RandomErasing,
+    RandomFlip,
     RandomRotation,
     RandomTranslation,
     RandomZoom,
@@ -39,6 +41,7 @@ __all__ = [
     "RandomAffine",
     "RandomElastic",
     "RandomErasing",
+    "RandomFlip",
     "RandomRotation",
     "RandomTranslation",
     "RandomZoom",

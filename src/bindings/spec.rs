@@ -66,19 +66,26 @@ fn interpolation(p: &Bound<'_, PyDict>) -> PyResult<Interpolation> {
     }
 }
 
-/// What all maps of coordinates have; this one changes nothing.
-fn warp(p: &Bound<'_, PyDict>) -> PyResult<WarpSpec> {
+/// A map of coordinates that changes nothing.
+fn still(seed: Option<u64>) -> WarpSpec {
     let none = (0.0, 0.0);
-    Ok(WarpSpec {
+    WarpSpec {
         rotation: none,
         translation: [none; 2],
         zoom: (none, None),
         shear: none,
+        flip: [false; 2],
         elastic: None,
-        fill: fill_mode(p)?,
-        interpolation: interpolation(p)?,
-        seed: get(p, "seed")?,
-    })
+        fill: FillMode::Nearest,
+        interpolation: Interpolation::Nearest,
+        seed,
+    }
+}
+
+/// What most maps of coordinates have.
+fn warp(p: &Bound<'_, PyDict>) -> PyResult<WarpSpec> {
+    let (fill, interpolation) = (fill_mode(p)?, interpolation(p)?);
+    Ok(WarpSpec { fill, interpolation, ..still(get(p, "seed")?) })
 }
 
 /// A number, several, or noise as large as the largest value.
@@ -129,6 +136,16 @@ pub fn layer(kind: &str, p: &Bound<'_, PyDict>) -> PyResult<LayerKind> {
             translation: [get(p, "height_factor")?, get(p, "width_factor")?],
             ..warp(p)?
         }),
+        "random_flip" => {
+            let mode: String = get(p, "mode")?;
+            let flip = match mode.as_str() {
+                "vertical" => [true, false],
+                "horizontal" => [false, true],
+                "horizontal_and_vertical" => [true, true],
+                _ => return Err(unknown("mode", &mode)),
+            };
+            LayerKind::Warp(WarpSpec { flip, ..still(get(p, "seed")?) })
+        }
         "random_rotation" => LayerKind::Warp(WarpSpec { rotation: get(p, "factor")?, ..warp(p)? }),
         "random_zoom" => LayerKind::Warp(WarpSpec {
             zoom: (get(p, "height_factor")?, get(p, "width_factor")?),

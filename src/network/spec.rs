@@ -29,8 +29,8 @@ pub struct PoolSpec {
 /// The least and the largest of what is drawn evenly for each image.
 pub type Bounds = (f64, f64);
 
-/// Random maps of an image's coordinates. The image is zoomed, then sheared, then rotated, all about its
-/// centre, then moved; displacements are added to where its pixels are then read.
+/// Random maps of an image's coordinates. The image is zoomed and mirrored, then sheared, then rotated, all
+/// about its centre, then moved; displacements are added to where its pixels are then read.
 #[derive(Clone, Copy, Debug)]
 pub struct WarpSpec {
     /// Counterclockwise, in full turns.
@@ -41,6 +41,8 @@ pub struct WarpSpec {
     pub zoom: (Bounds, Option<Bounds>),
     /// Columns that a row is read further to the right than the one above.
     pub shear: Bounds,
+    /// Whether every other image is mirrored, upside down and left to right.
+    pub flip: [bool; 2],
     /// Smooth displacements.
     pub elastic: Option<Elastic>,
     /// What is outside.
@@ -54,9 +56,11 @@ pub struct WarpSpec {
 impl WarpSpec {
     /// Whether no image is ever changed.
     pub fn is_identity(&self) -> bool {
-        let Self { rotation, translation: [down, right], zoom: (h, w), shear, .. } = *self;
+        let Self { rotation, translation: [down, right], zoom: (h, w), shear, flip, .. } = *self;
         let all = [rotation, down, right, h, w.unwrap_or(h), shear];
-        all == [(0.0, 0.0); 6] && self.elastic.is_none_or(|elastic| elastic.alpha == 0.0)
+        all == [(0.0, 0.0); 6]
+            && flip == [false; 2]
+            && self.elastic.is_none_or(|elastic| elastic.alpha == 0.0)
     }
 }
 

@@ -40,6 +40,7 @@ fn warp() -> WarpSpec {
         translation: [(-0.1, 0.1), (0.0, 0.2)],
         zoom: ((-0.2, 0.1), None),
         shear: (0.0, 0.1),
+        flip: [false, true],
         elastic: Some(Elastic { alpha: 10.0, sigma: 3.0 }),
         fill: FillMode::Reflect,
         interpolation: Interpolation::Bilinear,

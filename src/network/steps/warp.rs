@@ -26,16 +26,19 @@ pub fn within((least, most): Bounds, key: u64, n: u64) -> f64 {
 }
 
 impl WarpStep {
-    /// From pixels of the result to those of the image: back by the translation, then rotated, sheared
-    /// and zoomed about the centre.
+    /// From pixels of the result to those of the image: back by the translation, then rotated, sheared,
+    /// and zoomed and mirrored about the centre.
     fn map(&self, key: u64) -> Affine {
-        let WarpSpec { rotation, translation: [down, right], zoom, shear, .. } = self.spec;
+        let WarpSpec { rotation, translation: [down, right], zoom, shear, flip, .. } = self.spec;
         let (h, w) = (self.shape.h as f64, self.shape.w as f64);
         let (sin, cos) = (TAU * within(rotation, key, 0)).sin_cos();
         let (down, right) = (h * within(down, key, 1), w * within(right, key, 2));
         let shear = within(shear, key, 3);
         let zoom_h = 1.0 + within(zoom.0, key, 4);
         let zoom_w = zoom.1.map_or(zoom_h, |zoom| 1.0 + within(zoom, key, 5));
+        let mirrored = |axis: usize| flip[axis] && uniform(key, 6 + axis as u64) < 0.5;
+        let [zoom_h, zoom_w] = [(zoom_h, 0), (zoom_w, 1)]
+            .map(|(zoom, axis)| if mirrored(axis) { -zoom } else { zoom });
         let rows = [
             [zoom_w * (cos + shear * sin), zoom_w * (shear * cos - sin)],
             [zoom_h * sin, zoom_h * cos],
