@@ -17,6 +17,7 @@ import numpy.typing as npt
 from cnnrs import _arguments, _core, _tensor_file, layers, losses, optimizers
 from cnnrs._checks import Shape, integer
 from cnnrs._layer import Input, Layer
+from cnnrs._structure import Structure
 from cnnrs.models import Sequential
 
 __all__ = ["load_model"]
@@ -77,14 +78,14 @@ def save_model(model: Sequential, path: Path) -> None:
     _tensor_file.write(path, tensors_of(state), {"model": describe(state)})
 
 
-def save_weights(model: Sequential, path: Path) -> None:
+def save_weights(model: Structure, path: Path) -> None:
     """Write a model's weights to a file."""
     check_path(path)
     model._need_network("save_weights")
     _tensor_file.write(path, model._weights_by_name(), {"model": None})
 
 
-def load_weights(model: Sequential, path: Path) -> None:
+def load_weights(model: Structure, path: Path) -> None:
     """Replace a model's weights by those of a file."""
     model._need_network("load_weights")
     with naming(path):
