@@ -6,8 +6,10 @@ from typing import Literal, TypeAlias
 
 import numpy.typing as npt
 
+from cnnrs._augmentation import Augmentation
 from cnnrs._checks import integer
 from cnnrs._fit import Data
+from cnnrs._layer import Layer
 from cnnrs.losses import Loss
 
 Verbose: TypeAlias = Literal["auto", 0, 1, 2]
@@ -27,6 +29,17 @@ def metric(metrics: Sequence[str] | None, loss: Loss) -> str | None:
 def batch_size(value: int | None) -> int:
     """Images a step."""
     return 32 if value is None else integer("batch_size", value)
+
+
+def augmentations(value: int, layers: Sequence[Layer]) -> int:
+    """How many versions of each image the layers shall make."""
+    if integer("augmentations", value, 0) and not any(
+        isinstance(layer, Augmentation) for layer in layers
+    ):
+        raise ValueError(
+            f"augmentations: expected 0 for a model without random augmentation layers, got {value}"
+        )
+    return value
 
 
 def verbosity(value: Verbose) -> int:

@@ -331,14 +331,21 @@ class Sequential(Stored):
         batch_size: int | None = None,
         verbose: Verbose = "auto",
         *,
+        augmentations: int = 0,
         callbacks: Callback | Sequence[Callback] | None = None,
     ) -> Array:
         """Compute the model's output.
+
+        With `augmentations`, it is the mean of the outputs for so many versions of each image,
+        which the model's random augmentation layers make as in training. That is right a little
+        more often, as a rule, and takes so many times as long. Each place in `x` has versions of
+        its own, the same in each call.
 
         Args:
             x: images or vectors, as for `fit`.
             batch_size: as in Keras; nothing depends on it here.
             verbose: as in Keras; nothing is printed here.
+            augmentations: versions of each image; 0 (default) for the images as they are.
             callbacks: of `cnnrs.callbacks`, one or several.
 
         Returns:
@@ -346,9 +353,9 @@ class Sequential(Stored):
 
         Raises:
             TypeError: if `x` does not hold real numbers, or a callback is none.
-            ValueError: if its shape does not fit.
+            ValueError: if its shape does not fit, or there are no layers to make versions.
 
-        Reference: `keras.Model.predict`.
+        Reference: `keras.Model.predict`; test-time augmentation as by A. Krizhevsky et al., 2012.
 
         Example:
             >>> from cnnrs import Input, Rescaling, Sequential
@@ -359,17 +366,23 @@ class Sequential(Stored):
         level = _arguments.verbosity(verbose)
         array = self._inputs("x", x)
         network = self._need_network("predict")
+        versions = _arguments.augmentations(augmentations, self.layers)
         if callbacks is None:
-            return network.predict(array)
+            return _mean_output(network, array, versions)
         steps = math.ceil(len(array) / steps_of)
         called = CallbackList(callbacks, self, verbose=level, epochs=1, steps=steps)
         called.predict_begin()
-        out = network.predict(array)
+        out = _mean_output(network, array, versions)
         called.predict_end()
         return out
 
     def predict_classes(
-        self, x: npt.ArrayLike, batch_size: int | None = None, verbose: Verbose = "auto"
+        self,
+        x: npt.ArrayLike,
+        batch_size: int | None = None,
+        verbose: Verbose = "auto",
+        *,
+        augmentations: int = 0,
     ) -> npt.NDArray[np.int64]:
         """Compute which class the model takes each image for.
 
@@ -377,6 +390,7 @@ class Sequential(Stored):
             x: images or vectors, as for `fit`.
             batch_size: as in Keras; nothing depends on it here.
             verbose: as in Keras; nothing is printed here.
+            augmentations: as of `predict`.
 
         Returns:
             int64 array (n,): the first largest output's number; where there is one output alone,
@@ -384,7 +398,7 @@ class Sequential(Stored):
 
         Raises:
             TypeError: if `x` does not hold real numbers.
-            ValueError: if its shape does not fit.
+            ValueError: as `predict`.
 
         Reference: `predict_classes` of Keras's `Sequential` up to version 2.5.
 
@@ -394,7 +408,7 @@ class Sequential(Stored):
             >>> model.predict_classes([[0.0, 2.0, 1.0]])
             array([1])
         """
-        out = self.predict(x, batch_size, verbose)
+        out = self.predict(x, batch_size, verbose, augmentations=augmentations)
         classes = (out > 0.5)[..., 0] if out.shape[-1] == 1 else out.argmax(axis=-1)
         return classes.astype(np.int64)
 
@@ -464,3 +478,14 @@ class Sequential(Stored):
 
     def __repr__(self) -> str:
         return f"<Sequential name={self.name}, built={self.built}>"
+
+
+def _mean_output(network: _core.Network, x: Array, versions: int) -> Array:
+    """The output for the images or, if there are versions of them, the mean of theirs."""
+    if versions == 0:
+        return network.predict(x)
+    out = network.predict(x, 0)
+    for version in range(1, versions):
+        out += network.predict(x, version)
+    out /= versions
+    return out

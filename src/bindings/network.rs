@@ -216,8 +216,15 @@ impl Network {
         })
     }
 
-    /// The network's output for every image.
-    fn predict<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    /// The network's output for every image; as if in training, images are changed at random if this
+    /// is the n-th `augmented` time.
+    #[pyo3(signature = (x, augmented=None))]
+    fn predict<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        augmented: Option<u64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         with!(&mut *self.lock(py), net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
             let (images, threads) = (pixels.images(), num_threads());
@@ -228,7 +235,7 @@ impl Network {
                 // NumPy's new memory is whatever was there before; and the call may be interrupted.
                 out.fill(Default::default());
                 done = (|| with_slice!(pixels, x => {
-                    interruptible(py, |poll| net.predict(out, x, images, threads, poll))
+                    interruptible(py, |poll| net.predict(out, x, images, augmented, threads, poll))
                 }))();
             };
             // SAFETY: all elements are set before anything else.

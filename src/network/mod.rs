@@ -35,6 +35,8 @@ pub enum Mode {
     Training,
     /// Forward only, with moving averages.
     Inference,
+    /// As inference, of images that are augmented as in training.
+    AugmentedInference,
 }
 
 /// Why a network cannot be built.

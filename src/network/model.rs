@@ -26,9 +26,12 @@ pub struct Network<T> {
     params: Shared<T>,
     moving: Shared<T>,
     inference: Inference<T>,
+    /// Made when it is first wanted.
+    augmented: Option<Inference<T>>,
     training: Option<Training<T>>,
 }
 
+/// What is needed to run a network forward.
 #[derive(Debug)]
 struct Inference<T> {
     plan: Plan<T>,
@@ -38,6 +41,73 @@ struct Inference<T> {
     arenas: Vec<Shared<T>>,
 }
 
+impl<T: Element> Inference<T> {
+    fn new(layers: &Layers, mode: Mode) -> Result<Self, BuildError> {
+        let plan = Plan::new(layers, mode, None, 1)?;
+        let prepared = Shared::zeros(plan.prepared_len)?;
+        Ok(Self { plan, prepared, stale: true, arenas: vec![] })
+    }
+
+    /// Runs all images through the first `end` steps, in blocks, and hands to `visit` what belongs to
+    /// a block: its images and its `len` elements of `out`.
+    fn run<X: Source, R: Send>(
+        &mut self,
+        (params, moving): (&mut Shared<T>, &mut Shared<T>),
+        x: &[X],
+        out: &mut [R],
+        len: usize,
+        images: usize,
+        end: usize,
+        time: u64,
+        threads: usize,
+        poll: Poll<'_>,
+        visit: impl Fn(&Plan<T>, &Block<'_, T>, Range<usize>, &mut [R]) + Sync,
+    ) -> Result<bool, BuildError> {
+        let Self { plan, prepared, stale, arenas } = self;
+        if *stale {
+            let model = Model { params: params.get_mut(), moving: moving.get_mut() };
+            prepare_all(plan, prepared.get_mut(), model);
+            *stale = false;
+        }
+        let blocks = images.div_ceil(plan.block);
+        let work = plan.work.saturating_mul(images);
+        let threads = if work < 3 * WORK_FOR_THREADS { 1 } else { threads.min(blocks) };
+        while arenas.len() < threads.max(1) {
+            arenas.push(Shared::zeros(plan.arena_len)?);
+        }
+        let none = Shared::zeros(0)?;
+        let stop = AtomicBool::new(false);
+        let blocks = Mutex::new(parts(images, plan.block).zip(out.chunks_mut(len)));
+        team::run(threads, |worker, _| {
+            let mut clock = Clock::new((worker == 0).then_some(poll));
+            while !stop.load(Ordering::Relaxed) {
+                let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((at, out)) = next else { break };
+                let block = Block {
+                    arena: &arenas[worker],
+                    n: at.len(),
+                    random: Random { seed: 0, step: time, row: at.start as u64, iteration: time },
+                    params,
+                    // SAFETY: nobody writes to it in this call.
+                    prepared: unsafe { prepared.read(0..prepared.len()) },
+                    stats: &none,
+                    d_stats: &none,
+                    chunk: Chunks { images: at.len(), len: at.len(), at: 0 },
+                };
+                for (row, image) in at.clone().enumerate() {
+                    plan.read(&block, row, x, image);
+                }
+                plan.forward(&block, 0..end);
+                visit(plan, &block, at, out);
+                if clock.says_stop(plan.work * block.n) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        Ok(stop.into_inner())
+    }
+}
+
 impl<T: Element> Network<T> {
     /// A network of zeros.
     ///
@@ -45,12 +115,11 @@ impl<T: Element> Network<T> {
     /// If layers do not fit, with the name of the first such, or if there is not enough memory.
     pub fn new(input: &[usize], specs: Vec<LayerSpec>) -> Result<Self, BuildError> {
         let layers = Layers::new(input, specs)?;
-        let plan = Plan::new(&layers, Mode::Inference, None, 1)?;
-        let prepared = Shared::zeros(plan.prepared_len)?;
         Ok(Self {
             params: Shared::zeros(layers.params_len)?,
             moving: Shared::zeros(layers.moving_len)?,
-            inference: Inference { plan, prepared, stale: true, arenas: vec![] },
+            inference: Inference::new(&layers, Mode::Inference)?,
+            augmented: None,
             training: None,
             layers,
         })
@@ -79,9 +148,17 @@ impl<T: Element> Network<T> {
 
     /// To be called when weights have been written to.
     pub fn weights_changed(&mut self) {
-        self.inference.stale = true;
+        self.forget_prepared();
         if let Some(training) = &mut self.training {
             training.weights_changed();
+        }
+    }
+
+    /// To be called when inference would be by older weights.
+    fn forget_prepared(&mut self) {
+        self.inference.stale = true;
+        if let Some(augmented) = &mut self.augmented {
+            augmented.stale = true;
         }
     }
 
@@ -134,13 +211,13 @@ impl<T: Element> Network<T> {
         call: Call<'_>,
         poll: Poll<'_>,
     ) -> Result<Outcome, BuildError> {
-        let Self { layers, params, moving, training: Some(training), inference } = self else {
-            return Ok(Outcome::default());
-        };
         if call.order.is_empty() {
             return Ok(Outcome::default());
         }
-        inference.stale = true;
+        self.forget_prepared();
+        let Self { layers, params, moving, training: Some(training), .. } = self else {
+            return Ok(Outcome::default());
+        };
         training.run(layers, params, moving, examples, call, poll)
     }
 
@@ -161,12 +238,14 @@ impl<T: Element> Network<T> {
         let plan = &self.inference.plan;
         let (end, width) = (plan.len() - usize::from(softmax), plan.width);
         let mut sums = vec![LossSums::default(); images.div_ceil(plan.block)];
-        let stopped = self.infer(
+        let stopped = self.inference.run(
+            (&mut self.params, &mut self.moving),
             examples.x,
             &mut sums,
             1,
             images,
             end,
+            0,
             threads,
             poll,
             |plan, block, at, sums| {
@@ -184,7 +263,8 @@ impl<T: Element> Network<T> {
         Ok(Outcome { losses: vec![loss], correct, stopped })
     }
 
-    /// What the network says of each image: `out` (images, output). Returns whether it was stopped.
+    /// What the network says of each image: `out` (images, output). With `augmented`, images are
+    /// changed at random as in training, each time otherwise. Returns whether it was stopped.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -193,72 +273,34 @@ impl<T: Element> Network<T> {
         out: &mut [T],
         x: &[X],
         images: usize,
+        augmented: Option<u64>,
         threads: usize,
         poll: Poll<'_>,
     ) -> Result<bool, BuildError> {
-        let plan = &self.inference.plan;
-        let (end, len) = (plan.len(), plan.block * plan.width);
-        self.infer(x, out, len, images, end, threads, poll, |plan, block, _, out| {
-            // SAFETY: the block has been run, and is not run again before this is over.
-            out.copy_from_slice(unsafe { plan.value(block, end) });
-        })
-    }
-
-    /// Runs all images through the first `end` steps, in blocks, and hands to `visit` what belongs to
-    /// a block: its images and its `len` elements of `out`.
-    fn infer<X: Source, R: Send>(
-        &mut self,
-        x: &[X],
-        out: &mut [R],
-        len: usize,
-        images: usize,
-        end: usize,
-        threads: usize,
-        poll: Poll<'_>,
-        visit: impl Fn(&Plan<T>, &Block<'_, T>, Range<usize>, &mut [R]) + Sync,
-    ) -> Result<bool, BuildError> {
-        let Self { params, moving, inference, .. } = self;
-        let Inference { plan, prepared, stale, arenas } = inference;
-        if *stale {
-            let model = Model { params: params.get_mut(), moving: moving.get_mut() };
-            prepare_all(plan, prepared.get_mut(), model);
-            *stale = false;
-        }
-        let blocks = images.div_ceil(plan.block);
-        let work = plan.work.saturating_mul(images);
-        let threads = if work < 3 * WORK_FOR_THREADS { 1 } else { threads.min(blocks) };
-        while arenas.len() < threads.max(1) {
-            arenas.push(Shared::zeros(plan.arena_len)?);
-        }
-        let none = Shared::zeros(0)?;
-        let stop = AtomicBool::new(false);
-        let blocks = Mutex::new(parts(images, plan.block).zip(out.chunks_mut(len)));
-        team::run(threads, |worker, _| {
-            let mut clock = Clock::new((worker == 0).then_some(poll));
-            while !stop.load(Ordering::Relaxed) {
-                let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((at, out)) = next else { break };
-                let block = Block {
-                    arena: &arenas[worker],
-                    n: at.len(),
-                    random: Random { seed: 0, step: 0, row: 0, iteration: 0 },
-                    params,
-                    // SAFETY: nobody writes to it in this call.
-                    prepared: unsafe { prepared.read(0..prepared.len()) },
-                    stats: &none,
-                    d_stats: &none,
-                    chunk: Chunks { images: at.len(), len: at.len(), at: 0 },
-                };
-                for (row, image) in at.clone().enumerate() {
-                    plan.read(&block, row, x, image);
-                }
-                plan.forward(&block, 0..end);
-                visit(plan, &block, at, out);
-                if clock.says_stop(plan.work * block.n) {
-                    stop.store(true, Ordering::Relaxed);
-                }
+        let mut inference = &mut self.inference;
+        if augmented.is_some() {
+            if self.augmented.is_none() {
+                self.augmented = Some(Inference::new(&self.layers, Mode::AugmentedInference)?);
             }
-        });
-        Ok(stop.into_inner())
+            inference = self.augmented.as_mut().unwrap_or(inference);
+        }
+        let weights = (&mut self.params, &mut self.moving);
+        let (end, len) = (inference.plan.len(), inference.plan.block * inference.plan.width);
+        let time = augmented.unwrap_or(0);
+        inference.run(
+            weights,
+            x,
+            out,
+            len,
+            images,
+            end,
+            time,
+            threads,
+            poll,
+            |plan, block, _, out| {
+                // SAFETY: the block has been run, and is not run again before this is over.
+                out.copy_from_slice(unsafe { plan.value(block, end) });
+            },
+        )
     }
 }

@@ -93,7 +93,7 @@ pub fn stages(layers: &[Layer], mode: Mode) -> Vec<Stage> {
                 (Operation::Dense { norm, relu, few: units < MANY_UNITS }, left)
             }
             LayerKind::Flatten | LayerKind::Activation(Activation::Linear) => continue,
-            LayerKind::Dropout { rate } if rate == 0.0 || mode == Mode::Inference => continue,
+            LayerKind::Dropout { rate } if rate == 0.0 || mode != Mode::Training => continue,
             kind if kind.augments() && mode == Mode::Inference => continue,
             LayerKind::Warp(warp) if warp.is_identity() => continue,
             _ => (Operation::Other, Activation::Linear),
@@ -118,7 +118,7 @@ impl Rest<'_> {
 
     /// In inference, a normalisation is a factor and a summand for each channel.
     fn take_norm(&mut self, activation: Activation) -> Option<usize> {
-        let folds = self.mode == Mode::Inference && matches!(activation, Activation::Linear);
+        let folds = self.mode != Mode::Training && matches!(activation, Activation::Linear);
         let norm = matches!(self.kind(), Some(LayerKind::BatchNorm { .. }));
         (folds && norm).then(|| {
             self.next += 1;

@@ -11,7 +11,7 @@ use crate::kernels::simd::Element;
 pub struct Random {
     /// Of this stretch of training.
     pub seed: u64,
-    /// Which training step.
+    /// Which training step or, of augmented inference, which time.
     pub step: u64,
     /// The place of the block's first image in the batch.
     pub row: u64,

@@ -452,7 +452,7 @@ fn fusing_and_folding_change_nothing() {
                 }
                 net.weights_changed();
                 let mut out = vec![f64::NAN; n * 4];
-                assert!(!net.predict(&mut out, &x, n, 2, &|| false).unwrap());
+                assert!(!net.predict(&mut out, &x, n, None, 2, &|| false).unwrap());
                 out
             });
             for (a, b) in outputs[0].iter().zip(&outputs[1]) {
@@ -466,7 +466,7 @@ fn fusing_and_folding_change_nothing() {
 fn evaluation_is_the_loss_of_predictions() {
     let (mut net, x, labels) = busy();
     let mut p = vec![0.0; 150 * 10];
-    net.predict(&mut p, &x, 150, 3, &|| false).unwrap();
+    net.predict(&mut p, &x, 150, None, 3, &|| false).unwrap();
     let examples = Examples { x: &x[..], targets: Targets::Labels(&labels) };
     let outcome = net.evaluate(examples, 150, 2, &|| false).unwrap();
     let rows = || p.chunks_exact(10).zip(&labels);
@@ -516,7 +516,7 @@ fn augmentation_stands_before_all_weights_and_is_left_out_of_inference() {
     let outputs = [&kinds[..], plain].map(|kinds| {
         let mut net = network(&[5, 10, 1], kinds);
         let mut out = vec![f64::NAN; 150];
-        net.predict(&mut out, &x, 3, 2, &|| false).unwrap();
+        net.predict(&mut out, &x, 3, None, 2, &|| false).unwrap();
         out
     });
     assert_eq!(outputs[0], outputs[1]);
