@@ -125,7 +125,8 @@ mod tests {
 
     #[test]
     fn equals_reference_around_every_tile_edge() {
-        let sizes = [(3, 4, 4), (3, 5, 5), (3, 6, 9), (3, 10, 7), (5, 6, 6), (5, 8, 9)];
+        let sizes =
+            [(3, 4, 4), (3, 5, 5), (3, 6, 9), (3, 10, 7), (5, 6, 6), (5, 8, 9), (5, 10, 14)];
         for_each_level(|level| {
             for filters in [1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 20, 24, 33] {
                 for (k, h, w) in sizes {

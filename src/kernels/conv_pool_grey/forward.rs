@@ -1,6 +1,6 @@
 //! The convolution and the maxima.
 
-use super::patches::Patches;
+use super::patches::{Patch, Patches};
 use super::{POSITIONS, check};
 use crate::kernels::shape::{ConvPoolShape, POOL};
 use crate::kernels::simd::{Element, Simd};
@@ -118,28 +118,17 @@ fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
     }
     let bias = layer.bias(simd);
     let bias = unzip(simd, [simd.zip(bias, bias)[0]; POOL], [simd.zip(bias, bias)[0]; POOL])[0];
-    let half = S::LANES / 2;
-    let second_half = simd.numbers(|lane| if lane < half { lane + half } else { lane });
     let windows = out.len() / layer.c_out;
     let mut window = 0;
+    // With many taps, more of which are in memory, each is to meet more windows.
+    while K > 3 && window + 6 <= windows {
+        let sums = pair_sums::<T, S, K, 6>(simd, &mut patches, &taps);
+        layer.store_pairs(simd, out, argmax, sums, bias, window);
+        window += 6;
+    }
     while window + 4 <= windows {
         let sums = pair_sums::<T, S, K, 4>(simd, &mut patches, &taps);
-        // The channels of two windows may be one vector in memory. (Written twice, because the faster
-        // case needs all registers.)
-        if layer.c_out == half {
-            for n in [0, 2] {
-                let sums = unzip(simd, sums[n], sums[n + 1]);
-                layer.store_pooled(simd, out, argmax, sums, bias, window + n, 2);
-            }
-        } else {
-            for n in [0, 2] {
-                let sums = unzip(simd, sums[n], sums[n + 1]);
-                let (max, at) = layer.pooled(simd, sums, bias);
-                layer.store(simd, out, argmax, max, at, window + n, 1);
-                let (max, at) = (simd.pick(max, second_half), simd.pick(at, second_half));
-                layer.store(simd, out, argmax, max, at, window + n + 1, 1);
-            }
-        }
+        layer.store_pairs(simd, out, argmax, sums, bias, window);
         window += 4;
     }
     while window < windows {
@@ -158,20 +147,39 @@ fn pair_sums<T: Element, S: Simd<T>, const K: usize, const W: usize>(
 ) -> [[S::Vector; POOL]; W] {
     let patches = patches.take::<W>();
     let mut sums = [[simd.zero(); POOL]; W];
-    for y in 0..POOL + K - 1 {
-        for x in 0..K {
-            for window in 0..W {
-                let pair = simd.splat_pair(patches[window].pair(y, x));
-                for dy in 0..POOL {
-                    if (dy..dy + K).contains(&y) {
-                        let sum = &mut sums[window][dy];
-                        *sum = simd.mul_add(pair, taps[y - dy][x], *sum);
-                    }
-                }
+    pair_row::<T, S, K, W, 0, 1>(simd, &mut sums, &patches, taps, 0);
+    for y in 1..K {
+        pair_row::<T, S, K, W, 0, 2>(simd, &mut sums, &patches, taps, y);
+    }
+    pair_row::<T, S, K, W, 1, 2>(simd, &mut sums, &patches, taps, K);
+    sums
+}
+
+/// What row `y` of the pixels adds to rows `FROM..TO` of the windows.
+#[inline(always)]
+fn pair_row<
+    T: Element,
+    S: Simd<T>,
+    const K: usize,
+    const W: usize,
+    const FROM: usize,
+    const TO: usize,
+>(
+    simd: S,
+    sums: &mut [[S::Vector; POOL]; W],
+    patches: &[Patch<'_, T, K, 1>; W],
+    taps: &[[S::Vector; K]; K],
+    y: usize,
+) {
+    for x in 0..K {
+        for window in 0..W {
+            let pair = simd.splat_pair(patches[window].pair(y, x));
+            for dy in FROM..TO {
+                let sum = &mut sums[window][dy];
+                *sum = simd.mul_add(pair, taps[y - dy][x], *sum);
             }
         }
     }
-    sums
 }
 
 /// The four positions of two windows, each with half a vector of channels, from the windows' rows.
@@ -255,6 +263,59 @@ impl<T: Element> Channels<'_, T> {
     ) {
         let (max, at) = self.pooled(simd, sums, bias);
         self.store(simd, out, argmax, max, at, window, windows);
+    }
+
+    /// As [`store_pooled`](Self::store_pooled) for windows from `window` on, two at a time.
+    #[inline(always)]
+    fn store_pairs<S: Simd<T>, const W: usize>(
+        &self,
+        simd: S,
+        out: &mut [T],
+        argmax: &mut [T],
+        sums: [[S::Vector; POOL]; W],
+        bias: S::Vector,
+        window: usize,
+    ) {
+        // (Written twice, because the faster case needs all registers.)
+        if self.c_out == S::LANES / 2 {
+            for n in 0..W / 2 {
+                let sums = unzip(simd, sums[2 * n], sums[2 * n + 1]);
+                self.store_pooled(simd, out, argmax, sums, bias, window + 2 * n, 2);
+            }
+        } else {
+            for n in 0..W / 2 {
+                let sums = unzip(simd, sums[2 * n], sums[2 * n + 1]);
+                self.store_apart(simd, out, argmax, sums, bias, window + 2 * n);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store_apart<S: Simd<T>>(
+        &self,
+        simd: S,
+        out: &mut [T],
+        argmax: &mut [T],
+        sums: [S::Vector; POSITIONS],
+        bias: S::Vector,
+        window: usize,
+    ) {
+        let half = S::LANES / 2;
+        let (max, at) = self.pooled(simd, sums, bias);
+        // Of few channels, those of the two windows are one vector in memory.
+        let few = self.c_out < half;
+        let start = if few { self.c_out } else { 0 };
+        let behind = simd.numbers(
+            #[inline(always)]
+            |lane| if lane < start { lane } else { (lane - start + half) % S::LANES },
+        );
+        let behind = (simd.pick(max, behind), simd.pick(at, behind));
+        if few {
+            self.store(simd, out, argmax, behind.0, behind.1, window, 2);
+        } else {
+            self.store(simd, out, argmax, max, at, window, 1);
+            self.store(simd, out, argmax, behind.0, behind.1, window + 1, 1);
+        }
     }
 
     /// Writes them, for one window or several behind each other.
