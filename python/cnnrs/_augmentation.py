@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeAlias, Unpack
 
-from cnnrs._checks import choice, integer, number, only
+from cnnrs._checks import between, choice, integer, number, only
 from cnnrs._layer import Common, Layer
 
 Factor: TypeAlias = float | Sequence[float]
@@ -298,12 +298,8 @@ class RandomElastic(_Warp):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
-        self.alpha = number(
-            "alpha", alpha, "a number from 0 to 10,000", lambda value: 0 <= value <= 1e4
-        )
-        self.sigma = number(
-            "sigma", sigma, "a number from 0.5 to 10,000", lambda value: 0.5 <= value <= 1e4
-        )
+        self.alpha = between("alpha", alpha, 0, 1e4)
+        self.sigma = between("sigma", sigma, 0.5, 1e4)
         self._set_reading(fill_mode, interpolation, seed, fill_value)
         _check_data_format(data_format)
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _random
-from cnnrs._checks import Shape, choice, integer, number, one_of
+from cnnrs._checks import Shape, above_0, at_least_0, choice, integer, number, one_of
 
 __all__ = [
     "GlorotNormal",
@@ -148,7 +148,7 @@ class RandomNormal(_Random):
     def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: int | None = None) -> None:
         super().__init__(seed)
         self.mean = number("mean", mean)
-        self.stddev = number("stddev", stddev, "a number of at least 0", lambda value: value >= 0)
+        self.stddev = at_least_0("stddev", stddev)
 
     def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
         return rng.normal(self.mean, self.stddev, shape)
@@ -238,7 +238,7 @@ class VarianceScaling(_Random):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed)
-        self.scale = number("scale", scale, "a number above 0", lambda value: value > 0)
+        self.scale = above_0("scale", scale)
         self.mode = choice("mode", mode, ("fan_in", "fan_out", "fan_avg"))
         self.distribution = choice(
             "distribution", distribution, ("truncated_normal", "untruncated_normal", "uniform")

@@ -7,7 +7,15 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs._checks import choice, integer, number, one_of
+from cnnrs._checks import (
+    between,
+    choice,
+    finite_above_0,
+    finite_at_least_0,
+    integer,
+    number,
+    one_of,
+)
 
 __all__ = [
     "CosineDecay",
@@ -148,9 +156,11 @@ class ExponentialDecay(_Formula):
         name: str | None = "ExponentialDecay",
     ) -> None:
         super().__init__(name)
-        self.initial_learning_rate = _at_least_0("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _above_0("decay_steps", decay_steps)
-        self.decay_rate = _at_least_0("decay_rate", decay_rate)
+        self.initial_learning_rate = finite_at_least_0(
+            "initial_learning_rate", initial_learning_rate
+        )
+        self.decay_steps = finite_above_0("decay_steps", decay_steps)
+        self.decay_rate = finite_at_least_0("decay_rate", decay_rate)
         self.staircase = bool(staircase)
 
     def _at(self, step: Rates) -> Rates:
@@ -193,9 +203,11 @@ class InverseTimeDecay(_Formula):
         name: str | None = "InverseTimeDecay",
     ) -> None:
         super().__init__(name)
-        self.initial_learning_rate = _at_least_0("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _above_0("decay_steps", decay_steps)
-        self.decay_rate = _at_least_0("decay_rate", decay_rate)
+        self.initial_learning_rate = finite_at_least_0(
+            "initial_learning_rate", initial_learning_rate
+        )
+        self.decay_steps = finite_above_0("decay_steps", decay_steps)
+        self.decay_rate = finite_at_least_0("decay_rate", decay_rate)
         self.staircase = bool(staircase)
 
     def _at(self, step: Rates) -> Rates:
@@ -235,7 +247,7 @@ class PiecewiseConstantDecay(_Formula):
     ) -> None:
         super().__init__(name)
         self.boundaries = [number(f"boundaries[{n}]", it) for n, it in enumerate(boundaries)]
-        self.values = [_at_least_0(f"values[{n}]", it) for n, it in enumerate(values)]
+        self.values = [finite_at_least_0(f"values[{n}]", it) for n, it in enumerate(values)]
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(
                 f"values: expected {len(self.boundaries) + 1}, one more than boundaries, "
@@ -289,10 +301,12 @@ class PolynomialDecay(_Formula):
         name: str | None = "PolynomialDecay",
     ) -> None:
         super().__init__(name)
-        self.initial_learning_rate = _at_least_0("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _above_0("decay_steps", decay_steps)
-        self.end_learning_rate = _at_least_0("end_learning_rate", end_learning_rate)
-        self.power = _at_least_0("power", power)
+        self.initial_learning_rate = finite_at_least_0(
+            "initial_learning_rate", initial_learning_rate
+        )
+        self.decay_steps = finite_above_0("decay_steps", decay_steps)
+        self.end_learning_rate = finite_at_least_0("end_learning_rate", end_learning_rate)
+        self.power = finite_at_least_0("power", power)
         self.cycle = bool(cycle)
 
     def _at(self, step: Rates) -> Rates:
@@ -352,13 +366,15 @@ class CosineDecay(_Formula):
         warmup_steps: float = 0,
     ) -> None:
         super().__init__(name)
-        self.initial_learning_rate = _at_least_0("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _above_0("decay_steps", decay_steps)
-        self.alpha = _at_least_0("alpha", alpha)
-        self.warmup_target = (
-            None if warmup_target is None else _at_least_0("warmup_target", warmup_target)
+        self.initial_learning_rate = finite_at_least_0(
+            "initial_learning_rate", initial_learning_rate
         )
-        self.warmup_steps = _at_least_0("warmup_steps", warmup_steps)
+        self.decay_steps = finite_above_0("decay_steps", decay_steps)
+        self.alpha = finite_at_least_0("alpha", alpha)
+        self.warmup_target = (
+            None if warmup_target is None else finite_at_least_0("warmup_target", warmup_target)
+        )
+        self.warmup_steps = finite_at_least_0("warmup_steps", warmup_steps)
 
     def _at(self, step: Rates) -> Rates:
         if self.warmup_target is None:
@@ -413,13 +429,15 @@ class CosineDecayRestarts(_Formula):
         name: str | None = "SGDRDecay",
     ) -> None:
         super().__init__(name)
-        self.initial_learning_rate = _at_least_0("initial_learning_rate", initial_learning_rate)
-        self.first_decay_steps = _above_0("first_decay_steps", first_decay_steps)
+        self.initial_learning_rate = finite_at_least_0(
+            "initial_learning_rate", initial_learning_rate
+        )
+        self.first_decay_steps = finite_above_0("first_decay_steps", first_decay_steps)
         self.t_mul = number(
             "t_mul", t_mul, "a finite number of at least 1", lambda value: 1 <= value < math.inf
         )
-        self.m_mul = _at_least_0("m_mul", m_mul)
-        self.alpha = _at_least_0("alpha", alpha)
+        self.m_mul = finite_at_least_0("m_mul", m_mul)
+        self.alpha = finite_at_least_0("alpha", alpha)
 
     def _at(self, step: Rates) -> Rates:
         periods = step / self.first_decay_steps  # in lengths of the first
@@ -488,14 +506,12 @@ class OneCycle(_Formula):
         name: str | None = "OneCycle",
     ) -> None:
         super().__init__(name)
-        self.max_learning_rate = _at_least_0("max_learning_rate", max_learning_rate)
+        self.max_learning_rate = finite_at_least_0("max_learning_rate", max_learning_rate)
         self.steps = integer("steps", steps)
-        self.pct_start = number(
-            "pct_start", pct_start, "a number from 0 to 1", lambda value: 0 <= value <= 1
-        )
+        self.pct_start = between("pct_start", pct_start, 0, 1)
         self.anneal_strategy = choice("anneal_strategy", anneal_strategy, ("cos", "linear"))
-        self.div_factor = _above_0("div_factor", div_factor)
-        self.final_div_factor = _above_0("final_div_factor", final_div_factor)
+        self.div_factor = finite_above_0("div_factor", div_factor)
+        self.final_div_factor = finite_above_0("final_div_factor", final_div_factor)
 
     def _at(self, step: Rates) -> Rates:
         top, end = self.pct_start * self.steps - 1, self.steps - 1
@@ -628,13 +644,3 @@ def _number(rate: Any, step: int) -> float:
 def _half_cosine(fraction: Rates) -> Rates:
     """From 1 to 0 as the fraction goes from 0 to 1."""
     return (1 + np.cos(math.pi * fraction)) / 2
-
-
-def _at_least_0(name: str, value: float) -> float:
-    return number(
-        name, value, "a finite number of at least 0", lambda number: 0 <= number < math.inf
-    )
-
-
-def _above_0(name: str, value: float) -> float:
-    return number(name, value, "a finite number above 0", lambda number: 0 < number < math.inf)
