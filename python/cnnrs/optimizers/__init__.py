@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cnnrs._checks import at_least_0, between, finite_at_least_0, from_0_below_1, integer, one_of
 from cnnrs.optimizers import schedules
 from cnnrs.optimizers.schedules import LearningRateSchedule
+from cnnrs.optimizers.schedules._base import rates_of
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "get", "schedules"]
 
@@ -126,7 +127,7 @@ class Optimizer:
 
     def _rates(self, first: int, count: int) -> npt.NDArray[np.float64]:
         """The learning rates of `count` steps."""
-        return schedules.rates_of(self._learning_rate, first, count)
+        return rates_of(self._learning_rate, first, count)
 
     def _compiled(self) -> tuple[str, dict[str, Any]]:
         """The optimizer as the compiled network takes it, without the learning rate."""
