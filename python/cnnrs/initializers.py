@@ -62,7 +62,10 @@ class Initializer:
         Returns:
             A new array.
         """
-        return self._draw(tuple(shape), rng or _random.new_generator()).astype(dtype)
+        return self._draw(tuple(shape), self._generator(rng)).astype(dtype)
+
+    def _generator(self, rng: "np.random.Generator | None") -> "np.random.Generator":
+        return rng or _random.new_generator()
 
     def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
         raise NotImplementedError
@@ -116,15 +119,8 @@ class _Random(Initializer):
     def __init__(self, seed: int | None) -> None:
         self.seed = None if seed is None else integer("seed", seed, least=0)
 
-    def __call__(
-        self,
-        shape: Shape,
-        dtype: npt.DTypeLike = np.float32,
-        rng: "np.random.Generator | None" = None,
-    ) -> Array:
-        if self.seed is not None:
-            rng = np.random.default_rng(self.seed)
-        return super().__call__(shape, dtype, rng)
+    def _generator(self, rng: "np.random.Generator | None") -> "np.random.Generator":
+        return super()._generator(rng) if self.seed is None else np.random.default_rng(self.seed)
 
 
 class RandomNormal(_Random):
