@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytest.register_assert_rewrite("layers_under_test")  # so that its failures show values
+pytest.register_assert_rewrite("cli_under_test", "layers_under_test")  # failures show values
 
 
 @pytest.fixture
