@@ -56,12 +56,12 @@ def from_0_below_1(name: str, value: float) -> float:
 
 
 def at_least_0(name: str, value: float) -> float:
-    """The value as a float, if it is not negative; infinity is not."""
+    """The value as a float, if it is not negative; infinity fits too."""
     return number(name, value, "a number of at least 0", lambda it: it >= 0)
 
 
 def above_0(name: str, value: float) -> float:
-    """The value as a float, if it is positive; infinity is."""
+    """The value as a float, if it is positive; infinity fits too."""
     return number(name, value, "a number above 0", lambda it: it > 0)
 
 

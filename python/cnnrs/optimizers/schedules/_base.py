@@ -30,7 +30,7 @@ class LearningRateSchedule:
         >>> optimizer = SGD(Halving())
     """
 
-    _settings: ClassVar[tuple[str, ...]] = ()  # the arguments of a class of this module
+    _settings: ClassVar[tuple[str, ...]] = ()  # the arguments of a class of this package
 
     def __call__(self, step: Any) -> Any:
         """Return the learning rate of a step.
