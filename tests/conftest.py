@@ -1,12 +1,23 @@
 """Fixtures of several test files."""
 
+import os
+from typing import Any
+
 import numpy as np
 import pytest
 
-pytest.register_assert_rewrite("layers_under_test")  # so that its failures show values
+pytest.register_assert_rewrite("cli_under_test", "layers_under_test")  # failures show values
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     np.random.seed(1)  # for the layers' own draws
     return np.random.default_rng(1)
+
+
+@pytest.fixture(scope="module")
+def keras() -> Any:
+    """Keras on TensorFlow; tests that ask for it are skipped where it is missing."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    pytest.importorskip("tensorflow")
+    return pytest.importorskip("keras", minversion="3")

@@ -44,6 +44,18 @@ def assert_same_weights(got: Sequential, expected: Sequential) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+def description(model: Sequential) -> list[Any]:
+    """All that two models must have in common but their weights."""
+    compiled_with = [model.optimizer, model.loss, model._metric, model.steps_per_execution]
+    return [
+        model.name,
+        model.dtype,
+        model._shape,
+        [(type(layer), layer.get_config()) for layer in model.layers],
+        list(map(repr, compiled_with)),
+    ]
+
+
 def differ(a: Sequential, b: Sequential) -> bool:
     pairs = zip(a.get_weights(), b.get_weights(), strict=True)
     return any(not np.array_equal(ours, theirs) for ours, theirs in pairs)

@@ -2,7 +2,6 @@
 
 import inspect
 import itertools
-import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -24,16 +23,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 @pytest.fixture(scope="module")
-def keras() -> Iterator[Any]:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    pytest.importorskip("tensorflow")
-    module = pytest.importorskip("keras", minversion="3")
-    if module.backend.backend() != "tensorflow":
-        pytest.skip(f"Keras runs on {module.backend.backend()} here")
-    floatx = module.config.floatx()
-    yield module
-    module.backend.clear_session()
-    module.config.set_floatx(floatx)
+def keras(keras: Any) -> Iterator[Any]:
+    """Keras as all tests have it, left as it was."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip(f"Keras runs on {keras.backend.backend()} here")
+    floatx = keras.config.floatx()
+    yield keras
+    keras.backend.clear_session()
+    keras.config.set_floatx(floatx)
 
 
 def pair(

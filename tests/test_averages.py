@@ -1,7 +1,6 @@
 """Averages of the weights: what they come to, when they replace them, and what they outlive."""
 
 import copy
-import os
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -421,13 +420,6 @@ def test_states_that_do_not_fit_are_refused() -> None:
 
 
 # Against Keras
-
-
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    pytest.importorskip("tensorflow")
-    return pytest.importorskip("keras", minversion="3")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

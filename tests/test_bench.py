@@ -3,8 +3,7 @@
 import json
 import re
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cli_under_test import MODULE, NO_MATPLOTLIB, cnnrs_command
 from cnnrs import numpy_reference, numpy_vectorised
 from cnnrs._core import simd_level
 
@@ -26,28 +26,12 @@ OPERATIONS = [
 ]
 IMPLEMENTATIONS = ["NumPy, loops", "NumPy, vectorised", "cnnrs"]
 
-WITHOUT_MATPLOTLIB = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "matplotlib":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
-from cnnrs.cli import main
-sys.exit(main())
-"""
-
 
 def bench(
-    *arguments: str | Path, command: tuple[str, ...] = ("-m", "cnnrs")
+    *arguments: str | Path, command: Sequence[str] = MODULE
 ) -> subprocess.CompletedProcess[str]:
     # One round, and no more: times differ from run to run, so no test is about them.
-    return subprocess.run(
-        [sys.executable, *command, "bench", "--repeats", "1", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return cnnrs_command("bench", "--repeats", "1", *arguments, command=command)
 
 
 def names(folder: Path) -> list[str]:
@@ -78,14 +62,9 @@ def test_table_json_and_chart(tmp_path: Path) -> None:
         assert words in ran.stdout
 
 
-def test_without_files_it_writes_none(tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "cnnrs", "bench", "--repeats", "1"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=tmp_path,
-    )
+def test_without_files_it_writes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = bench()
     assert (ran.returncode, ran.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
 
@@ -117,7 +96,7 @@ def test_unusable_file_is_one_line_that_names_it(
 
 
 def test_chart_without_matplotlib_is_refused_before_the_measurement(tmp_path: Path) -> None:
-    ran = bench("--plot", tmp_path / "times.png", command=("-c", WITHOUT_MATPLOTLIB))
+    ran = bench("--plot", tmp_path / "times.png", command=NO_MATPLOTLIB)
     assert (ran.returncode, ran.stdout) == (1, "")
     assert re.fullmatch(r"cnnrs: .*matplotlib.*\n", ran.stderr)
 

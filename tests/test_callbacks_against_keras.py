@@ -2,7 +2,6 @@
 
 import csv
 import inspect
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,13 +19,6 @@ from model_under_test import SPARSE, data, small_model
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 NAN = float("nan")
-
-
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    pytest.importorskip("tensorflow")
-    return pytest.importorskip("keras", minversion="3")
 
 
 class Feed(callbacks.Callback):

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import cnnrs
+from cli_under_test import assert_refused, cnnrs_command
 from cnnrs import Conv2D, Dense, Flatten, Input, MaxPooling2D, Rescaling, Sequential
 from cnnrs._scores import Scores
 from cnnrs.datasets import load
@@ -17,7 +18,6 @@ from cnnrs.images import read
 from cnnrs.optimizers import SGD
 from cnnrs.recipes.tutorial import tutorial_network
 from cnnrs.utils import set_random_seed
-from test_cli import assert_refused, cnnrs_command
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ children and after interruptions."""
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,6 +19,7 @@ from cnnrs.datasets import mnist
 from cnnrs.optimizers import SGD, Adam, AdamW, Optimizer
 from cnnrs.utils import set_random_seed
 from nets_under_test import NETS
+from threads_under_test import in_threads
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -141,21 +142,7 @@ def test_two_models_train_at_once_as_they_do_alone(nets: tuple[str, str]) -> Non
     together = [model_of(net, seed=seed) for seed, net in enumerate(nets)]
     for model in alone:
         model.fit(x, y, epochs=3, verbose=0)
-    start, errors = threading.Barrier(2), []
-
-    def train(model: Sequential) -> None:
-        try:
-            start.wait()
-            model.fit(x, y, epochs=3, verbose=0)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=train, args=(model,)) for model in together]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    in_threads(*(partial(model.fit, x, y, epochs=3, verbose=0) for model in together))
     for model, expected in zip(together, alone, strict=True):
         assert_same_bits(model.get_weights(), expected.get_weights())
 

@@ -428,9 +428,7 @@ def test_pytorchs_networks_predict_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_kerass_weights_need_no_help() -> None:
-    pytest.importorskip("tensorflow")
-    keras = pytest.importorskip("keras", minversion="3")
+def test_kerass_weights_need_no_help(keras: Any) -> None:
     from cnnrs import layers as ours
     from nets_under_test import NETS
 

@@ -3,7 +3,6 @@
 import inspect
 import json
 import math
-import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -274,13 +273,6 @@ def test_a_schedule_can_be_assigned_on_the_way() -> None:
 
 
 # Against Keras and PyTorch
-
-
-@pytest.fixture(scope="module")
-def keras() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    pytest.importorskip("tensorflow")
-    return pytest.importorskip("keras", minversion="3")
 
 
 LIKE_KERAS: list[tuple[str, dict[str, Any]]] = [

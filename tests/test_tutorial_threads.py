@@ -6,8 +6,8 @@ import itertools
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from cnnrs import Conv3x3, MaxPool2, Softmax, _core
 from cnnrs import numpy_reference as plain
 from layers_under_test import Array, assert_same_parameters, pair, state
+from threads_under_test import in_threads
 
 # --- Instruction sets, each in a process of its own --------------------------------------------
 
@@ -123,6 +124,8 @@ def test_a_gradient_that_changes_while_the_image_is_converted_is_refused() -> No
 
 CALLS = 200
 
+at_once = partial(in_threads, times=CALLS)
+
 
 @pytest.fixture
 def impatient() -> Iterator[None]:
@@ -131,27 +134,6 @@ def impatient() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval)
-
-
-def at_once(*tasks: Callable[[], None]) -> None:
-    """Run each task in a thread of its own, 200 times; raise the first exception."""
-    start, errors = threading.Barrier(len(tasks)), []
-
-    def body(task: Callable[[], None]) -> None:
-        start.wait()
-        try:
-            for _ in range(CALLS):
-                task()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=body, args=(task,)) for task in tasks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 @pytest.mark.usefixtures("impatient")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeAlias, Unpack
 
-from cnnrs._checks import choice, integer, number, only
+from cnnrs._checks import between, choice, integer, number, only
 from cnnrs._layer import Common, Layer
 
 Factor: TypeAlias = float | Sequence[float]
@@ -33,12 +33,18 @@ class _Warp(Augmentation):
     _reading = ("fill_mode", "interpolation", "seed", "fill_value")
 
     def _set_reading(
-        self, fill_mode: str, interpolation: str, seed: int | None, fill_value: float
+        self,
+        fill_mode: str,
+        interpolation: str,
+        seed: int | None,
+        fill_value: float,
+        data_format: str | None,
     ) -> None:
         self.fill_mode = choice("fill_mode", fill_mode, FILL_MODES)
         self.interpolation = choice("interpolation", interpolation, INTERPOLATIONS)
         self.fill_value = number("fill_value", fill_value)
         self._set_seed(seed)
+        _check_data_format(data_format)
 
 
 class RandomTranslation(_Warp):
@@ -94,8 +100,7 @@ class RandomTranslation(_Warp):
         super().__init__(**common)
         self.height_factor = _bounds("height_factor", height_factor)
         self.width_factor = _bounds("width_factor", width_factor)
-        self._set_reading(fill_mode, interpolation, seed, fill_value)
-        _check_data_format(data_format)
+        self._set_reading(fill_mode, interpolation, seed, fill_value, data_format)
 
 
 class RandomFlip(Augmentation):
@@ -183,8 +188,7 @@ class RandomRotation(_Warp):
     ) -> None:
         super().__init__(**common)
         self.factor = _bounds("factor", factor)
-        self._set_reading(fill_mode, interpolation, seed, fill_value)
-        _check_data_format(data_format)
+        self._set_reading(fill_mode, interpolation, seed, fill_value, data_format)
 
 
 class RandomZoom(_Warp):
@@ -232,8 +236,7 @@ class RandomZoom(_Warp):
         super().__init__(**common)
         self.height_factor = _zoom("height_factor", height_factor)
         self.width_factor = None if width_factor is None else _zoom("width_factor", width_factor)
-        self._set_reading(fill_mode, interpolation, seed, fill_value)
-        _check_data_format(data_format)
+        self._set_reading(fill_mode, interpolation, seed, fill_value, data_format)
 
 
 class RandomAffine(_Warp):
@@ -290,8 +293,7 @@ class RandomAffine(_Warp):
         self.translation = _bounds("translation", translation)
         self.zoom = _zoom("zoom", zoom)
         self.shear = _bounds("shear", shear)
-        self._set_reading(fill_mode, interpolation, seed, fill_value)
-        _check_data_format(data_format)
+        self._set_reading(fill_mode, interpolation, seed, fill_value, data_format)
 
 
 class RandomElastic(_Warp):
@@ -340,14 +342,9 @@ class RandomElastic(_Warp):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
-        self.alpha = number(
-            "alpha", alpha, "a number from 0 to 10,000", lambda value: 0 <= value <= 1e4
-        )
-        self.sigma = number(
-            "sigma", sigma, "a number from 0.5 to 10,000", lambda value: 0.5 <= value <= 1e4
-        )
-        self._set_reading(fill_mode, interpolation, seed, fill_value)
-        _check_data_format(data_format)
+        self.alpha = between("alpha", alpha, 0, 1e4)
+        self.sigma = between("sigma", sigma, 0.5, 1e4)
+        self._set_reading(fill_mode, interpolation, seed, fill_value, data_format)
 
 
 class RandomErasing(Augmentation):
@@ -410,12 +407,16 @@ class RandomErasing(Augmentation):
 def _bounds(name: str, value: Factor, *, least: float = -1.0) -> tuple[float, float]:
     """The least and the largest of what is drawn, from one number or two from `least` to 1."""
     expected = f"a number from {least:g} to 1, or two"
+
+    def bound(it: float) -> float:
+        return number(name, it, expected, lambda value: least <= value <= 1)
+
     if isinstance(value, list | tuple):
         if len(value) != 2:
             raise ValueError(f"{name}: expected {expected}, got {value!r}")
-        low, high = sorted(number(name, it, expected, lambda it: least <= it <= 1) for it in value)
+        low, high = sorted(map(bound, value))
         return low, high
-    high = abs(number(name, value, expected, lambda it: least <= it <= 1))  # type: ignore[arg-type]
+    high = abs(bound(value))  # type: ignore[arg-type]
     return max(0.0 - high, least), high
 
 

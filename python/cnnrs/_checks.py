@@ -44,6 +44,37 @@ def number(
     return float(value)
 
 
+def between(name: str, value: float, least: float, largest: float) -> float:
+    """The value as a float, if it is neither below `least` nor above `largest`."""
+    expected = f"a number from {least:,g} to {largest:,g}"
+    return number(name, value, expected, lambda it: least <= it <= largest)
+
+
+def from_0_below_1(name: str, value: float) -> float:
+    """The value as a float, if it is from 0 to below 1."""
+    return number(name, value, "a number from 0 to below 1", lambda it: 0 <= it < 1)
+
+
+def at_least_0(name: str, value: float) -> float:
+    """The value as a float, if it is not negative; infinity fits too."""
+    return number(name, value, "a number of at least 0", lambda it: it >= 0)
+
+
+def above_0(name: str, value: float) -> float:
+    """The value as a float, if it is positive; infinity fits too."""
+    return number(name, value, "a number above 0", lambda it: it > 0)
+
+
+def finite_at_least_0(name: str, value: float) -> float:
+    """The value as a float, if it is finite and not negative."""
+    return number(name, value, "a finite number of at least 0", lambda it: 0 <= it < math.inf)
+
+
+def finite_above_0(name: str, value: float) -> float:
+    """The value as a float, if it is finite and positive."""
+    return number(name, value, "a finite number above 0", lambda it: 0 < it < math.inf)
+
+
 def choice(name: str, value: str | None, allowed: Sequence[str]) -> str:
     """The value, if it is one of the allowed strings."""
     if value is None or value not in allowed:

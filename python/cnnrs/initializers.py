@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _random
-from cnnrs._checks import Shape, choice, integer, number, one_of
+from cnnrs._checks import Shape, above_0, at_least_0, choice, integer, number, one_of
 
 __all__ = [
     "GlorotNormal",
@@ -62,7 +62,10 @@ class Initializer:
         Returns:
             A new array.
         """
-        return self._draw(tuple(shape), rng or _random.new_generator()).astype(dtype)
+        return self._draw(tuple(shape), self._generator(rng)).astype(dtype)
+
+    def _generator(self, rng: "np.random.Generator | None") -> "np.random.Generator":
+        return rng or _random.new_generator()
 
     def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
         raise NotImplementedError
@@ -116,15 +119,8 @@ class _Random(Initializer):
     def __init__(self, seed: int | None) -> None:
         self.seed = None if seed is None else integer("seed", seed, least=0)
 
-    def __call__(
-        self,
-        shape: Shape,
-        dtype: npt.DTypeLike = np.float32,
-        rng: "np.random.Generator | None" = None,
-    ) -> Array:
-        if self.seed is not None:
-            rng = np.random.default_rng(self.seed)
-        return super().__call__(shape, dtype, rng)
+    def _generator(self, rng: "np.random.Generator | None") -> "np.random.Generator":
+        return super()._generator(rng) if self.seed is None else np.random.default_rng(self.seed)
 
 
 class RandomNormal(_Random):
@@ -148,7 +144,7 @@ class RandomNormal(_Random):
     def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: int | None = None) -> None:
         super().__init__(seed)
         self.mean = number("mean", mean)
-        self.stddev = number("stddev", stddev, "a number of at least 0", lambda value: value >= 0)
+        self.stddev = at_least_0("stddev", stddev)
 
     def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
         return rng.normal(self.mean, self.stddev, shape)
@@ -238,7 +234,7 @@ class VarianceScaling(_Random):
         seed: int | None = None,
     ) -> None:
         super().__init__(seed)
-        self.scale = number("scale", scale, "a number above 0", lambda value: value > 0)
+        self.scale = above_0("scale", scale)
         self.mode = choice("mode", mode, ("fan_in", "fan_out", "fan_avg"))
         self.distribution = choice(
             "distribution", distribution, ("truncated_normal", "untruncated_normal", "uniform")

@@ -22,7 +22,17 @@ from cnnrs._augmentation import (
     RandomTranslation,
     RandomZoom,
 )
-from cnnrs._checks import choice, integer, number, only, pair
+from cnnrs._checks import (
+    above_0,
+    at_least_0,
+    between,
+    choice,
+    from_0_below_1,
+    integer,
+    number,
+    only,
+    pair,
+)
 from cnnrs._layer import Common, Input, Layer
 from cnnrs.initializers import InitializerLike
 
@@ -395,8 +405,8 @@ class ReLU(Layer):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
-        self.max_value = None if max_value is None else _at_least_0("max_value", max_value)
-        self.negative_slope = _at_least_0("negative_slope", negative_slope)
+        self.max_value = None if max_value is None else at_least_0("max_value", max_value)
+        self.negative_slope = at_least_0("negative_slope", negative_slope)
         only("threshold", threshold, 0)
 
 
@@ -425,7 +435,7 @@ class Dropout(Layer):
 
     def __init__(self, rate: float, **common: Unpack[Common]) -> None:
         super().__init__(**common)
-        self.rate = number("rate", rate, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+        self.rate = from_0_below_1("rate", rate)
 
 
 class BatchNormalization(Layer):
@@ -480,10 +490,8 @@ class BatchNormalization(Layer):
     ) -> None:
         super().__init__(**common)
         only("axis", axis, -1)
-        self.momentum = number(
-            "momentum", momentum, "a number from 0 to 1", lambda value: 0 <= value <= 1
-        )
-        self.epsilon = number("epsilon", epsilon, "a number above 0", lambda value: value > 0)
+        self.momentum = between("momentum", momentum, 0, 1)
+        self.epsilon = above_0("epsilon", epsilon)
         self.center = bool(center)
         self.scale = bool(scale)
         self.beta_initializer = _initializer("beta", beta_initializer, "zeros")
@@ -539,7 +547,3 @@ def _check_data_format(value: str | None) -> None:
 
 def _initializer(weight: str, value: InitializerLike | None, default: str) -> Any:
     return initializers.get(default if value is None else value, f"{weight}_initializer")
-
-
-def _at_least_0(name: str, value: float) -> float:
-    return number(name, value, "a number of at least 0", lambda number: number >= 0)

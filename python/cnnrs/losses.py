@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs._arrays import check_length, class_numbers, fit_shape, plain, real
-from cnnrs._checks import Shape, number, one_of
+from cnnrs._checks import Shape, between, one_of
 
 __all__ = [
     "CategoricalCrossentropy",
@@ -109,7 +109,7 @@ class CategoricalCrossentropy(Loss):
 
     def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
         self.from_logits = bool(from_logits)
-        self.label_smoothing = _smoothing(label_smoothing)
+        self.label_smoothing = between("label_smoothing", label_smoothing, 0, 1)
 
     def _targets(self, name: str, y: npt.ArrayLike, n: int, outputs: Shape, dtype: str) -> Array:
         array = real(name, y)
@@ -156,7 +156,7 @@ class SparseCategoricalCrossentropy(Loss):
 
     def __init__(self, from_logits: bool = False, *, label_smoothing: float = 0.0) -> None:
         self.from_logits = bool(from_logits)
-        self.label_smoothing = _smoothing(label_smoothing)
+        self.label_smoothing = between("label_smoothing", label_smoothing, 0, 1)
 
     def _compiled(self) -> tuple[str, dict[str, Any]]:
         if self.label_smoothing:
@@ -212,12 +212,6 @@ BY_NAME: dict[str, type[Loss]] = {
     "mean_squared_error": MeanSquaredError,
     "mse": MeanSquaredError,
 }
-
-
-def _smoothing(value: float) -> float:
-    return number(
-        "label_smoothing", value, "a number from 0 to 1", lambda smoothing: 0 <= smoothing <= 1
-    )
 
 
 def get(identifier: str | Loss | type[Loss]) -> Loss:

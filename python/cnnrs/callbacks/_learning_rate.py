@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from cnnrs._checks import integer, number
+from cnnrs._checks import finite_at_least_0, from_0_below_1, integer, number
 from cnnrs._progress import say
 from cnnrs.callbacks._base import Callback, Logs
 from cnnrs.callbacks._monitor import Monitor
@@ -141,13 +141,11 @@ class ReduceLROnPlateau(_LearningRate):
     ) -> None:
         self._watched = Monitor(monitor, mode, min_delta)
         self.monitor = monitor
-        self.factor = number("factor", factor, "a number from 0 to below 1", lambda it: 0 <= it < 1)
+        self.factor = from_0_below_1("factor", factor)
         self.patience = integer("patience", patience, least=0)
         self.verbose = verbose
         self.cooldown = integer("cooldown", cooldown, least=0)
-        self.min_lr = number(
-            "min_lr", min_lr, "a finite number of at least 0", lambda it: 0 <= it < math.inf
-        )
+        self.min_lr = finite_at_least_0("min_lr", min_lr)
         self._begin()
 
     def _begin(self) -> None:

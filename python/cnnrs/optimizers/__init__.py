@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs._checks import integer, number, one_of
+from cnnrs._checks import at_least_0, between, finite_at_least_0, from_0_below_1, integer, one_of
 from cnnrs.optimizers import schedules
 from cnnrs.optimizers.schedules import LearningRateSchedule
+from cnnrs.optimizers.schedules._base import rates_of
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "get", "schedules"]
 
@@ -61,9 +62,7 @@ class Optimizer:
             )
         self.learning_rate = learning_rate if lr is None else lr
         self.use_ema = bool(use_ema)
-        self.ema_momentum = number(
-            "ema_momentum", ema_momentum, "a number from 0 to 1", lambda value: 0 <= value <= 1
-        )
+        self.ema_momentum = between("ema_momentum", ema_momentum, 0, 1)
         self.ema_overwrite_frequency = (
             None
             if ema_overwrite_frequency is None
@@ -83,12 +82,7 @@ class Optimizer:
         if isinstance(value, Mapping):
             value = schedules.deserialize(value)
         if not callable(value):
-            value = number(
-                "learning_rate",
-                value,
-                "a finite number of at least 0",
-                lambda rate: 0 <= rate < float("inf"),
-            )
+            value = finite_at_least_0("learning_rate", value)
         self._learning_rate = value
 
     @property
@@ -133,7 +127,7 @@ class Optimizer:
 
     def _rates(self, first: int, count: int) -> npt.NDArray[np.float64]:
         """The learning rates of `count` steps."""
-        return schedules.rates_of(self._learning_rate, first, count)
+        return rates_of(self._learning_rate, first, count)
 
     def _compiled(self) -> tuple[str, dict[str, Any]]:
         """The optimizer as the compiled network takes it, without the learning rate."""
@@ -191,9 +185,7 @@ class SGD(Optimizer):
         ema_overwrite_frequency: int | None = None,
     ) -> None:
         super().__init__(learning_rate, 0.01, lr, use_ema, ema_momentum, ema_overwrite_frequency)
-        self.momentum = number(
-            "momentum", momentum, "a number from 0 to 1", lambda value: 0 <= value <= 1
-        )
+        self.momentum = between("momentum", momentum, 0, 1)
         self.nesterov = bool(nesterov)
 
 
@@ -243,9 +235,9 @@ class Adam(Optimizer):
         ema_overwrite_frequency: int | None = None,
     ) -> None:
         super().__init__(learning_rate, 0.001, lr, use_ema, ema_momentum, ema_overwrite_frequency)
-        self.beta_1 = _beta("beta_1", beta_1)
-        self.beta_2 = _beta("beta_2", beta_2)
-        self.epsilon = _at_least_0("epsilon", epsilon)
+        self.beta_1 = from_0_below_1("beta_1", beta_1)
+        self.beta_2 = from_0_below_1("beta_2", beta_2)
+        self.epsilon = at_least_0("epsilon", epsilon)
         self.weight_decay = 0.0
 
 
@@ -301,7 +293,7 @@ class AdamW(Adam):
             ema_momentum=ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
         )
-        self.weight_decay = _at_least_0("weight_decay", weight_decay)
+        self.weight_decay = at_least_0("weight_decay", weight_decay)
 
 
 BY_NAME: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
@@ -336,11 +328,3 @@ def get(identifier: str | Optimizer) -> Optimizer:
     raise TypeError(
         f"optimizer: expected a name or a cnnrs.optimizers.Optimizer, got {identifier!r}"
     )
-
-
-def _beta(name: str, value: float) -> float:
-    return number(name, value, "a number from 0 to below 1", lambda beta: 0 <= beta < 1)
-
-
-def _at_least_0(name: str, value: float) -> float:
-    return number(name, value, "a number of at least 0", lambda number: number >= 0)
