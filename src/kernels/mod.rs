@@ -33,3 +33,4 @@ mod tile;
 mod walk;
 pub mod warp;
 pub mod winograd;
+pub mod winograd_backward;

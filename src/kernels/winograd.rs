@@ -453,7 +453,7 @@ fn multiply<T: Element, S: Simd<T>>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::dispatch;
     use crate::kernels::pack::{pack_taps, pad};
@@ -463,11 +463,11 @@ mod tests {
 
     /// Sums and differences come first: the products' factors are up to 4 and 9/4 times as large, and
     /// nine sums of them are added.
-    const GROWTH: usize = 4;
+    pub const GROWTH: usize = 4;
 
     /// Numbers of channels around every vector's and block's, of tiles around every group's, and both
     /// kinds of leftover.
-    fn shapes() -> Vec<(ConvShape, usize)> {
+    pub fn shapes() -> Vec<(ConvShape, usize)> {
         let sizes = [(3, 3), (4, 4), (4, 7), (6, 5), (9, 8), (13, 13), (18, 17)];
         let channels = [(1, 1), (3, 17), (8, 16), (12, 31), (16, 32), (17, 33), (33, 65), (64, 8)];
         let mut shapes = vec![];

@@ -10,6 +10,7 @@ use crate::kernels::run;
 use crate::kernels::shape::{ConvPoolShape, ConvShape};
 use crate::kernels::simd::Element;
 use crate::kernels::winograd;
+use crate::kernels::winograd_backward::{self, gradient_shape, winograd_backward_input};
 use crate::network::layers::Stored;
 use crate::network::step::{Backward, Forward, Model, Step};
 use crate::network::steps::{Norm, RELU};
@@ -43,6 +44,8 @@ struct Prepared {
     /// The packed kernel at Winograd's points.
     points: Range<usize>,
     packed_input: Range<usize>,
+    /// That one at Winograd's points.
+    input_points: Range<usize>,
 }
 
 impl ConvStep {
@@ -52,6 +55,7 @@ impl ConvStep {
         let packed = if self.grey { 0 } else { packed_len::<T>(taps, c_out) };
         let wants_input = self.needs_d_x && self.pool.is_none();
         let packed_input = if wants_input { packed_input_len::<T>(&self.shape) } else { 0 };
+        let input_points = self.gradient_shape().map_or(0, |it| winograd::packed_len::<T>(&it));
         let points = if self.is_winograd() { winograd::packed_len::<T>(&self.shape) } else { 0 };
         let mut end = 0;
         let mut next = |len| {
@@ -63,11 +67,18 @@ impl ConvStep {
             packed: next(packed),
             points: next(points),
             packed_input: next(packed_input),
+            input_points: next(input_points),
         }
     }
 
     fn is_winograd(&self) -> bool {
         !self.grey && winograd::supports(&self.shape)
+    }
+
+    /// The convolution that makes the input's gradient, if Winograd's way is the faster one.
+    fn gradient_shape(&self) -> Option<ConvShape> {
+        let wanted = self.needs_d_x && self.pool.is_none();
+        if wanted { gradient_shape(&self.shape) } else { None }
     }
 
     /// Kernel and bias.
@@ -81,12 +92,13 @@ impl ConvStep {
         if self.shape.windows().is_padded() { n * self.shape.padded_len() } else { 0 }
     }
 
-    fn backward_scratch_len(&self, n: usize) -> usize {
-        match &self.pool {
-            Some(_) if self.grey => 0,
-            Some(_) => self.padded_len(n),
-            None if self.needs_d_x => input_scratch_len(&self.shape, n),
-            None => 0,
+    fn backward_scratch_len<T>(&self, n: usize) -> usize {
+        match (&self.pool, self.gradient_shape()) {
+            (Some(_), _) if self.grey => 0,
+            (Some(_), _) => self.padded_len(n),
+            (None, Some(gradient)) => winograd_backward::scratch_len::<T>(&gradient, n),
+            (None, None) if self.needs_d_x => input_scratch_len(&self.shape, n),
+            (None, None) => 0,
         }
     }
 
@@ -133,7 +145,7 @@ impl<T: Element> Step<T> for ConvStep {
     fn backward(&self, pass: Backward<'_, T>, weights: &[T]) {
         let Backward { n, d_x, d_weights, d_out, x, out, saved, scratch, prepared, .. } = pass;
         let (kernel, _) = self.split(weights);
-        let scratch = &mut scratch[..self.backward_scratch_len(n)];
+        let scratch = &mut scratch[..self.backward_scratch_len::<T>(n)];
         let (argmax, padded) = saved.split_at(self.argmax_len(n));
         let x = if padded.is_empty() { x } else { padded };
         let (d_kernel, d_bias) = d_weights.split_at_mut(self.shape.kernel_len());
@@ -162,8 +174,18 @@ impl<T: Element> Step<T> for ConvStep {
             None => {
                 run::conv_backward_kernel(d_kernel, d_out, x, &self.shape, n);
                 let Some(d_x) = d_x else { return };
-                let packed = &prepared[self.prepared::<T>().packed_input];
-                run::conv_backward_input(d_x, d_out, packed, scratch, &self.shape, n);
+                let at = self.prepared::<T>();
+                match self.gradient_shape() {
+                    Some(gradient) => {
+                        let (points, shapes) =
+                            (&prepared[at.input_points], (&self.shape, &gradient));
+                        winograd_backward_input(d_x, d_out, points, scratch, shapes, n);
+                    }
+                    None => {
+                        let packed = &prepared[at.packed_input];
+                        run::conv_backward_input(d_x, d_out, packed, scratch, &self.shape, n);
+                    }
+                }
             }
         }
     }
@@ -175,11 +197,11 @@ impl<T: Element> Step<T> for ConvStep {
     fn scratch_len(&self, n: usize) -> usize {
         let points =
             if self.is_winograd() { winograd::scratch_len::<T>(&self.shape, n) } else { 0 };
-        points.max(self.backward_scratch_len(n))
+        points.max(self.backward_scratch_len::<T>(n))
     }
 
     fn prepared_len(&self) -> usize {
-        self.prepared::<T>().packed_input.end
+        self.prepared::<T>().input_points.end
     }
 
     fn prepare(&self, prepared: &mut [T], weights: &[T], model: Model<'_, T>) {
@@ -187,7 +209,8 @@ impl<T: Element> Step<T> for ConvStep {
         let (taps, c_out) = (self.shape.taps(), self.shape.c_out());
         let (folded, rest) = prepared.split_at_mut(at.packed.start);
         let (packed, rest) = rest.split_at_mut(at.packed.len());
-        let (points, packed_input) = rest.split_at_mut(at.points.len());
+        let (points, rest) = rest.split_at_mut(at.points.len());
+        let (packed_input, input_points) = rest.split_at_mut(at.packed_input.len());
         let weights = match &self.norm {
             Some(norm) => {
                 norm.fold(folded, weights, self.stored, c_out, model);
@@ -207,6 +230,9 @@ impl<T: Element> Step<T> for ConvStep {
         }
         if !packed_input.is_empty() {
             pack_input(packed_input, kernel, &self.shape);
+        }
+        if let Some(gradient) = self.gradient_shape() {
+            run::winograd_pack(input_points, packed_input, &gradient);
         }
     }
 }
