@@ -49,13 +49,18 @@ def patched(statements: str) -> tuple[str, ...]:
     )
 
 
-NO_MATPLOTLIB = patched("""
+def without(package: str) -> tuple[str, ...]:
+    """The command where a package is not installed."""
+    return patched(f"""
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "matplotlib":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name.partition(".")[0] == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Missing())
 """)
+
+
+NO_MATPLOTLIB = without("matplotlib")
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -515,6 +520,23 @@ def test_accuracy_is_that_of_each_seed_and_of_all(tmp_path: Path) -> None:
         assert line.startswith(f"seed {seed}: {accuracy:.2%} in ")
     assert lines[4].startswith(f"mean {sum(accuracies) / 2:.2%}, standard deviation ")
     assert f"worst {min(accuracies):.2%}" in lines[4]
+
+
+def test_a_peer_that_is_not_installed_is_refused_before_any_training() -> None:
+    arguments = ("bench", "accuracy", "--data", "mnist-sample", "--peer", "torch")
+    ran = cnnrs_command(*arguments, command=without("torch"))
+    assert_refused(ran, "peer: expected the package torch", 'pip install "cnnrs[bench]"')
+    assert ran.stdout == ""
+    ran = cnnrs_command("bench", "accuracy", "--peer", "jax")
+    assert ran.returncode == 2
+    assert "invalid choice: 'jax'" in ran.stderr
+
+
+def test_accuracies_that_cannot_be_written_are_not_measured(tmp_path: Path) -> None:
+    arguments = ("--data", "mnist-sample", "--json", tmp_path / "missing" / "runs.json")
+    ran = cnnrs_command("bench", "accuracy", *arguments)
+    assert_refused(ran, "runs.json: No such file or directory")
+    assert ran.stdout == ""
 
 
 def test_resume_without_a_backup_begins_anew_and_says_so(tmp_path: Path) -> None:

@@ -180,6 +180,8 @@ class TorchTraining:
         import torch
 
         ours = self._model.optimizer
+        if not self._trained():
+            raise ValueError(f"{self._model.name}: expected weights to train, got none")
         if isinstance(ours, SGD):
             optimizer = torch.optim.SGD(
                 self._trained(),
