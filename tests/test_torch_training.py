@@ -37,7 +37,8 @@ from cnnrs import (  # noqa: E402
     Sequential,
 )
 from cnnrs._torch_augmentation import augmentation  # noqa: E402
-from cnnrs._torch_training import TorchTraining  # noqa: E402
+from cnnrs._torch_training import TorchTraining, threads  # noqa: E402
+from cnnrs.bench_accuracy import busy  # noqa: E402
 from cnnrs.callbacks import (  # noqa: E402
     CSVLogger,
     EarlyStopping,
@@ -146,12 +147,6 @@ def test_what_changes_images_in_training_only_leaves_predictions_as_they_are() -
 # Training, in float64, so that rounding does not grow
 
 
-def trained_weights(model: Sequential) -> list[bool]:
-    """Of each weight, whether it is trained: moving averages are not."""
-    names = model._named_shapes()
-    return ["/moving_" not in name for name in names]
-
-
 def check_training(
     model: Sequential, x: Array, y: Array, batch_size: int, epochs: int, tolerance: float = 1e-8
 ) -> None:
@@ -159,8 +154,8 @@ def check_training(
     training = TorchTraining(model)
     training.fit(x, y, batch_size=batch_size, epochs=epochs, shuffle=False)
     model.fit(x, y, batch_size, epochs, shuffle=False, verbose=0)
-    weights = zip(model.get_weights(), training.network.get_weights(), model._named_shapes())
-    for ours, theirs, name in weights:
+    named = model._weights_by_name()
+    for (name, ours), theirs in zip(named.items(), training.network.get_weights(), strict=True):
         if not name.endswith("moving_variance"):
             close(theirs, ours, tolerance, name)
 
@@ -267,6 +262,13 @@ def test_a_scheduler_is_followed_and_other_callbacks_are_named(tmp_path: Path) -
     for mine, theirs in zip(ours.get_weights(), training.network.get_weights(), strict=True):
         close(theirs, mine, 1e-12)
     assert training.skipped == ["EarlyStopping", "TerminateOnNaN"]
+
+
+def test_pytorch_computes_with_as_many_threads_for_a_while() -> None:
+    before = torch.get_num_threads()
+    with threads(before + 2):
+        assert torch.get_num_threads() == before + 2
+    assert torch.get_num_threads() == before
 
 
 # What is refused
@@ -498,7 +500,8 @@ def bench(tmp_path: Path, *arguments: str | Path, recipe: str = RECIPE) -> Any:
     file = tmp_path / "mine.py"
     file.write_text(recipe)
     common = ("bench", "accuracy", "--data", "mnist-sample", "--recipe", file, "--peer", "torch")
-    return cnnrs_command(*common, *arguments)
+    # One thread: PyTorch's wait for each other for long where other programs run, too.
+    return cnnrs_command(*common, *arguments, CNNRS_NUM_THREADS="1")
 
 
 def test_the_command_trains_with_both_and_says_which_is_faster(tmp_path: Path) -> None:
@@ -515,7 +518,7 @@ def test_the_command_trains_with_both_and_says_which_is_faster(tmp_path: Path) -
     assert report["times_as_fast"] == pytest.approx(theirs / ours)
 
     lines = ran.stdout.splitlines()
-    assert lines[1].endswith(f"threads; beside PyTorch {torch.__version__}")
+    assert lines[1].endswith(f", 1 threads; beside PyTorch {torch.__version__}")
     assert lines[2] == "PyTorch trains without the recipe's EarlyStopping"
     names = [("cnnrs", 0), ("PyTorch", 0), ("cnnrs", 1), ("PyTorch", 1), ("cnnrs", 2)]
     by_name = {("cnnrs", run["seed"]): run for run in runs}
@@ -526,7 +529,17 @@ def test_the_command_trains_with_both_and_says_which_is_faster(tmp_path: Path) -
     assert lines[8].startswith("cnnrs: mean ")
     assert lines[9].startswith("PyTorch: mean ")
     assert f"median {theirs:.2f} s of training, {10000 / theirs:,.0f} images/s" in lines[9]
-    assert lines[10:] == [f"cnnrs is {theirs / ours:.1f} times as fast as PyTorch"]
+    assert lines[10] == f"cnnrs is {theirs / ours:.1f} times as fast as PyTorch"
+    note = busy([*runs, *peer_runs])
+    assert lines[11:] == ([] if note is None else [note])
+
+
+def test_a_machine_that_is_not_idle_is_noted() -> None:
+    alone, disturbed = {"seconds": 2.0, "cpu_seconds": 3.9}, {"seconds": 9.0, "cpu_seconds": 8.0}
+    assert busy([alone] * 3) is None
+    note = busy([alone, disturbed, disturbed])
+    assert note is not None
+    assert note.startswith("Other programs took the processor from 2 of 3 trainings")
 
 
 def test_a_recipe_that_pytorch_cannot_follow_is_refused_before_any_training(

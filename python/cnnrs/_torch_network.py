@@ -41,6 +41,13 @@ PREDICTED = 1000
 """Images that are judged at a time: about the fastest, and little memory."""
 
 
+def tensor(array: Array) -> Any:
+    """The array as a tensor; PyTorch wants one that it may write to."""
+    import torch
+
+    return torch.from_numpy(np.require(array, requirements=["W"]))
+
+
 @dataclass(frozen=True)
 class _Weight:
     """A weight of the model, and where PyTorch has it."""
@@ -57,10 +64,7 @@ class _Weight:
         return array.copy()
 
     def set(self, array: Array) -> None:
-        import torch
-
-        with torch.no_grad():
-            self.tensor().copy_(torch.from_numpy(array.transpose(self.axes).copy()))
+        self.tensor().detach().copy_(tensor(array.transpose(self.axes)))
 
 
 class Network:
@@ -130,9 +134,7 @@ class Network:
 
         self.module.eval()
         with torch.inference_mode():
-            outs = [
-                self.module(self.prepared(part)) for part in torch.from_numpy(x).split(PREDICTED)
-            ]
+            outs = [self.module(self.prepared(part)) for part in tensor(x).split(PREDICTED)]
             out = torch.cat(outs)
             return np.asarray(out if self._softmax is None else self._softmax(out))
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs._torch_network import Network
+from cnnrs._torch_network import Network, tensor
 from cnnrs.callbacks import (
     BackupAndRestore,
     Callback,
@@ -141,7 +141,7 @@ class TorchTraining:
         torch.manual_seed(seed)
         data = self._model._data("fit", x, y)
         self.check(len(data.x), batch_size)
-        images, labels = torch.from_numpy(data.x), torch.from_numpy(_labels(self._model, y, data.y))
+        images, labels = tensor(data.x), tensor(_labels(self._model, y, data.y))
         steps = math.ceil(len(images) / batch_size)
         optimizer, adjust = self._optimizer()
         averages = _Averages(self._model.optimizer, self._trained())

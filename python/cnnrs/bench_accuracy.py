@@ -22,8 +22,9 @@ from cnnrs.utils import set_random_seed
 
 CLASSES = 10
 
-PEERS = {"torch": "PyTorch"}
-"""What can be trained beside cnnrs, and what it is called."""
+ALONE = 0.9
+"""The least share of the time that a training's process computes if no other program does: one
+thread at least never rests."""
 
 Row: TypeAlias = dict[str, Any]
 
@@ -44,8 +45,9 @@ def run(
     predictions too; reading the data is in neither.
 
     With a peer, each of cnnrs's trainings is followed by one of the peer's: by the same recipe,
-    from the same weights, with as many threads, in the same process. So whatever else the machine
-    does meets both alike.
+    from the same weights, with as many threads, in the same process, so that a machine that gets
+    slower meets both alike. If other programs took the processor meanwhile, a last line says so:
+    PyTorch's threads wait for each other more often than ours, and lose far more.
 
     Args:
         recipe: what `cnnrs.recipes.load` takes.
@@ -63,7 +65,7 @@ def run(
         ModuleNotFoundError: if the peer is not installed.
         OSError: if the file cannot be written.
     """
-    beside = None if peer is None else f"{PEERS[peer]} {_torch_training.version()}"
+    beside = None if peer is None else f"PyTorch {_torch_training.version()}"
     if json_file is not None:
         check_writable(json_file)  # Better to know now than after the trainings.
     bench = _Bench(load_recipe(recipe), load(data), epochs)
@@ -85,9 +87,11 @@ def run(
                 if peer_seeds is None or seed < peer_seeds:
                     peer_rows.append(bench.of_torch(seed))
         print(f"cnnrs: {bench.summary(rows)}")
-        print(f"{PEERS[peer]}: {bench.summary(peer_rows)}")
+        print(f"PyTorch: {bench.summary(peer_rows)}")
         times = _median_seconds(peer_rows) / _median_seconds(rows)
-        print(f"cnnrs is {times:.1f} times as fast as {PEERS[peer]}")
+        print(f"cnnrs is {times:.1f} times as fast as PyTorch")
+        if note := busy(rows + peer_rows):
+            print(note)
         report |= {"runs": rows, "peer": beside, "peer_runs": peer_rows, "times_as_fast": times}
     if json_file is not None:
         with atomic_path(json_file) as path:
@@ -102,15 +106,17 @@ class _Bench:
         self.data = data
         self._x_train, self._x_test = data.x_train[..., None], data.x_test[..., None]
         self._epochs = {} if epochs is None else {"epochs": epochs}
+        self._images = 0
+        """What a whole training comes to, an image once for each epoch."""
         self._weights: list[Any] = []
         """What the last model of ours began with."""
 
     def ours(self, seed: int, name: str = "") -> Row:
         """Train a model, print how it went, and return that."""
-        start = time.perf_counter()
+        start = _Clock()
         made = self._made(seed)
         self._weights = made.model.get_weights()
-        begin = time.perf_counter()
+        begin = _Clock()
         made.model.fit(
             self._x_train,
             self.data.y_train,
@@ -123,11 +129,11 @@ class _Bench:
 
     def of_torch(self, seed: int) -> Row:
         """The same with PyTorch, from the weights that the last model of ours began with."""
-        start = time.perf_counter()
+        start = _Clock()
         made = self._made(seed)
         made.model.set_weights(self._weights)
         training = TorchTraining(made.model, made.callbacks)
-        begin = time.perf_counter()
+        begin = _Clock()
         training.fit(
             self._x_train,
             self.data.y_train,
@@ -163,17 +169,54 @@ class _Bench:
         return made
 
     def _judged(
-        self, seed: int, name: str, model: Sequential | TorchTraining, start: float, begin: float
+        self,
+        seed: int,
+        name: str,
+        model: Sequential | TorchTraining,
+        start: "_Clock",
+        begin: "_Clock",
     ) -> Row:
         """The accuracy of a model whose training has just ended, and how long it took."""
-        seconds = time.perf_counter() - begin
+        seconds, cpu_seconds = begin.seconds(), begin.cpu_seconds()
         accuracy = float((model.predict_classes(self._x_test) == self.data.y_test).mean())
-        in_all = time.perf_counter() - start
+        in_all = start.seconds()
         print(
             f"seed {seed}: {name}{accuracy:.2%} in {seconds:.2f} s of training, "
             f"{in_all:.2f} s in all"
         )
-        return {"seed": seed, "accuracy": accuracy, "seconds": seconds, "in_all": in_all}
+        return {
+            "seed": seed,
+            "accuracy": accuracy,
+            "seconds": seconds,
+            "cpu_seconds": cpu_seconds,
+            "in_all": in_all,
+        }
+
+
+class _Clock:
+    """What has gone by since it was made."""
+
+    def __init__(self) -> None:
+        self._start, self._cpu_start = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        """By the clock on the wall."""
+        return time.perf_counter() - self._start
+
+    def cpu_seconds(self) -> float:
+        """Of computing, all threads of this process taken together."""
+        return time.process_time() - self._cpu_start
+
+
+def busy(rows: Sequence[Row]) -> str | None:
+    """A warning, if other programs took the processor from some of the trainings."""
+    disturbed = sum(row["cpu_seconds"] < ALONE * row["seconds"] for row in rows)
+    if not disturbed:
+        return None
+    return (
+        f"Other programs took the processor from {disturbed} of {len(rows)} trainings: measure "
+        f"again when the machine is idle"
+    )
 
 
 def _median_seconds(rows: Sequence[Row]) -> float:
