@@ -38,7 +38,7 @@ CONVOLUTION, LINEAR, VECTOR = (3, 2, 0, 1), (1, 0), (0,)
 """Which axis of a weight of ours each of PyTorch's is: (kh, kw, in, out), (in, out), (n,)."""
 
 PREDICTED = 1000
-"""Images that are judged at a time: about the fastest, and little memory."""
+"""Images that are judged at a time, so that the largest layer's output fits into memory."""
 
 
 def tensor(array: Array) -> Any:
@@ -73,12 +73,12 @@ class Network:
     Its outputs are the model's to rounding, and so are its batch normalisations in training but for
     one thing: PyTorch's moving variance takes the batch's with n - 1 in place of n.
 
+    `needs_two` says whether a channel of some batch normalisation has one number an image, so that
+    PyTorch cannot train it on one image alone.
+
     Args:
         model: built, of images (h, w, c) or vectors, and with a vector as its output.
         with_softmax: False leaves a softmax at the end to the loss, which takes logits then.
-
-    `needs_two` says whether a channel of some batch normalisation has one number an image, so that
-    PyTorch cannot train it on one image alone.
 
     Raises:
         ValueError: if PyTorch cannot follow a layer, or the model is of another kind.
@@ -100,7 +100,7 @@ class Network:
         self._weights: list[_Weight] = []
         self.needs_two = False
         modules: list[Any] = []
-        for layer, inputs in zip(model.layers, shapes, strict=False):
+        for layer, inputs in zip(model.layers, shapes[:-1], strict=True):
             modules += self._modules(layer, inputs)
         self._softmax: Any = None
         if not with_softmax and modules and isinstance(modules[-1], torch.nn.Softmax):
