@@ -36,13 +36,18 @@ def patched(statements: str) -> tuple[str, ...]:
     )
 
 
-NO_MATPLOTLIB = patched("""
+def without(package: str) -> tuple[str, ...]:
+    """The command where a package is not installed."""
+    return patched(f"""
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "matplotlib":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name.partition(".")[0] == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Missing())
 """)
+
+
+NO_MATPLOTLIB = without("matplotlib")
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from cli_under_test import (
     parse,
     patched,
     script,
+    without,
 )
 
 # The report
@@ -138,7 +139,7 @@ def test_a_recipe_may_be_a_file(tmp_path: Path) -> None:
     for name, complaint in (
         (tmp_path / "empty.py", "empty.py: expected a function `recipe`, found none"),
         (tmp_path / "none.py", "none.py: No such file or directory"),
-        ("slow", "recipe: expected tutorial, keras, fast or a file that ends in .py, got 'slow'"),
+        ("slow", "recipe: expected tutorial, keras, fast, best or a file that ends in .py, got 'slow'"),
     ):
         assert_refused(cnnrs_command("train", "--recipe", name), complaint)
     refused = cnnrs_command("train", "--recipe", "fast", "--lr", "0.1")
@@ -159,6 +160,23 @@ def test_accuracy_is_that_of_each_seed_and_of_all(tmp_path: Path) -> None:
         assert line.startswith(f"seed {seed}: {accuracy:.2%} in ")
     assert lines[4].startswith(f"mean {sum(accuracies) / 2:.2%}, standard deviation ")
     assert f"worst {min(accuracies):.2%}" in lines[4]
+
+
+def test_a_peer_that_is_not_installed_is_refused_before_any_training() -> None:
+    arguments = ("bench", "accuracy", "--data", "mnist-sample", "--peer", "torch")
+    ran = cnnrs_command(*arguments, command=without("torch"))
+    assert_refused(ran, "peer: expected the package torch", 'pip install "cnnrs[bench]"')
+    assert ran.stdout == ""
+    ran = cnnrs_command("bench", "accuracy", "--peer", "jax")
+    assert ran.returncode == 2
+    assert "invalid choice: 'jax'" in ran.stderr
+
+
+def test_accuracies_that_cannot_be_written_are_not_measured(tmp_path: Path) -> None:
+    arguments = ("--data", "mnist-sample", "--json", tmp_path / "missing" / "runs.json")
+    ran = cnnrs_command("bench", "accuracy", *arguments)
+    assert_refused(ran, "runs.json: No such file or directory")
+    assert ran.stdout == ""
 
 
 # Usage

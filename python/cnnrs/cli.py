@@ -209,6 +209,17 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs", type=_at_least(1), metavar="N", help="in place of the recipe's own"
     )
     accuracy.add_argument("--json", type=Path, metavar="FILE", help="also write them as JSON")
+    accuracy.add_argument(
+        "--peer",
+        choices=("torch",),
+        help="train the same with PyTorch too, each seed after cnnrs's, and compare",
+    )
+    accuracy.add_argument(
+        "--peer-seeds",
+        type=_at_least(1),
+        metavar="N",
+        help="how many of the seeds the peer trains with, as it is slower (default: all)",
+    )
     accuracy.set_defaults(run=_bench_accuracy)
 
     info = commands.add_parser(
@@ -318,6 +329,8 @@ def _bench_accuracy(options: argparse.Namespace) -> None:
         seeds=options.seeds,
         epochs=options.epochs,
         json_file=options.json,
+        peer=options.peer,
+        peer_seeds=options.peer_seeds,
     )
 
 
