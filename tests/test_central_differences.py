@@ -7,7 +7,7 @@ input is met in the weights of a front, a layer of one pixel before it.
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -54,8 +54,8 @@ RELATIVE, ABSOLUTE = 1e-6, 1e-9
 
 A loss of about 1 is some 1e-16 off, which makes a slope over the smaller width some 1e-11 off. What
 the third derivative adds to a slope goes with the width's square, and two widths are combined so
-that it cancels. Of 700,000 slopes of random networks, most were within a hundredth of the limit,
-and all within a third, which is what a corner at the very edge of a width may come to unseen.
+that it cancels. A corner within the width either changes the slope when the width is halved, or it
+is so near that the bend is not halved too; what neither shows is less than half of the limit.
 """
 
 SAMPLE = 20
@@ -65,7 +65,7 @@ AT_RANDOM = (Dropout, RandomAffine, RandomElastic, RandomErasing)
 TRAINS_OTHERWISE = (BatchNormalization, *AT_RANDOM)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Setup:
     """What a network is trained on, and by which rule."""
 
@@ -131,15 +131,16 @@ class Subject:
         loss: float = model.evaluate(self.x, self.y, verbose=0, return_dict=True)["loss"]
         return loss
 
-    def _slope(self, number: int, place: Shape, width: float) -> float:
-        """The loss's, over a width to both sides of a weight."""
+    def _slope(self, number: int, place: Shape, width: float) -> tuple[float, float]:
+        """The loss's slope over a width to both sides of a weight, and how much it bends."""
         losses = []
         for way in (width, -width):
             weights = list(self.weights)
             weights[number] = weights[number].copy()
             weights[number][place] += way
             losses.append(self._loss_of(weights))
-        return (losses[0] - losses[1]) / (2 * width)
+        right, left = (losses[0] - self.level) / width, (self.level - losses[1]) / width
+        return (right + left) / 2, right - left
 
     def _trained(self) -> list[int]:
         """The numbers of the weights that are: all but moving means and variances."""
@@ -150,38 +151,34 @@ class Subject:
         ]
         return np.flatnonzero(trained).tolist()
 
-    def check(self, gradients: list[Array]) -> float:
-        """Compare them with slopes, and return the steepest of these.
+    def compare(self, gradients: list[Array]) -> tuple[int, list[float]]:
+        """Compare gradients with slopes.
 
-        Where the slope over a width and that over half of it differ, there is a corner of ReLU or a
-        tie of a maximum within, and nothing is compared.
+        Returns how many weights were looked at, and the slopes of those that were compared: not so
+        where a ReLU has its corner within the width, or a maximum a tie.
         """
         self.model.compile(SGD(0.0), self.loss)
-        level = 1 + self._loss_of(self.weights)
-        looked_at = checked = 0
-        largest = 0.0
+        self.level = self._loss_of(self.weights)
+        looked_at, slopes = 0, []
         for number in self._trained():
             gradient = gradients[number]
             for index in self.rng.permutation(gradient.size)[:SAMPLE]:
                 place = np.unravel_index(index, gradient.shape)
                 looked_at += 1
                 for width in WIDTHS:
-                    coarse, fine = (
-                        self._slope(number, place, width),
-                        self._slope(number, place, width / 2),
-                    )
+                    coarse, bend = self._slope(number, place, width)
+                    fine, half_bend = self._slope(number, place, width / 2)
                     slope = (4 * fine - coarse) / 3
-                    limit = RELATIVE * abs(slope) + ABSOLUTE * level
-                    if abs(coarse - fine) <= limit:
-                        checked += 1
-                        largest = max(largest, abs(slope))
-                        assert abs(gradient[place] - slope) <= limit, (
-                            f"weight {number}{list(map(int, place))}: expected {slope}, got "
-                            f"{gradient[place]}; the limit is {limit}"
-                        )
-                        break
-        assert checked >= looked_at / 2
-        return largest
+                    limit = RELATIVE * abs(slope) + ABSOLUTE * (1 + self.level)
+                    if max(abs(coarse - fine), abs(bend - 2 * half_bend)) > limit / 2:
+                        continue
+                    assert abs(gradient[place] - slope) <= limit, (
+                        f"weight {number}{list(map(int, place))}: expected {slope}, got "
+                        f"{gradient[place]}; the limit is {limit}"
+                    )
+                    slopes.append(slope)
+                    break
+        return looked_at, slopes
 
 
 def subject(
@@ -201,14 +198,21 @@ def subject(
     return Subject(shape, layers, loss or MeanSquaredError(), setup)
 
 
-def check(shape: Shape, layers: list[Layer], *others: Any, **settings: Any) -> None:
-    it = subject(shape, layers, *others, **settings)
-    steepest = it.check(it.gradients())
-    assume(steepest > 1e-6)  # not so where all units are dead, or only ties were met
+def check(shape: Shape, layers: list[Layer], setup: Setup, *others: Any, **named: Any) -> None:
+    """Compare all gradients of weights that are drawn anew until most are away from corners."""
+    for attempt in range(9):
+        fresh = copy.deepcopy(layers)
+        it = subject(shape, fresh, replace(setup, seed=setup.seed + attempt), *others, **named)
+        looked_at, slopes = it.compare(it.gradients())
+        if len(slopes) >= 0.7 * looked_at:
+            break
+    else:
+        raise AssertionError(f"expected weights away from corners, got {len(slopes)}/{looked_at}")
+    assume(any(abs(slope) > 1e-6 for slope in slopes))  # Not so where all units are dead.
 
 
-few = settings(max_examples=15, deadline=None)
-some = settings(max_examples=50, deadline=None)
+few = settings(max_examples=12, deadline=None)
+some = settings(max_examples=35, deadline=None)
 
 setups = st.builds(
     Setup, n=st.integers(1, 5), seed=st.integers(0, 2**32), momentum=st.sampled_from([0.0, 0.5])
@@ -402,10 +406,10 @@ def test_behind_a_convolution(
     setup: Setup,
     loss: Loss | None,
 ) -> None:
-    """Each kernel has its channels and windows: those for grey images 3x3 and 5x5, Winograd's 3x3
-    and 16 channels or more; and what stands behind a 2x2 pooling has gradients with many zeros.
+    """Kernels go by channels and windows: those for grey images are 3x3 and 5x5, Winograd's 3x3 of
+    some 16 channels and more, and the sparse ones are for 2x2 pooling of all others.
     """
-    image = h + side + 2, w + side + 2, data.draw(st.integers(*c))
+    image = h + side - 1, w + side - 1, data.draw(st.integers(*c))
     activation = data.draw(st.sampled_from(["relu", None])) if order.startswith("relu") else None
     words = order.split()[1:] if activation else order.split()
     make = {
@@ -418,7 +422,7 @@ def test_behind_a_convolution(
     conv = Conv2D(
         data.draw(st.integers(*filters)),
         side,
-        data.draw(st.sampled_from([1, 1, 1, 2])),
+        1 if order == "pool pool" else data.draw(st.sampled_from([1, 1, 1, 2])),
         padding,
         activation=activation,
         use_bias=data.draw(st.booleans()),
@@ -438,9 +442,8 @@ def test_behind_a_convolution(
 def test_batches_of_several_blocks(
     image: Shape, filters: int, normalised: bool, n: int, setup: Setup, loss: Loss | None
 ) -> None:
-    setup.n = n
     layers = [Conv2D(filters, 3), MaxPooling2D(2), *[BatchNormalization()] * normalised, ReLU()]
-    check(image, layers, setup, loss, front=False)
+    check(image, layers, replace(setup, n=n), loss, front=False)
 
 
 # Losses
@@ -467,7 +470,8 @@ def test_batches_of_several_blocks(
 @given(vectors, st.integers(2, 40), setups)
 def test_losses(head: list[str], loss: Loss, shape: Shape, units: int, setup: Setup) -> None:
     it = Subject(shape, [Dense(units), *map(Activation, head)], loss, setup)
-    it.check(it.gradients())
+    looked_at, slopes = it.compare(it.gradients())
+    assert len(slopes) == looked_at  # There are no corners.
 
 
 # That this finds what is wrong
@@ -481,11 +485,11 @@ def test_a_gradient_that_is_a_little_off_is_found(number: int, factor: float) ->
         (6, 6, 2), layers, Setup(n=3, seed=1), SparseCategoricalCrossentropy(), front=False
     )
     gradients = it.gradients()
-    it.check(gradients)
+    it.compare(gradients)
     wrong = it._trained()[number]
     gradients[wrong] *= factor
     with pytest.raises(AssertionError, match=rf"weight {wrong}\["):
-        it.check(gradients)
+        it.compare(gradients)
 
 
 @pytest.mark.parametrize(
@@ -505,6 +509,6 @@ def test_the_gradient_of_another_layer_is_found(layer: Any, other: Any) -> None:
         subject((6, 6, 2), [make(), Flatten()], setup, SparseCategoricalCrossentropy())
         for make in (layer, other)
     )
-    its.check(its.gradients())
+    its.compare(its.gradients())
     with pytest.raises(AssertionError, match=r"weight 0\["):
-        its.check(others.gradients())
+        its.compare(others.gradients())
