@@ -23,6 +23,9 @@ from cli_under_test import (
     script,
     without,
 )
+from cnnrs.datasets import load
+from cnnrs.recipes import fast
+from cnnrs.utils import set_random_seed
 
 # The report
 
@@ -139,7 +142,7 @@ def test_a_recipe_may_be_a_file(tmp_path: Path) -> None:
     for name, complaint in (
         (tmp_path / "empty.py", "empty.py: expected a function `recipe`, found none"),
         (tmp_path / "none.py", "none.py: No such file or directory"),
-        ("slow", "recipe: expected tutorial, keras, fast, best or a file that ends in .py, got 'slow'"),
+        ("slow", "expected tutorial, keras, fast, best or a file that ends in .py, got 'slow'"),
     ):
         assert_refused(cnnrs_command("train", "--recipe", name), complaint)
     refused = cnnrs_command("train", "--recipe", "fast", "--lr", "0.1")
@@ -160,6 +163,25 @@ def test_accuracy_is_that_of_each_seed_and_of_all(tmp_path: Path) -> None:
         assert line.startswith(f"seed {seed}: {accuracy:.2%} in ")
     assert lines[4].startswith(f"mean {sum(accuracies) / 2:.2%}, standard deviation ")
     assert f"worst {min(accuracies):.2%}" in lines[4]
+
+
+def test_a_recipe_can_be_judged_without_the_test_images(tmp_path: Path) -> None:
+    file = tmp_path / "runs.json"
+    arguments = ("--data", "mnist-sample", "--seeds", "1", "--hold-out", "500", "--json", file)
+    ran = cnnrs_command("bench", "accuracy", *arguments)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "judged by the last 500 training images, trained on the others" in ran.stdout
+    report = json.loads(file.read_text())
+    assert report["held_out"] == 500
+    (run,) = report["runs"]
+    x, y, *_ = load("mnist-sample")
+    set_random_seed(0)
+    made = fast.recipe((28, 28, 1), classes=10, images=4500)
+    made.model.fit(x[:4500, ..., None], y[:4500], made.batch_size, made.epochs, verbose=0)
+    right = made.model.predict_classes(x[4500:, ..., None]) == y[4500:]
+    assert run["accuracy"] == right.mean()
+    refused = cnnrs_command("bench", "accuracy", "--data", "mnist-sample", "--hold-out", "5000")
+    assert_refused(refused, "--hold-out: expected fewer than the 5,000 training images, got 5,000")
 
 
 def test_a_peer_that_is_not_installed_is_refused_before_any_training() -> None:

@@ -35,6 +35,7 @@ def run(
     data: str,
     seeds: int,
     epochs: int | None = None,
+    hold_out: int = 0,
     json_file: Path | None = None,
     peer: str | None = None,
     peer_seeds: int | None = None,
@@ -54,24 +55,28 @@ def run(
         data: what `cnnrs.datasets.load` takes.
         seeds: how many, at least 1.
         epochs: in place of the recipe's own.
+        hold_out: how many of the last training images to judge by, instead of the test images;
+            they are not trained on. With 0, the default, all are. A recipe that was chosen by the
+            test images would be judged too well by them.
         json_file: also written to, if given.
         peer: `"torch"` for PyTorch; None (default) for none.
         peer_seeds: how many of the seeds the peer trains with, at least 1; None (default) for all.
 
     Raises:
         DatasetError: if the data cannot be had.
-        ValueError: if there is no such recipe, it does not fit the images, or the peer cannot
-            follow it.
+        ValueError: if there is no such recipe, it does not fit the images, no image is left to
+            train on, or the peer cannot follow it.
         ModuleNotFoundError: if the peer is not installed.
         OSError: if the file cannot be written.
     """
     beside = None if peer is None else f"PyTorch {_torch_training.version()}"
     if json_file is not None:
         check_writable(json_file)  # Better to know now than after the trainings.
-    bench = _Bench(load_recipe(recipe), load(data), epochs)
+    bench = _Bench(load_recipe(recipe, data), held_out(load(data), hold_out), epochs)
     print(f"Data: {bench.data.origin}")
     print(f"Recipe {recipe}, {get_num_threads()} threads{f'; beside {beside}' if beside else ''}")
-    report = {"recipe": recipe, "data": bench.data.origin, "threads": get_num_threads()}
+    report: Row = {"recipe": recipe, "data": bench.data.origin, "held_out": hold_out}
+    report["threads"] = get_num_threads()
     rows: list[Row] = []
     peer_rows: list[Row] = []
     if peer is None:
@@ -96,6 +101,19 @@ def run(
     if json_file is not None:
         with atomic_path(json_file) as path:
             path.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def held_out(data: Dataset, images: int) -> Dataset:
+    """The data with the last training images in place of the test images, if there are any."""
+    if images == 0:
+        return data
+    x, y = data.x_train, data.y_train
+    if images >= len(x):
+        raise ValueError(
+            f"--hold-out: expected fewer than the {len(x):,} training images, got {images:,}"
+        )
+    origin = f"{data.origin}; judged by the last {images:,} training images, trained on the others"
+    return Dataset(x[:-images], y[:-images], x[-images:], y[-images:], origin)
 
 
 class _Bench:

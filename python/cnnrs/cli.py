@@ -208,6 +208,14 @@ def _parser() -> argparse.ArgumentParser:
     accuracy.add_argument(
         "--epochs", type=_at_least(1), metavar="N", help="in place of the recipe's own"
     )
+    accuracy.add_argument(
+        "--hold-out",
+        type=_at_least(0),
+        default=0,
+        metavar="N",
+        help="judge by the last N training images, and train on the others: for choosing a recipe "
+        "without a look at the test images",
+    )
     accuracy.add_argument("--json", type=Path, metavar="FILE", help="also write them as JSON")
     accuracy.add_argument(
         "--peer",
@@ -238,8 +246,8 @@ def _recipe_option(command: argparse.ArgumentParser, default: str) -> None:
         "--recipe",
         default=default,
         metavar="NAME",
-        help="tutorial, keras, fast, or a Python file with a function `recipe`, of which those are "
-        "examples (default: %(default)s)",
+        help="tutorial, keras, fast, best, or a Python file with a function `recipe`, of which "
+        "those are examples (default: %(default)s)",
     )
 
 
@@ -328,6 +336,7 @@ def _bench_accuracy(options: argparse.Namespace) -> None:
         data=options.data,
         seeds=options.seeds,
         epochs=options.epochs,
+        hold_out=options.hold_out,
         json_file=options.json,
         peer=options.peer,
         peer_seeds=options.peer_seeds,

@@ -85,7 +85,7 @@ def run(
     Warns:
         RuntimeWarning: if the loss is not finite; training goes on.
     """
-    make = recipes.load(recipe)
+    make = recipes.load(recipe, data)
     if learn_rate is not None and recipe != TUTORIAL:
         raise ValueError(f"--lr: expected none for the recipe {recipe}, which has its own")
     dataset = load(data)

@@ -18,8 +18,11 @@ from cnnrs.models import Sequential
 
 __all__ = ["NAMES", "Make", "Recipe", "load"]
 
-NAMES = ("tutorial", "keras", "fast")
+NAMES = ("tutorial", "keras", "fast", "best")
 """Those that come with the package."""
+
+BY_DATA = {("fast", "fashion_mnist"): "fast_fashion", ("best", "fashion_mnist"): "best_fashion"}
+"""Files of recipes that are not the same for all data sets."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,13 @@ class Make(Protocol):
     ) -> Recipe: ...
 
 
-def load(name: str) -> Make:
+def load(name: str, data: str = "mnist") -> Make:
     """Find a recipe.
 
     Args:
         name: one of `NAMES`, or the path of a Python file, which is run.
+        data: what is trained on, as `cnnrs.datasets.load` takes it; `"mnist"` by default. Of
+            `"fast"` and `"best"` there are others for `"fashion_mnist"`.
 
     Returns:
         The function `recipe` of the file.
@@ -71,7 +76,8 @@ def load(name: str) -> Make:
         5
     """
     if name in NAMES:
-        make: Make = importlib.import_module(f"{__name__}.{name}").recipe
+        file = BY_DATA.get((name, data), name)
+        make: Make = importlib.import_module(f"{__name__}.{file}").recipe
         return make
     if not name.endswith(".py"):
         names = ", ".join(NAMES)

@@ -1,8 +1,8 @@
 """At least 99 % of MNIST's test images right after well under a second of training.
 
-Two convolutions, each pooled before it is normalised, so that most of the backward pass is sparse;
-one epoch of Adam with short memories and one cycle of the learning rate (Smith and Topin, 2018).
-Smoothed labels are worth 0.15 points of accuracy here.
+Convolutions that are pooled before they are normalised, so that most of the backward pass is
+sparse; one epoch of Adam with short memories and one cycle of the learning rate (Smith and Topin,
+2018). Smoothed labels are worth 0.15 points of accuracy here.
 """
 
 from cnnrs.layers import (
@@ -11,6 +11,7 @@ from cnnrs.layers import (
     Dense,
     Flatten,
     Input,
+    Layer,
     MaxPooling2D,
     ReLU,
     Rescaling,
@@ -23,25 +24,35 @@ from cnnrs.recipes import Recipe
 
 BATCH_SIZE = 64
 
+EPOCHS_FOR_THREE = 4
+"""From so many on, a third convolution is worth more than further epochs."""
+
 
 def recipe(shape: tuple[int, ...], classes: int, images: int, epochs: int = 1) -> Recipe:
     """Make the model, for images of `shape`."""
-    model = Sequential(
-        [
-            Input(shape),
-            Rescaling(1 / 79, -0.42),  # MNIST's mean becomes 0 and its deviation 1
-            Conv2D(8, 5, use_bias=False),
-            MaxPooling2D(2),
-            BatchNormalization(momentum=0.9),
-            ReLU(),
-            Conv2D(32, 5, use_bias=False),
-            MaxPooling2D(2),
-            BatchNormalization(momentum=0.9),
-            ReLU(),
-            Flatten(),
-            Dense(classes, activation="softmax"),
-        ]
-    )
+    layers = three_convolutions() if epochs >= EPOCHS_FOR_THREE else [*block(8, 5), *block(32, 5)]
+    rescaling = Rescaling(1 / 79, -0.42)  # MNIST's mean becomes 0 and its deviation 1
+    model = Sequential([Input(shape), rescaling, *layers, Flatten(), Dense(classes, "softmax")])
+    return compiled(model, images, epochs)
+
+
+def block(filters: int, side: int, padding: str = "valid") -> list[Layer]:
+    """A convolution with what goes with it."""
+    return [
+        Conv2D(filters, side, padding=padding, use_bias=False),
+        MaxPooling2D(2),
+        BatchNormalization(momentum=0.9),
+        ReLU(),
+    ]
+
+
+def three_convolutions() -> list[Layer]:
+    """For more time, or more difficult images."""
+    return [*block(16, 5, "same"), *block(32, 3, "same"), *block(64, 3, "same")]
+
+
+def compiled(model: Sequential, images: int, epochs: int) -> Recipe:
+    """The model with its training."""
     steps = epochs * -(-images // BATCH_SIZE)
     model.compile(
         Adam(OneCycle(0.02, steps), beta_1=0.7, beta_2=0.9, epsilon=1e-8),
