@@ -4,6 +4,7 @@
 //! calls, and two networks may train at once. Waking up is a matter of spinning: a training step is
 //! often shorter than what the operating system needs to wake a thread.
 
+use std::alloc::{Layout, alloc_zeroed};
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -163,13 +164,17 @@ impl<T: Element> Shared<T> {
     /// # Errors
     /// If there is not enough memory.
     pub fn zeros(len: usize) -> Result<Self, BuildError> {
-        let mut cells = Vec::new();
+        let too_much = || BuildError::Memory { bytes: len.saturating_mul(size_of::<T>()) };
         let room = len.saturating_add(LINE / size_of::<T>());
-        cells
-            .try_reserve_exact(room)
-            .map_err(|_| BuildError::Memory { bytes: len.saturating_mul(size_of::<T>()) })?;
-        cells.resize_with(room, || UnsafeCell::new(T::zero()));
-        let cells = cells.into_boxed_slice();
+        let layout = Layout::array::<UnsafeCell<T>>(room).map_err(|_| too_much())?;
+        // SAFETY: the layout has a size: there is room for a line at least.
+        let cells = unsafe { alloc_zeroed(layout) }.cast::<UnsafeCell<T>>();
+        if cells.is_null() {
+            return Err(too_much());
+        }
+        // SAFETY: it was allocated with the layout of such a slice, and floating-point numbers whose
+        // bytes are zero are zero. The system clears pages only when they are first used.
+        let cells = unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(cells, room)) };
         let start = cells.as_ptr().align_offset(LINE).min(room - len);
         Ok(Self { cells, start, len })
     }
