@@ -30,6 +30,7 @@ from cnnrs import (  # noqa: E402
     RandomAffine,
     RandomElastic,
     RandomErasing,
+    RandomFlip,
     RandomRotation,
     RandomTranslation,
     RandomZoom,
@@ -429,6 +430,22 @@ def test_elastic_displacements_are_as_strong_and_smooth_as_described() -> None:
     assert math.sqrt((inner**2).mean()) == pytest.approx(0.163 * alpha / sigma, rel=0.1)
     assert np.abs(np.diff(inner, axis=2)).max() < 0.5 * np.abs(inner).max()
     assert abs(inner.mean()) < 0.1
+
+
+@pytest.mark.parametrize("mode", ["horizontal", "vertical", "horizontal_and_vertical"])
+def test_every_other_image_is_mirrored(mode: str) -> None:
+    x = images((3, 4, 2), 400)
+    out = changed(RandomFlip(mode), x)
+    sides = [x]
+    if "horizontal" in mode:
+        sides += [side[:, :, ::-1] for side in sides]
+    if "vertical" in mode:
+        sides += [side[:, ::-1] for side in sides]
+    found = np.stack([(out == side).all((1, 2, 3)) for side in sides])
+    np.testing.assert_array_equal(found.sum(0), np.ones(400))
+    # 5 standard deviations.
+    p = 1 / len(sides)
+    assert found.mean(1) == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / 400))
 
 
 def test_erasing_paints_one_patch_of_the_size_that_is_asked_for() -> None:

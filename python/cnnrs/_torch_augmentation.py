@@ -13,6 +13,7 @@ from cnnrs._augmentation import (
     RandomAffine,
     RandomElastic,
     RandomErasing,
+    RandomFlip,
     RandomRotation,
     RandomTranslation,
     RandomZoom,
@@ -41,6 +42,8 @@ def augmentation(layer: Augmentation) -> Callable[[Any], Any]:
     match layer:
         case RandomErasing():
             return lambda x: _erased(layer, draw, x)
+        case RandomFlip():
+            return lambda x: _mirrored(layer, draw, x)
         case RandomElastic():
             return lambda x: _read(layer, x, _elastic_grid(layer, draw, x))
         case RandomTranslation() | RandomRotation() | RandomZoom() | RandomAffine():
@@ -144,6 +147,16 @@ def _read(layer: Any, x: Any, grid: Any) -> Any:
         align_corners=False,
     )
     return read + fill if fill else read
+
+
+def _mirrored(layer: RandomFlip, draw: _Draw, x: Any) -> Any:
+    """The images, of which every other is mirrored, each direction for itself."""
+    import torch
+
+    for axis, mode in ((2, "vertical"), (3, "horizontal")):
+        if mode in layer.mode:
+            x = torch.where((draw(x) < 0.5)[:, None, None, None], x.flip(axis), x)
+    return x
 
 
 def _erased(layer: RandomErasing, draw: _Draw, x: Any) -> Any:
