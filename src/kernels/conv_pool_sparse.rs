@@ -13,7 +13,7 @@
 mod patches;
 
 use self::patches::{Block, POSITIONS, Patches, Source, Tile, evenly, most_vectors, with_block};
-use super::shape::ConvPoolShape;
+use super::shape::{ConvPoolShape, POOL};
 use super::simd::{Element, Simd};
 
 /// Windows whose events are listed at a time: many events for each load and store of the sums.
@@ -30,6 +30,10 @@ const MARKED_CHANNELS: usize = u64::BITS as usize;
 
 /// Bytes of filters that stay in the first-level cache (of 32 KB or more) beside the images.
 const CACHED_FILTERS: usize = 26 << 10;
+
+/// Room for the filters of a block, at the start of a cache line.
+#[repr(align(64))]
+struct Packed<T>([T; 8192]);
 
 /// In place of the offset of an element without a gradient.
 const DEAD: u32 = u32::MAX;
@@ -98,7 +102,7 @@ pub fn sparse_backward_kernel<T: Element, S: Simd<T>>(
                 let (lists, lens) = (&lists[..channels], &lens[..channels]);
                 patches.for_each_block(
                     S::LANES,
-                    most_vectors::<T, S>(),
+                    (most_vectors::<T, S>(), 0, usize::MAX),
                     #[inline(always)]
                     |block| {
                         with_block!(simd, block, R, V => add_patches::<T, _, R, V>(
@@ -219,8 +223,10 @@ pub fn sparse_backward_input<T: Element, S: Simd<T>>(
     // Vectors per patch row over bytes per patch row of all filters.
     let (vectors, bytes) = (patches.run().div_ceil(S::LANES), patches.run() * size_of::<T>());
     let cached = CACHED_FILTERS * vectors / (c_out.min(MARKED_CHANNELS) * bytes);
-    let most_vectors = most_vectors::<T, S>().min(cached).max(1);
+    let limits = (most_vectors::<T, S>(), 1, cached);
+    let overlap = patches.overlap();
 
+    let mut packed = Packed([T::zero(); 8192]);
     let mut starts = [[0; POSITIONS]; MARKED_WINDOWS];
     let mut marks = [[0; POSITIONS]; MARKED_WINDOWS];
     let most = evenly(windows, MARKED_WINDOWS);
@@ -246,11 +252,11 @@ pub fn sparse_backward_input<T: Element, S: Simd<T>>(
                 let (starts, marks) = (&starts[..marked], &marks[..marked]);
                 patches.for_each_block(
                     S::LANES,
-                    most_vectors,
+                    limits,
                     #[inline(always)]
                     |block| {
                         with_block!(simd, block, R, V => add_filters::<T, _, R, V>(
-                            simd, d_x, starts, marks, d_out, filters, &block, taps, c_out,
+                            simd, d_x, starts, marks, d_out, filters, &block, taps, c_out, overlap, &mut packed,
                         ));
                     },
                 );
@@ -278,7 +284,8 @@ fn mark_events<T: Element, S: Simd<T>>(simd: S, d_out: &[T], argmax: &[T]) -> [u
     marks
 }
 
-/// Adds one block of the marked channels' filters times their gradients to `d_x`.
+/// Adds one block of the marked channels' filters times their gradients to `d_x`. If the two positions
+/// of a column lie one row of a patch apart (`overlap`), their sums share registers.
 ///
 /// `d_x` (padded h, padded w, c_in), `starts` and `marks` (windows, positions), `d_out` (windows, c_out)
 /// from the first channel on, `filters` (channels, taps).
@@ -293,27 +300,54 @@ fn add_filters<T: Element, S: Simd<T>, const R: usize, const V: usize>(
     block: &Block,
     taps: usize,
     c_out: usize,
+    overlap: bool,
+    packed: &mut Packed<T>,
 ) {
-    if R * V > most_vectors::<T, S>() {
+    if (R + 1) * V > most_vectors::<T, S>() {
         unreachable!("blocks are smaller"); // and this code is not compiled
     }
     let filter = Tile::<R, V>::new(block, block.tap_step);
     let filters = Source::new(simd, filter, &filters[block.tap..]);
+    let (filters, taps) = match filters.packed(simd, &mut packed.0, taps) {
+        Some(packed) => (packed, R * V * S::LANES),
+        None => (filters, taps),
+    };
     let pixels = Tile::<R, V>::new(block, block.pixel_step);
+    let row = Tile::<1, V>::new(block, block.pixel_step);
+    let events = |mut marks: u64| {
+        std::iter::from_fn(
+            #[inline(always)]
+            move || {
+                let o = marks.trailing_zeros() as usize;
+                let is_one = marks != 0;
+                marks &= marks.wrapping_sub(1);
+                is_one.then_some(o)
+            },
+        )
+    };
     for (window, (starts, marks)) in starts.iter().zip(marks).enumerate() {
         let d_out = &d_out[window * c_out..];
-        for (&start, &marks) in starts.iter().zip(marks) {
-            if marks == 0 {
+        for n in 0..POSITIONS {
+            let (upper, lower) = match (overlap, n) {
+                (true, 0 | 1) => (marks[n], marks[n + POOL]),
+                (true, _) => break,
+                (false, _) => (marks[n], 0),
+            };
+            if upper | lower == 0 {
                 continue;
             }
-            let mut sums = [[simd.zero(); V]; R];
-            let mut left = marks;
-            while left != 0 {
-                let o = left.trailing_zeros() as usize;
-                left &= left - 1;
+            let (mut sums, mut below) = ([[simd.zero(); V]; R], [simd.zero(); V]);
+            for o in events(upper) {
                 filters.add_product(simd, &mut sums, d_out[o], o * taps);
             }
-            pixels.add(simd, &sums, d_x, start as usize + block.pixel);
+            for o in events(lower) {
+                filters.add_product_below(simd, &mut sums, &mut below, d_out[o], o * taps);
+            }
+            let start = starts[n] as usize + block.pixel;
+            pixels.add(simd, &sums, d_x, start);
+            if lower != 0 {
+                row.add(simd, &[below], d_x, start + R * block.pixel_step);
+            }
         }
     }
 }

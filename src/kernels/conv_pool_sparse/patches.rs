@@ -67,12 +67,26 @@ impl Patches {
         self.positions.map(|position| (start + position) as u32)
     }
 
-    /// Calls `visit` for the blocks of at most `most` vectors of `lanes` elements that make up a patch.
+    /// Whether the two positions in a column of a window lie one row of a patch apart.
     #[inline(always)]
-    pub fn for_each_block(&self, lanes: usize, most: usize, mut visit: impl FnMut(Block)) {
-        // As wide as can be, then as high.
-        let vectors = evenly(self.run.div_ceil(lanes), most.min(MOST_VECTORS));
-        let most_rows = most / vectors;
+    pub fn overlap(&self) -> bool {
+        self.positions[POOL] == self.row_step
+    }
+
+    /// Calls `visit` for the blocks of vectors of `lanes` elements that make up a patch: at most `most`
+    /// with those of `more` further rows, and at most `cached` without.
+    #[inline(always)]
+    pub fn for_each_block(
+        &self,
+        lanes: usize,
+        (most, more, cached): (usize, usize, usize),
+        mut visit: impl FnMut(Block),
+    ) {
+        // As wide as can be, then as high; but further rows are worth it for several rows only.
+        let rows = if more > 0 { self.rows.min(SOME_ROWS) + more } else { 1 };
+        let widest = (most / rows).min(cached).clamp(1, MOST_VECTORS);
+        let vectors = evenly(self.run.div_ceil(lanes), widest);
+        let most_rows = (most / vectors - more).min(cached / vectors);
         let mut row = 0;
         while row < self.rows {
             let fits = |&&rows: &&usize| rows <= most_rows.min(self.rows - row);
@@ -116,6 +130,9 @@ pub struct Block {
 
 /// The numbers of rows that [`with_block!`] knows.
 const BLOCK_ROWS: [usize; 4] = [5, 3, 2, 1];
+
+/// Rows that blocks with further rows have, if the patch does.
+const SOME_ROWS: usize = 3;
 
 /// The most vectors beside each other that [`with_block!`] knows.
 const MOST_VECTORS: usize = 8;
@@ -277,6 +294,33 @@ impl<'a, T: Element, const R: usize, const V: usize> Source<'a, T, R, V> {
         Self { tile, x, last: x.len() - span }
     }
 
+    /// The tiles that begin at the first element and every `step` further on, in whole vectors behind
+    /// each other, if they fit into `out`. A vector that straddles two lines of the cache takes two
+    /// loads: None if most do not anyway.
+    #[inline(always)]
+    pub fn packed<'b, S: Simd<T>>(
+        &self,
+        simd: S,
+        out: &'b mut [T],
+        step: usize,
+    ) -> Option<Source<'b, T, R, V>> {
+        let tiles = self.last / step + 1;
+        let len = R * V * S::LANES;
+        if self.tile.step.is_multiple_of(S::LANES) || tiles * len > out.len() {
+            return None;
+        }
+        let out = &mut out[..tiles * len];
+        for (n, out) in out.chunks_exact_mut(len).enumerate() {
+            self.for_each(
+                simd,
+                n * step,
+                #[inline(always)]
+                |r, v, x| simd.store(x, &mut out[(r * V + v) * S::LANES..]),
+            );
+        }
+        Some(Source::new(simd, Tile { step: V * S::LANES, last: S::LANES }, out))
+    }
+
     /// The tile that begins at `start`.
     #[inline(always)]
     pub fn load<S: Simd<T>>(&self, simd: S, start: usize) -> [[S::Vector; V]; R] {
@@ -305,6 +349,28 @@ impl<'a, T: Element, const R: usize, const V: usize> Source<'a, T, R, V> {
             start,
             #[inline(always)]
             |r, v, x| sums[r][v] = simd.mul_add(d, x, sums[r][v]),
+        );
+    }
+
+    /// As [`add_product`](Self::add_product), one row further down: the last row goes to `below`.
+    #[inline(always)]
+    pub fn add_product_below<S: Simd<T>>(
+        &self,
+        simd: S,
+        sums: &mut [[S::Vector; V]; R],
+        below: &mut [S::Vector; V],
+        d: T,
+        start: usize,
+    ) {
+        let d = simd.splat(d);
+        self.for_each(
+            simd,
+            start,
+            #[inline(always)]
+            |r, v, x| {
+                let sum = if r + 1 < R { &mut sums[r + 1][v] } else { &mut below[v] };
+                *sum = simd.mul_add(d, x, *sum);
+            },
         );
     }
 
