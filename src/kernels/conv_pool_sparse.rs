@@ -33,7 +33,10 @@ const CACHED_FILTERS: usize = 26 << 10;
 
 /// Room for the filters of a block, at the start of a cache line.
 #[repr(align(64))]
-struct Packed<T>([T; 8192]);
+struct Packed<T>([T; PACKED]);
+
+/// Elements: a little more than [`CACHED_FILTERS`], as the last vectors of rows may be half empty.
+const PACKED: usize = 8192;
 
 /// In place of the offset of an element without a gradient.
 const DEAD: u32 = u32::MAX;
@@ -226,7 +229,9 @@ pub fn sparse_backward_input<T: Element, S: Simd<T>>(
     let limits = (most_vectors::<T, S>(), 1, cached);
     let overlap = patches.overlap();
 
-    let mut packed = Packed([T::zero(); 8192]);
+    // Where rows are no whole vectors, most loads would straddle two lines of the cache.
+    let straddle = !patches.run().is_multiple_of(S::LANES);
+    let mut packed = straddle.then(|| Packed([T::zero(); PACKED]));
     let mut starts = [[0; POSITIONS]; MARKED_WINDOWS];
     let mut marks = [[0; POSITIONS]; MARKED_WINDOWS];
     let most = evenly(windows, MARKED_WINDOWS);
@@ -255,8 +260,10 @@ pub fn sparse_backward_input<T: Element, S: Simd<T>>(
                     limits,
                     #[inline(always)]
                     |block| {
+                        let (block, packed) = (&block, packed.as_mut());
                         with_block!(simd, block, R, V => add_filters::<T, _, R, V>(
-                            simd, d_x, starts, marks, d_out, filters, &block, taps, c_out, overlap, &mut packed,
+                            simd, d_x, starts, marks, d_out, filters, block, taps, c_out, overlap,
+                            packed,
                         ));
                     },
                 );
@@ -288,7 +295,8 @@ fn mark_events<T: Element, S: Simd<T>>(simd: S, d_out: &[T], argmax: &[T]) -> [u
 /// of a column lie one row of a patch apart (`overlap`), their sums share registers.
 ///
 /// `d_x` (padded h, padded w, c_in), `starts` and `marks` (windows, positions), `d_out` (windows, c_out)
-/// from the first channel on, `filters` (channels, taps).
+/// from the first channel on, `filters` (channels, taps), `packed` of
+/// anything, if they shall be copied there.
 #[inline(always)]
 fn add_filters<T: Element, S: Simd<T>, const R: usize, const V: usize>(
     simd: S,
@@ -301,15 +309,19 @@ fn add_filters<T: Element, S: Simd<T>, const R: usize, const V: usize>(
     taps: usize,
     c_out: usize,
     overlap: bool,
-    packed: &mut Packed<T>,
+    packed: Option<&mut Packed<T>>,
 ) {
     if (R + 1) * V > most_vectors::<T, S>() {
         unreachable!("blocks are smaller"); // and this code is not compiled
     }
     let filter = Tile::<R, V>::new(block, block.tap_step);
     let filters = Source::new(simd, filter, &filters[block.tap..]);
-    let (filters, taps) = match filters.packed(simd, &mut packed.0, taps) {
-        Some(packed) => (packed, R * V * S::LANES),
+    let copied = match packed {
+        Some(packed) => filters.packed(simd, &mut packed.0, taps),
+        None => None,
+    };
+    let (filters, taps) = match copied {
+        Some(filters) => (filters, R * V * S::LANES),
         None => (filters, taps),
     };
     let pixels = Tile::<R, V>::new(block, block.pixel_step);

@@ -53,8 +53,8 @@ def pair(filters: int) -> list[Layer]:
         ReLU(),
         Conv2D(filters, 3, padding="same", use_bias=False),
         MaxPooling2D(2),
-        BatchNormalization(momentum=0.9),
         ReLU(),
+        BatchNormalization(momentum=0.9),
         Dropout(0.15),
     ]
 

@@ -1,8 +1,8 @@
 """At least 99 % of MNIST's test images right after well under a second of training.
 
-Convolutions that are pooled before they are normalised, so that most of the backward pass is
-sparse; one epoch of Adam with short memories and one cycle of the learning rate (Smith and Topin,
-2018). Smoothed labels are worth 0.15 points of accuracy here.
+Convolutions with pooling and ReLU right behind them, so that most of the backward pass is sparse,
+and the normalisation behind those; one epoch of Adam with short memories and one cycle of the
+learning rate (Smith and Topin, 2018). Smoothed labels are worth 0.15 points of accuracy here.
 """
 
 from cnnrs.layers import (
@@ -41,8 +41,8 @@ def block(filters: int, side: int, padding: str = "valid") -> list[Layer]:
     return [
         Conv2D(filters, side, padding=padding, use_bias=False),
         MaxPooling2D(2),
-        BatchNormalization(momentum=0.9),
         ReLU(),
+        BatchNormalization(momentum=0.9),
     ]
 
 

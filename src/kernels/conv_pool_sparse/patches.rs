@@ -295,8 +295,7 @@ impl<'a, T: Element, const R: usize, const V: usize> Source<'a, T, R, V> {
     }
 
     /// The tiles that begin at the first element and every `step` further on, in whole vectors behind
-    /// each other, if they fit into `out`. A vector that straddles two lines of the cache takes two
-    /// loads: None if most do not anyway.
+    /// each other, if they fit into `out`.
     #[inline(always)]
     pub fn packed<'b, S: Simd<T>>(
         &self,
@@ -306,7 +305,7 @@ impl<'a, T: Element, const R: usize, const V: usize> Source<'a, T, R, V> {
     ) -> Option<Source<'b, T, R, V>> {
         let tiles = self.last / step + 1;
         let len = R * V * S::LANES;
-        if self.tile.step.is_multiple_of(S::LANES) || tiles * len > out.len() {
+        if tiles * len > out.len() {
             return None;
         }
         let out = &mut out[..tiles * len];
