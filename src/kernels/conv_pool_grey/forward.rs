@@ -31,7 +31,8 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
         let layer = Channels { kernel, bias, relu, o, end: c_out.min(o + S::LANES), c_out };
         let patches = Patches::<T, K>::new(x, shape);
-        if layer.end - o <= S::LANES / 2 {
+        // Half a short vector holds a channel or two, which is not worth code of their own.
+        if S::LANES > 4 && layer.end - o <= S::LANES / 2 {
             forward_pairs(simd, out, argmax, patches, &layer);
         } else {
             forward_vectors(simd, out, argmax, patches, &layer);
@@ -120,8 +121,8 @@ fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
     let bias = unzip(simd, [simd.zip(bias, bias)[0]; POOL], [simd.zip(bias, bias)[0]; POOL])[0];
     let windows = out.len() / layer.c_out;
     let mut window = 0;
-    // With many taps, more of which are in memory, each is to meet more windows.
-    while K > 3 && window + 6 <= windows {
+    // Many taps are in memory: each is to meet more windows, if there are registers for their sums.
+    while S::SUMS >= 24 && K > 3 && window + 6 <= windows {
         let sums = pair_sums::<T, S, K, 6>(simd, &mut patches, &taps);
         layer.store_pairs(simd, out, argmax, sums, bias, window);
         window += 6;
