@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeAlias, Unpack
 
-from cnnrs._checks import between, choice, integer, number, only
+from cnnrs._checks import between, channels_last, choice, integer, number
 from cnnrs._layer import Common, Layer
 
 Factor: TypeAlias = float | Sequence[float]
@@ -44,7 +44,7 @@ class _Warp(Augmentation):
         self.interpolation = choice("interpolation", interpolation, INTERPOLATIONS)
         self.fill_value = number("fill_value", fill_value)
         self._set_seed(seed)
-        _check_data_format(data_format)
+        channels_last(data_format)
 
 
 class RandomTranslation(_Warp):
@@ -141,7 +141,7 @@ class RandomFlip(Augmentation):
         super().__init__(**common)
         self.mode = choice("mode", mode, FLIP_MODES)
         self._set_seed(seed)
-        _check_data_format(data_format)
+        channels_last(data_format)
 
 
 class RandomRotation(_Warp):
@@ -401,7 +401,7 @@ class RandomErasing(Augmentation):
         self.fill_value = _paint(fill_value)
         self.value_range = _range("value_range", value_range)
         self._set_seed(seed)
-        _check_data_format(data_format)
+        channels_last(data_format)
 
 
 def _bounds(name: str, value: Factor, *, least: float = -1.0) -> tuple[float, float]:
@@ -442,7 +442,3 @@ def _paint(value: float | Sequence[float] | None) -> float | tuple[float, ...] |
             raise ValueError(f"fill_value: expected one number, three or None, got {value!r}")
         return tuple(number("fill_value", it) for it in value)
     return None if value is None else number("fill_value", value)  # type: ignore[arg-type]
-
-
-def _check_data_format(value: str | None) -> None:
-    only("data_format", value, None, "channels_last")

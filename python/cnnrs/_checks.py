@@ -97,6 +97,11 @@ def only(name: str, value: Any, *supported: Any) -> None:
         raise ValueError(f"{name}: expected {one_of(supported)}, got {value!r}")
 
 
+def channels_last(data_format: str | None) -> None:
+    """Refuse another order of axes than (height, width, channels)."""
+    only("data_format", data_format, None, "channels_last")
+
+
 def one_of(values: Sequence[Any]) -> str:
     """The values as an error's text lists them."""
     *first, last = map(repr, values)

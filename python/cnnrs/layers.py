@@ -26,6 +26,7 @@ from cnnrs._checks import (
     above_0,
     at_least_0,
     between,
+    channels_last,
     choice,
     from_0_below_1,
     integer,
@@ -135,7 +136,7 @@ class Conv2D(Layer):
         self.kernel_size = pair("kernel_size", kernel_size)
         self.strides = pair("strides", strides)
         self.padding = _padding(padding)
-        _check_data_format(data_format)
+        channels_last(data_format)
         only("dilation_rate", pair("dilation_rate", dilation_rate), (1, 1))
         only("groups", groups, 1)
         self.activation = _activation(activation)
@@ -163,7 +164,7 @@ class _Pooling2D(Layer):
         self.pool_size = pair("pool_size", pool_size)
         self.strides = self.pool_size if strides is None else pair("strides", strides)
         self.padding = _padding(padding)
-        _check_data_format(data_format)
+        channels_last(data_format)
 
 
 class MaxPooling2D(_Pooling2D):
@@ -256,7 +257,7 @@ class GlobalAveragePooling2D(Layer):
         self, data_format: str | None = None, keepdims: bool = False, **common: Unpack[Common]
     ) -> None:
         super().__init__(**common)
-        _check_data_format(data_format)
+        channels_last(data_format)
         self.keepdims = bool(keepdims)
 
 
@@ -282,7 +283,7 @@ class Flatten(Layer):
 
     def __init__(self, data_format: str | None = None, **common: Unpack[Common]) -> None:
         super().__init__(**common)
-        _check_data_format(data_format)
+        channels_last(data_format)
 
 
 class Dense(Layer):
@@ -539,10 +540,6 @@ def _padding(value: str) -> str:
 
 def _activation(value: str | None) -> str:
     return choice("activation", "linear" if value is None else value, ACTIVATIONS)
-
-
-def _check_data_format(value: str | None) -> None:
-    only("data_format", value, None, "channels_last")
 
 
 def _initializer(weight: str, value: InitializerLike | None, default: str) -> Any:
