@@ -20,8 +20,8 @@ pub struct Avx512(());
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512Narrow(());
 
-/// Bytes that [`prefetch`] asks for at most.
-const PREFETCHED: usize = 2048;
+/// Bytes that [`prefetch`] asks for at most: a page, which a small image of floats fits into.
+const PREFETCHED: usize = 4096;
 
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
