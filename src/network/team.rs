@@ -17,14 +17,20 @@ use crate::network::BuildError;
 /// the phases of a small network take and much shorter than a time slice.
 const SPINS: usize = 2_000;
 
+/// A value that shares no cache line with others: one thread's writing would make the other threads
+/// fetch these again. Twice the line, because processors fetch lines in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Apart<V>(pub V);
+
 /// Where threads wait for each other. Between two meetings one of them alone may act.
 #[derive(Debug)]
 pub struct Barrier {
     /// 0 until it is known how many threads there are.
     threads: AtomicUsize,
     spins: usize,
-    arrived: AtomicUsize,
-    generation: AtomicUsize,
+    arrived: Apart<AtomicUsize>,
+    generation: Apart<AtomicUsize>,
     broken: AtomicBool,
     /// How many sleep; `generation` changes with the lock held.
     sleeping: Mutex<usize>,
@@ -48,34 +54,39 @@ impl Barrier {
         Self {
             threads: AtomicUsize::new(0),
             spins: if at_most <= cores() { SPINS } else { 0 },
-            arrived: AtomicUsize::new(0),
-            generation: AtomicUsize::new(0),
+            arrived: Apart::default(),
+            generation: Apart::default(),
             broken: AtomicBool::new(false),
             sleeping: Mutex::new(0),
             wake: Condvar::new(),
         }
     }
 
+    /// How many threads meet, once they work.
+    pub fn threads(&self) -> usize {
+        self.threads.load(Ordering::Relaxed)
+    }
+
     /// Waits until all have come. The last one runs `alone` before any of them goes on.
     pub fn wait(&self, alone: impl FnOnce()) -> Result<(), Broken> {
-        let threads = self.threads.load(Ordering::Relaxed);
+        let threads = self.threads();
         if threads == 1 {
             alone();
             return Ok(());
         }
-        let generation = self.generation.load(Ordering::Acquire);
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == threads {
-            self.arrived.store(0, Ordering::Relaxed);
+        let generation = self.generation.0.load(Ordering::Acquire);
+        if self.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == threads {
+            self.arrived.0.store(0, Ordering::Relaxed);
             alone();
             let sleeping = self.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
-            self.generation.store(generation.wrapping_add(1), Ordering::Release);
+            self.generation.0.store(generation.wrapping_add(1), Ordering::Release);
             if *sleeping > 0 {
                 self.wake.notify_all();
             }
             return Ok(());
         }
         let waits = || {
-            self.generation.load(Ordering::Acquire) == generation
+            self.generation.0.load(Ordering::Acquire) == generation
                 && !self.broken.load(Ordering::Acquire)
         };
         for _ in 0..self.spins {

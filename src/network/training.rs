@@ -9,11 +9,11 @@ use crate::kernels::rescale::Source;
 use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::clock::{Clock, Poll};
-use crate::network::layers::Layers;
+use crate::network::layers::{ALIGNMENT, Layers};
 use crate::network::optimizer::{Averaging, Optimizer, Rule};
 use crate::network::plan::{Block, Chunks, Plan};
 use crate::network::step::{Model, Random};
-use crate::network::team::{self, Barrier, Broken, Shared};
+use crate::network::team::{self, Apart, Barrier, Broken, Shared};
 use crate::network::{BuildError, Mode, parts};
 
 /// Most chunks that a batch is divided into, each with a gradient of its own: enough for the threads
@@ -23,7 +23,7 @@ const MAX_CHUNKS: usize = 16;
 /// Bytes that the gradients of all chunks may take together.
 const GRADIENT_BYTES: usize = 1 << 26;
 
-/// Parameters that are updated in one go.
+/// Most parameters that are updated in one go.
 const UPDATE: usize = 4096;
 
 /// Products of one step, forward, below which waking a second thread costs more than it saves: some
@@ -112,8 +112,11 @@ pub fn prepare_all<T: Element>(plan: &Plan<T>, prepared: &mut [T], model: Model<
     }
 }
 
-/// All parameters but those left out, in parts that are updated in one go.
-fn updates(len: usize, left_out: &[Range<usize>]) -> Vec<Range<usize>> {
+/// All parameters but those left out, in parts that are updated in one go: for each thread the same
+/// number, and if all parameters are there, nearly the same length.
+fn updates(len: usize, left_out: &[Range<usize>], threads: usize) -> Vec<Range<usize>> {
+    let rounds = len.div_ceil(threads * UPDATE).max(1);
+    let part = len.div_ceil(rounds * threads).max(1).next_multiple_of(ALIGNMENT);
     let mut kept = vec![];
     let mut start = 0;
     for out in left_out {
@@ -122,7 +125,7 @@ fn updates(len: usize, left_out: &[Range<usize>]) -> Vec<Range<usize>> {
     }
     kept.push(start..len);
     let split = |range: Range<usize>| {
-        parts(range.len(), UPDATE).map(move |part| range.start + part.start..range.start + part.end)
+        parts(range.len(), part).map(move |part| range.start + part.start..range.start + part.end)
     };
     kept.into_iter().flat_map(split).collect()
 }
@@ -229,24 +232,26 @@ impl<T: Element> Training<T> {
             call,
             labels: &labels,
             phases: &phases,
-            updates: updates(layers.params_len, &[]),
-            updates_beside_descent: updates(layers.params_len, &descended),
-            next: AtomicUsize::new(0),
-            sums: std::array::from_fn(|_| Mutex::default()),
-            outcome: Mutex::new(Outcome {
+            updates: updates(layers.params_len, &[], threads),
+            updates_beside_descent: updates(layers.params_len, &descended, threads),
+            next: Apart::default(),
+            sums: std::array::from_fn(|_| Apart::default()),
+            outcome: Apart(Mutex::new(Outcome {
                 losses: Vec::with_capacity(call.rates.len()),
                 ..Outcome::default()
-            }),
+            })),
             stop: AtomicBool::new(false),
-            steps: AtomicUsize::new(0),
+            stopped: AtomicBool::new(false),
+            steps: Apart::default(),
         };
         team::run(threads, |worker, barrier| {
             let mut clock = Clock::new((worker == 0).then_some(poll));
             // A panic elsewhere is passed on where the threads are joined.
             let _: Result<(), Broken> = job.work(worker, barrier, &mut clock);
         });
-        let outcome = job.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let steps = job.steps.into_inner();
+        let mut outcome = job.outcome.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        outcome.stopped = job.stopped.into_inner();
+        let steps = job.steps.0.into_inner();
         self.optimizer.steps += steps as u64;
         self.stale = outcome.stopped;
         Ok(outcome)
@@ -338,13 +343,16 @@ struct Job<'a, X, T> {
     updates: Vec<Range<usize>>,
     updates_beside_descent: Vec<Range<usize>>,
     /// The next piece of work that nobody has taken.
-    next: AtomicUsize,
+    next: Apart<AtomicUsize>,
     /// Of each chunk of the step.
-    sums: [Mutex<LossSums>; MAX_CHUNKS],
-    outcome: Mutex<Outcome>,
+    sums: [Apart<Mutex<LossSums>>; MAX_CHUNKS],
+    outcome: Apart<Mutex<Outcome>>,
+    /// Whether somebody wants a stop.
     stop: AtomicBool,
+    /// Whether all have agreed to stop.
+    stopped: AtomicBool,
     /// Steps that are whole.
-    steps: AtomicUsize,
+    steps: Apart<AtomicUsize>,
 }
 
 /// A step of the call.
@@ -362,6 +370,7 @@ struct At {
 impl<X: Source, T: Element> Job<'_, X, T> {
     /// What each thread does. All take the same turns.
     fn work(&self, worker: usize, barrier: &Barrier, clock: &mut Clock<'_>) -> Result<(), Broken> {
+        let threads = barrier.threads();
         let batches = parts(self.call.order.len(), self.call.batch);
         for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
             let chunks = self.training.chunks(batch.len());
@@ -369,7 +378,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
             let descends = one_block && self.training.optimizer.is_plain();
             let at = At { step, start: batch.start, chunks, rate, descends };
             for (number, phase) in self.phases.iter().enumerate() {
-                while let Some(chunk) = self.take(chunks.count()) {
+                for chunk in self.turns(chunks.count(), worker, threads) {
                     if self.stop.load(Ordering::Relaxed) && !descends {
                         break;
                     }
@@ -382,50 +391,53 @@ impl<X: Source, T: Element> Job<'_, X, T> {
             if self.stopped() {
                 return Ok(());
             }
-            self.update(&at);
+            self.update(&at, worker, threads);
             barrier.wait(|| {
-                self.next.store(0, Ordering::Relaxed);
-                self.steps.fetch_add(1, Ordering::Relaxed);
+                self.next.0.store(0, Ordering::Relaxed);
+                self.steps.0.fetch_add(1, Ordering::Relaxed);
                 if self.stop.load(Ordering::Relaxed) {
-                    self.outcome.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
+                    self.stopped.store(true, Ordering::Relaxed);
                 }
             })?;
             if self.stopped() {
                 return Ok(());
             }
             if self.training.plan.prepared_len > 0 {
-                self.prepare();
-                barrier.wait(|| self.next.store(0, Ordering::Relaxed))?;
+                self.prepare(worker, threads);
+                barrier.wait(|| self.next.0.store(0, Ordering::Relaxed))?;
             }
         }
         Ok(())
     }
 
-    /// The next of `count` pieces of work.
-    fn take(&self, count: usize) -> Option<usize> {
-        let next = self.next.fetch_add(1, Ordering::Relaxed);
-        (next < count).then_some(next)
+    /// A thread's pieces of `count`: its own one if there is a thread for each, which costs nothing to
+    /// find out, else those that nobody has taken yet.
+    fn turns(&self, count: usize, worker: usize, threads: usize) -> impl Iterator<Item = usize> {
+        let few = count <= threads;
+        let own = if few { worker..count.min(worker + 1) } else { 0..0 };
+        let next = move || self.next.0.fetch_add(1, Ordering::Relaxed);
+        own.chain(std::iter::from_fn(move || (!few).then(next).filter(|&next| next < count)))
     }
 
     fn stopped(&self) -> bool {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).stopped
+        self.stopped.load(Ordering::Relaxed)
     }
 
     /// Done by one thread while the others wait.
     fn finish_phase(&self, last: bool, at: &At) {
-        self.next.store(0, Ordering::Relaxed);
+        self.next.0.store(0, Ordering::Relaxed);
         if !last {
             return;
         }
-        let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         // A step whose nodes have descended is done.
         if self.stop.load(Ordering::Relaxed) && !at.descends {
-            outcome.stopped = true;
+            self.stopped.store(true, Ordering::Relaxed);
             return;
         }
+        let mut outcome = self.outcome.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut loss = 0.0;
         for sums in &self.sums[..at.chunks.count()] {
-            let sums = std::mem::take(&mut *sums.lock().unwrap_or_else(PoisonError::into_inner));
+            let sums = std::mem::take(&mut *sums.0.lock().unwrap_or_else(PoisonError::into_inner));
             loss += sums.loss;
             outcome.correct += sums.correct;
         }
@@ -514,24 +526,24 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         // SAFETY: gone before the block goes on; a value and its gradient lie apart.
         let (x, d_x) = unsafe { (plan.value(block, *end), plan.d_value(block, *end)) };
         let scale = T::from_f64(1.0 / chunks.images as f64);
-        let mut sums = self.sums[chunks.at].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums = self.sums[chunks.at].0.lock().unwrap_or_else(PoisonError::into_inner);
         run::loss_backward(d_x, &mut sums, x, targets, *loss, width, scale);
     }
 
-    /// Updates parameters and moving averages by what the chunks have found.
-    fn update(&self, at: &At) {
+    /// A thread's share of updating parameters and moving averages by what the chunks have found.
+    fn update(&self, at: &At, worker: usize, threads: usize) {
         let Training { plan, optimizer, gradients, stats, .. } = self.training;
         let step = optimizer.steps + at.step as u64 + 1;
         let (count, params_len) = (at.chunks.count(), self.params.len());
         let updates = if at.descends { &self.updates_beside_descent } else { &self.updates };
+        if worker == threads - 1 {
+            // SAFETY: this thread alone touches moving averages.
+            let moving = unsafe { self.moving.write(0..self.moving.len()) };
+            plan.update_moving(moving, stats, at.chunks);
+        }
         let mut sum = [T::zero(); UPDATE];
-        while let Some(piece) = self.take(updates.len() + 1) {
-            let Some(part) = updates.get(piece) else {
-                // SAFETY: only this piece of work touches moving averages.
-                let moving = unsafe { self.moving.write(0..self.moving.len()) };
-                plan.update_moving(moving, stats, at.chunks);
-                continue;
-            };
+        let mine = updates.len() * worker / threads..updates.len() * (worker + 1) / threads;
+        for part in &updates[mine] {
             // SAFETY: the chunks have met, and nobody writes gradients now.
             let gradient = |chunk: usize| unsafe {
                 let start = chunk * params_len;
@@ -544,15 +556,15 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 run::sum_gradients(sum, count, gradient);
                 sum
             };
-            // SAFETY: this part is this piece of work's.
+            // SAFETY: this part is this thread's.
             unsafe { optimizer.update(self.params, part.clone(), gradient, at.rate, step) };
         }
     }
 
     /// Makes of the new weights what the nodes want prepared.
-    fn prepare(&self) {
+    fn prepare(&self, worker: usize, threads: usize) {
         let Training { plan, prepared, .. } = self.training;
-        while let Some(i) = self.take(plan.len()) {
+        for i in self.turns(plan.len(), worker, threads) {
             // SAFETY: nobody writes weights now, and what node `i` wants is this piece of work's.
             unsafe {
                 let params = self.params.read(0..self.params.len());
