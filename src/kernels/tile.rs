@@ -103,8 +103,9 @@ pub(super) fn convolve<T: Element, S: Simd<T>, O: Sink<T>>(
     // SAFETY: the assertions above.
     unsafe {
         match taps.run {
-            SHORT_RUN => job.run::<S, SHORT_RUN>(simd),
-            LONGER_RUN => job.run::<S, LONGER_RUN>(simd),
+            // (With a pooling behind it, such a layer has kernels of its own.)
+            SHORT_RUN if O::POSITIONS == 1 => job.run::<S, SHORT_RUN>(simd),
+            LONGER_RUN if O::POSITIONS == 1 => job.run::<S, LONGER_RUN>(simd),
             _ => job.run::<S, 0>(simd),
         }
     }
@@ -190,13 +191,6 @@ impl<T: Element, O: Sink<T>> Job<'_, T, O> {
         self.o += V * S::LANES;
     }
 
-    /// Whether the convolutions of one row, at places beside each other, lie one element apart.
-    #[inline(always)]
-    fn are_neighbours(&self) -> bool {
-        let [_, _, step] = self.pixels.steps();
-        step.from == O::SIDE && (0..O::SIDE).all(|n| self.sink.position(n) == n)
-    }
-
     /// The next `P` pixels of the walk for the next `V` vectors of channels.
     ///
     /// # Safety
@@ -220,14 +214,11 @@ impl<T: Element, O: Sink<T>> Job<'_, T, O> {
         let weights = &self.packed[self.o / block * block * self.taps.count() + self.o % block..];
         // SAFETY: the caller's promise; neighbours are the same pixels.
         let sums = unsafe {
-            if RUN > 0 && P * V <= PIXELS && beside && self.are_neighbours() {
+            if RUN > 0 && P * V <= PIXELS && beside && self.pixels.steps()[2].from == 1 {
                 // The unrolled loop loads each element once for all the pixels that share it, for
                 // which a small tile has registers left.
-                let rows = pixels;
-                for p in 0..P {
-                    let (place, n) = (p / O::POSITIONS, p % O::POSITIONS);
-                    let (row, column) = (n / O::SIDE * O::SIDE, place * O::SIDE + n % O::SIDE);
-                    pixels[p] = rows[row].add(column);
+                for p in 1..P {
+                    pixels[p] = pixels[0].add(p);
                 }
                 sums::<T, S, P, V>(simd, &pixels, weights.as_ptr(), self.taps)
             } else {

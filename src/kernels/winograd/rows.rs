@@ -1,0 +1,244 @@
+//! F(2, 5) down the columns, for kernels with five rows: two outputs below each other take 6 products for
+//! each tap of a row and each pair of channels, in place of 10. Across the columns it is a convolution
+//! as ever, so that few channels are enough to fill vectors and runs.
+//!
+//! Six rows of pixels become six rows of points, each of which meets the kernel's rows at the same point;
+//! the sums become two rows of outputs. The points are 0, 1, -1, 2, -2 and infinity.
+
+use super::{Output, SIDE, Tile};
+use crate::kernels::conv;
+use crate::kernels::pack::{block, packed_len as matrix_len};
+use crate::kernels::shape::ConvShape;
+use crate::kernels::simd::{Element, Simd, for_each_vector};
+use crate::kernels::tile::{Taps, convolve};
+use crate::kernels::walk::{Lattice, Pixels};
+
+/// Rows of a kernel.
+const TAPS: usize = 5;
+
+/// Rows of pixels for two rows of outputs, and of points.
+const POINTS: usize = TAPS + SIDE - 1;
+
+/// Outputs of a row of points, from which on no further strips go together: some tiles of sums, so that
+/// each vector of the kernel serves often.
+const OUTPUTS: usize = 96;
+
+/// Bytes of the points of the strips that go together, so that they stay in the L2 cache.
+const BYTES: usize = 1 << 18;
+
+/// From one point to the next in the packed kernel. Where the stride of the stores were a power of two,
+/// they would all meet in one set of the cache.
+fn point_len<T>(shape: &ConvShape) -> usize {
+    matrix_len::<T>(shape.run(), shape.c_out()) + block::<T>()
+}
+
+/// Elements of a kernel packed by [`pack`].
+pub fn packed_len<T>(shape: &ConvShape) -> usize {
+    POINTS * point_len::<T>(shape)
+}
+
+/// See [`winograd_pack`](super::winograd_pack); at each point, the result is packed as (kw c_in, c_out).
+#[inline(always)]
+pub fn pack<T: Element, S: Simd<T>>(simd: S, packed: &mut [T], kernel: &[T], shape: &ConvShape) {
+    let (run, point_len, block) = (shape.run(), point_len::<T>(shape), block::<T>());
+    for (b, kernel) in kernel.chunks_exact((TAPS * run * block).max(1)).enumerate() {
+        for at in 0..run {
+            for lanes in (0..block).step_by(S::LANES) {
+                let mut taps = [simd.zero(); TAPS];
+                for y in 0..TAPS {
+                    taps[y] = simd.load(&kernel[(y * run + at) * block + lanes..]);
+                }
+                let points = kernel_points(simd, taps);
+                for point in 0..POINTS {
+                    let to = point * point_len + (b * run + at) * block + lanes;
+                    simd.store(points[point], &mut packed[to..]);
+                }
+            }
+        }
+    }
+}
+
+/// Two rows of outputs and the rows of pixels that they depend on: what a strip needs.
+#[derive(Clone, Copy, Debug)]
+struct Strip {
+    /// Elements of a row of points, which has the pixels' length and channels.
+    before: usize,
+    /// Elements of a row of sums.
+    after: usize,
+    /// Strips that go together.
+    group: usize,
+}
+
+impl Strip {
+    /// For `strips` strips with so many outputs beside each other.
+    fn new<T>(shape: &ConvShape, strips: usize, outputs: usize) -> Self {
+        let (_, w, c_in) = shape.windows().padded();
+        let (before, after) = (w * c_in, outputs * shape.c_out());
+        let fitting = BYTES / (POINTS * (before + after) * size_of::<T>());
+        let group = fitting.min(OUTPUTS.div_ceil(outputs.max(1))).max(1).min(strips);
+        Self { before, after, group }
+    }
+
+    /// From one point to the next of all the rows of some length; never a power of two, as for the kernel.
+    fn step<T>(&self, row: usize) -> usize {
+        (self.group * row).next_multiple_of(2 * block::<T>()) + block::<T>()
+    }
+}
+
+/// Elements of workspace for `n` images.
+pub fn scratch_len<T>(shape: &ConvShape, n: usize) -> usize {
+    let (out_h, out_w, _) = shape.output();
+    let strip = Strip::new::<T>(shape, n.saturating_mul(out_h.div_ceil(SIDE)), out_w);
+    let len = strip.step::<T>(strip.before).saturating_add(strip.step::<T>(strip.after));
+    len.saturating_mul(POINTS)
+}
+
+/// All tiles: `counts` are images, and tiles below and beside each other.
+#[inline(always)]
+pub fn run<T: Element, S: Simd<T>, O: Output<T>>(
+    simd: S,
+    output: &mut O,
+    x: &[T],
+    packed: &[T],
+    scratch: &mut [T],
+    shape: &ConvShape,
+    [n, rows, columns]: [usize; 3],
+) {
+    let (_, out_w, c_out) = shape.output();
+    let (h, w, c_in) = shape.windows().padded();
+    let (strips, outputs) = (n * rows, out_w.min(SIDE * columns));
+    let strip = Strip::new::<T>(shape, strips, outputs);
+    let (before_step, after_step) = (strip.step::<T>(strip.before), strip.step::<T>(strip.after));
+    let (before, after) = scratch.split_at_mut(POINTS * before_step);
+    let after = &mut after[..POINTS * after_step];
+    let taps = Taps { rows: 1, run: shape.run(), step: 0 };
+    let lattice = |row, pixel| Lattice { start: 0, steps: [0, row, pixel] };
+    let (from, to) = (lattice(strip.before, c_in), lattice(strip.after, c_out));
+
+    for first in (0..strips).step_by(strip.group.max(1)) {
+        let group = strip.group.min(strips - first);
+        for s in 0..group {
+            let (image, i) = ((first + s) / rows, (first + s) % rows);
+            let row = |y: usize| {
+                // Below the image, where no output that is kept depends on it, its last row will do.
+                &x[(image * h + (SIDE * i + y).min(h - 1)) * w * c_in..][..strip.before]
+            };
+            let pixels = [row(0), row(1), row(2), row(3), row(4), row(5)];
+            set(simd, &mut before[s * strip.before..], before_step, pixels);
+        }
+        let pixels = Pixels::new([1, group, outputs], from, to);
+        for (point, packed) in packed.chunks_exact(point_len::<T>(shape)).enumerate() {
+            let packed = &packed[..matrix_len::<T>(taps.run, c_out)];
+            let before = &before[point * before_step..][..group * strip.before];
+            let out = &mut after[point * after_step..][..group * strip.after];
+            let mut sink = conv::Plain { out, finish: None, c_out };
+            convolve(simd, &mut sink, before, packed, taps, &pixels);
+        }
+        for_each_vector(
+            simd,
+            c_out,
+            #[inline(always)]
+            |channels| {
+                let mut write = output.writer(simd, channels.start, channels.len());
+                for s in 0..group {
+                    let number = first + s;
+                    let after = &after[s * strip.after..];
+                    assert!((POINTS - 1) * after_step + strip.after <= after.len(), "all points");
+                    for j in 0..columns {
+                        let mut sums = [[simd.zero(); SIDE]; SIDE];
+                        for column in 0..SIDE {
+                            // Beside the image, its last column will do.
+                            let at = (SIDE * j + column).min(outputs - 1) * c_out;
+                            let mut points = [simd.zero(); POINTS];
+                            for point in 0..POINTS {
+                                let from = point * after_step + at;
+                                // SAFETY: the row has `outputs` outputs of `c_out` channels, and the
+                                // assertion above.
+                                let sum = unsafe {
+                                    after.get_unchecked(from + channels.start..from + channels.end)
+                                };
+                                points[point] = simd.load_up_to(sum);
+                            }
+                            let [upper, lower] = outputs_of(simd, points);
+                            (sums[0][column], sums[1][column]) = (upper, lower);
+                        }
+                        let (image, i) = (number / rows, number % rows);
+                        write(Tile { number: number * columns + j, image, i, j }, sums);
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// Sets the points of a strip, `step` elements apart, from its rows of pixels.
+#[inline(always)]
+fn set<T: Element, S: Simd<T>>(simd: S, out: &mut [T], step: usize, rows: [&[T]; POINTS]) {
+    let len = rows[0].len();
+    assert!((POINTS - 1) * step + len <= out.len(), "all points");
+    for_each_vector(
+        simd,
+        len,
+        #[inline(always)]
+        |part| {
+            let mut pixels = [simd.zero(); POINTS];
+            for y in 0..POINTS {
+                pixels[y] = simd.load_up_to(&rows[y][part.clone()]);
+            }
+            let points = pixel_points(simd, pixels);
+            for point in 0..POINTS {
+                let start = point * step;
+                // SAFETY: the part lies in a row of `len`, and the assertion above.
+                let out = unsafe { out.get_unchecked_mut(start + part.start..start + part.end) };
+                simd.store_up_to(points[point], out);
+            }
+        },
+    );
+}
+
+/// The points of pixels below each other.
+#[inline(always)]
+fn pixel_points<T: Element, S: Simd<T>>(simd: S, d: [S::Vector; POINTS]) -> [S::Vector; POINTS] {
+    let [two, minus_two, four, minus_four] = simd.constants([2.0, -2.0, 4.0, -4.0]);
+    let (even, odd) = (simd.mul_add(minus_four, d[2], d[4]), simd.mul_add(minus_four, d[1], d[3]));
+    let (steps, odd_steps) = (simd.sub(d[4], d[2]), simd.sub(d[3], d[1]));
+    [
+        simd.mul_add(four, simd.sub(d[0], d[2]), steps),
+        simd.add(even, odd),
+        simd.sub(even, odd),
+        simd.mul_add(two, odd_steps, steps),
+        simd.mul_add(minus_two, odd_steps, steps),
+        simd.mul_add(minus_four, odd_steps, simd.sub(d[5], d[3])),
+    ]
+}
+
+/// Those of a kernel's taps: the values at the points of a polynomial with these coefficients, divided by
+/// the product of the point's distances from the others.
+#[inline(always)]
+fn kernel_points<T: Element, S: Simd<T>>(simd: S, g: [S::Vector; TAPS]) -> [S::Vector; POINTS] {
+    let [two, four] = simd.constants([2.0, 4.0]);
+    let [at_zero, at_one, at_two] = simd.constants([1.0 / 4.0, -1.0 / 6.0, 1.0 / 24.0]);
+    let (even, odd) = (simd.add(simd.add(g[0], g[2]), g[4]), simd.add(g[1], g[3]));
+    let even_two = simd.mul_add(four, simd.mul_add(four, g[4], g[2]), g[0]);
+    let odd_two = simd.mul(two, simd.mul_add(four, g[3], g[1]));
+    [
+        simd.mul(at_zero, g[0]),
+        simd.mul(at_one, simd.add(even, odd)),
+        simd.mul(at_one, simd.sub(even, odd)),
+        simd.mul(at_two, simd.add(even_two, odd_two)),
+        simd.mul(at_two, simd.sub(even_two, odd_two)),
+        g[4],
+    ]
+}
+
+/// The two outputs from the products at the points.
+#[inline(always)]
+fn outputs_of<T: Element, S: Simd<T>>(simd: S, m: [S::Vector; POINTS]) -> [S::Vector; SIDE] {
+    let (ones, twos) = (simd.add(m[1], m[2]), simd.add(m[3], m[4]));
+    let (between_ones, between_twos) = (simd.sub(m[1], m[2]), simd.sub(m[3], m[4]));
+    let two = simd.splat(T::from_f64(2.0));
+    [
+        simd.add(m[0], simd.add(ones, twos)),
+        simd.add(simd.mul_add(two, between_twos, between_ones), m[5]),
+    ]
+}
