@@ -1,89 +1,89 @@
-//! Convolution with 3x3 kernels in steps of 1, alone or with the 2x2 max pooling behind it, by
-//! Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray, "Fast Algorithms for Convolutional Neural
-//! Networks", 2015): a tile of 2x2 outputs takes 16 products for each pair of channels in place of 36.
-//!
-//! A tile's 4x4 pixels become 16 points, each of which meets the kernel at the same point, summed over
-//! the input channels; the sums become the tile's outputs. The products at one point of many tiles
-//! are one product of matrices.
+//! Convolution in steps of 1, alone or with the 2x2 max pooling behind it, by Winograd's minimal
+//! filtering (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015): of 3x3 kernels
+//! in both directions, of kernels with five rows down the columns.
 //!
 //! Sums and differences of neighbouring pixels come before the products. Hence an infinite pixel may
 //! make its whole tile NaN, and outputs that would be equal may differ by rounding.
 
-use std::ops::Range;
-
-use super::conv::{self, Finish, maximum};
-use super::pack::{self, block};
+use super::conv::{Finish, maximum};
+use super::pack;
 use super::shape::{ConvPoolShape, ConvShape, POOL};
-use super::simd::{Element, Simd, for_each_vector};
-use super::tile::{Taps, convolve};
-use super::walk::{Lattice, Pixels};
+use super::simd::{Element, Simd};
+
+mod rows;
+mod square;
 
 /// Outputs of a tile, in either direction.
 const SIDE: usize = 2;
 
-/// Pixels of a tile, in either direction.
-const PATCH: usize = 4;
-
-/// Taps of a kernel, in either direction.
-const TAPS: usize = 3;
-
-/// Points of a tile.
-const POINTS: usize = PATCH * PATCH;
-
-/// Most tiles that go from one stage to the next together: enough that each kernel at a point, once
-/// it is in the L1 cache, serves some full tiles of sums.
-const MOST_TILES: usize = 48;
-
-/// Fewest, if there are so many: those of one full tile of sums.
-const FEWEST_TILES: usize = 12;
-
-/// Bytes of the points of the tiles that go together, so that they stay in the L2 cache.
-const BYTES: usize = 1 << 18;
-
-/// Whether this is the faster way: the shape is right, and there are channels enough that the products
-/// saved outweigh the sums before and after them.
-pub fn supports(shape: &ConvShape) -> bool {
-    let (_, _, c_in) = shape.input();
-    let c_out = shape.c_out();
-    shape.window() == (TAPS, TAPS)
-        && shape.strides() == (1, 1)
-        && c_in.saturating_mul(c_out) / (c_in + c_out).max(1) >= FEWEST_CHANNELS
+/// The ways that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Square,
+    Rows,
 }
 
-/// Fewest channels, if both sides have twice as many.
+impl Way {
+    /// The one that is made for the shape, if there is one.
+    fn of(shape: &ConvShape) -> Option<Self> {
+        match (shape.window(), shape.strides()) {
+            ((3, 3), (1, 1)) => Some(Self::Square),
+            ((5, _), (1, 1)) => Some(Self::Rows),
+            _ => None,
+        }
+    }
+
+    /// Whether the products saved outweigh the sums before and after them.
+    fn pays(self, shape: &ConvShape) -> bool {
+        let ((_, _, c_in), c_out) = (shape.input(), shape.c_out());
+        match self {
+            Self::Square => {
+                c_in.saturating_mul(c_out) / c_in.saturating_add(c_out) >= FEWEST_CHANNELS
+            }
+            Self::Rows => shape.run() >= SHORTEST_RUN,
+        }
+    }
+}
+
+/// Fewest channels for the first way, if both sides have twice as many.
 const FEWEST_CHANNELS: usize = 8;
 
-/// From one point to the next in the packed kernel. Where the stride of 16 stores were a power of
-/// two, they would all meet in one set of the cache.
-fn point_len<T>(shape: &ConvShape) -> usize {
-    let (_, _, c_in) = shape.input();
-    pack::packed_len::<T>(c_in, shape.c_out()) + block::<T>()
+/// Fewest taps in a row of the kernel, for the second.
+const SHORTEST_RUN: usize = 24;
+
+/// Whether this is the faster way: the shape is right, and there are channels enough.
+pub fn supports(shape: &ConvShape) -> bool {
+    Way::of(shape).is_some_and(|way| way.pays(shape))
+}
+
+/// `for_way!(shape, way => expression)`: evaluates the expression with the module of the shape's way.
+macro_rules! for_way {
+    ($shape:expr, $way:ident => $body:expr) => {
+        match Way::of($shape) {
+            Some(Way::Square) => {
+                use square as $way;
+                $body
+            }
+            Some(Way::Rows) => {
+                use rows as $way;
+                $body
+            }
+            None => panic!("expected a supported shape, got {:?}", $shape),
+        }
+    };
 }
 
 /// Elements of a kernel packed by [`winograd_pack`].
 pub fn packed_len<T>(shape: &ConvShape) -> usize {
-    POINTS * point_len::<T>(shape)
-}
-
-/// Tiles that go together, of `tiles`.
-fn group<T>(shape: &ConvShape, tiles: usize) -> usize {
-    let (_, _, c_in) = shape.input();
-    let fitting = BYTES / (POINTS * (c_in + shape.c_out()) * size_of::<T>());
-    let fitting = (fitting / FEWEST_TILES * FEWEST_TILES).clamp(FEWEST_TILES, MOST_TILES);
-    fitting.min(tiles)
+    for_way!(shape, way => way::packed_len::<T>(shape))
 }
 
 /// Elements of workspace for `n` images.
 pub fn scratch_len<T>(shape: &ConvShape, n: usize) -> usize {
-    let (out_h, out_w, c_out) = shape.output();
-    let (_, _, c_in) = shape.input();
-    let tiles = n.saturating_mul(out_h.div_ceil(SIDE)).saturating_mul(out_w.div_ceil(SIDE));
-    let group = group::<T>(shape, tiles);
-    POINTS * (step::<T>(group, c_in) + step::<T>(group, c_out))
+    for_way!(shape, way => way::scratch_len::<T>(shape, n))
 }
 
-/// Takes a kernel (3, 3, c_in, c_out) to the points. `kernel` is packed as by
-/// [`pack_taps`](super::pack::pack_taps); at each point, so is the result, (c_in, c_out).
+/// Takes a kernel (kh, kw, c_in, c_out), packed as by [`pack_taps`](super::pack::pack_taps), to the points.
 #[inline(always)]
 pub fn winograd_pack<T: Element, S: Simd<T>>(
     simd: S,
@@ -92,33 +92,9 @@ pub fn winograd_pack<T: Element, S: Simd<T>>(
     shape: &ConvShape,
 ) {
     assert_eq!(packed.len(), packed_len::<T>(shape), "packed length");
-    let (_, _, c_in) = shape.input();
-    let (taps, c_out) = (shape.taps(), shape.c_out());
-    assert_eq!(kernel.len(), pack::packed_len::<T>(taps, c_out), "packed kernel length");
-    let (point_len, block) = (point_len::<T>(shape), block::<T>());
-    let half = simd.splat(T::from_f64(0.5));
-    for (b, kernel) in kernel.chunks_exact((taps * block).max(1)).enumerate() {
-        for c in 0..c_in {
-            for lanes in (0..block).step_by(S::LANES) {
-                let mut columns = [[simd.zero(); PATCH]; TAPS];
-                for x in 0..TAPS {
-                    let mut taps = [simd.zero(); TAPS];
-                    for y in 0..TAPS {
-                        taps[y] = simd.load(&kernel[((y * TAPS + x) * c_in + c) * block + lanes..]);
-                    }
-                    columns[x] = kernel_points(simd, taps, half);
-                }
-                for y in 0..PATCH {
-                    let points =
-                        kernel_points(simd, [columns[0][y], columns[1][y], columns[2][y]], half);
-                    for x in 0..PATCH {
-                        let at = (y * PATCH + x) * point_len + (b * c_in + c) * block + lanes;
-                        simd.store(points[x], &mut packed[at..]);
-                    }
-                }
-            }
-        }
-    }
+    let len = pack::packed_len::<T>(shape.taps(), shape.c_out());
+    assert_eq!(kernel.len(), len, "packed kernel length");
+    for_way!(shape, way => way::pack(simd, packed, kernel, shape));
 }
 
 /// As [`conv_forward`](super::conv::conv_forward), with a kernel from [`winograd_pack`] and
@@ -270,200 +246,33 @@ fn run<T: Element, S: Simd<T>, O: Output<T>>(
     shape: &ConvShape,
     counts: [usize; 3],
 ) {
-    let [n, rows, columns] = counts;
+    let [n, ..] = counts;
     assert_eq!(Some(x.len()), n.checked_mul(shape.padded_len()), "input length");
     assert_eq!(packed.len(), packed_len::<T>(shape), "packed kernel length");
     assert_eq!(scratch.len(), scratch_len::<T>(shape, n), "scratch length");
-    let (_, _, c_in) = shape.input();
-    let c_out = shape.c_out();
-    let tiles = n * rows * columns;
-    let group = group::<T>(shape, tiles);
-    let (before, after) = scratch.split_at_mut(POINTS * step::<T>(group, c_in));
-    let mut before = Points { x: before, tiles: group, channels: c_in };
-    let mut after =
-        Points { x: &mut after[..POINTS * step::<T>(group, c_out)], tiles: group, channels: c_out };
-    let mut next = Tile { number: 0, image: 0, i: 0, j: 0 };
-    let mut places = [next; MOST_TILES];
-    for start in (0..tiles).step_by(group.max(1)) {
-        let places = &mut places[..group.min(tiles - start)];
-        for (t, place) in places.iter_mut().enumerate() {
-            *place = next;
-            before.set(simd, t, x, shape, next);
-            next = next.following(rows, columns);
-        }
-        for (point, packed) in packed.chunks_exact(point_len::<T>(shape)).enumerate() {
-            let packed = &packed[..pack::packed_len::<T>(c_in, c_out)];
-            multiply(simd, after.at(point), before.at(point), packed, [places.len(), c_in, c_out]);
-        }
-        for_each_vector(
-            simd,
-            c_out,
-            #[inline(always)]
-            |channels| {
-                let mut write = output.writer(simd, channels.start, channels.len());
-                for (t, &place) in places.iter().enumerate() {
-                    write(place, after.sums(simd, t, &channels));
-                }
-            },
-        );
-    }
-}
-
-/// From one point of some tiles to the next; never a power of two, as for the kernel.
-fn step<T>(tiles: usize, channels: usize) -> usize {
-    (tiles * channels).next_multiple_of(2 * block::<T>()) + block::<T>()
-}
-
-/// All points of some tiles: (points, tiles, channels), with a step from point to point.
-struct Points<'a, T> {
-    x: &'a mut [T],
-    tiles: usize,
-    channels: usize,
-}
-
-impl<T: Element> Points<'_, T> {
-    /// All tiles at one point.
-    #[inline(always)]
-    fn at(&mut self, point: usize) -> &mut [T] {
-        let step = step::<T>(self.tiles, self.channels);
-        &mut self.x[point * step..][..self.tiles * self.channels]
-    }
-
-    /// Where a vector of `channels` of tile `t` lies at the first point.
-    #[inline(always)]
-    fn place(&self, t: usize, channels: &Range<usize>) -> Range<usize> {
-        assert!(t < self.tiles && channels.end <= self.channels, "a tile and its channels");
-        assert_eq!(self.x.len(), POINTS * step::<T>(self.tiles, self.channels), "all points");
-        t * self.channels + channels.start..t * self.channels + channels.end
-    }
-
-    /// Sets tile `t` from the padded images `x`. Of pixels beyond the image, which no output that is
-    /// kept depends on, the nearest ones take the place.
-    #[inline(always)]
-    fn set<S: Simd<T>>(&mut self, simd: S, t: usize, x: &[T], shape: &ConvShape, tile: Tile) {
-        let (h, w, c) = shape.windows().padded();
-        let step = step::<T>(self.tiles, c);
-        let (mut rows, mut columns) = ([0; PATCH], [0; PATCH]);
-        for at in 0..PATCH {
-            rows[at] = (tile.image * h + (SIDE * tile.i + at).min(h - 1)) * w * c;
-            columns[at] = (SIDE * tile.j + at).min(w - 1) * c;
-        }
-        assert!(rows[PATCH - 1] + columns[PATCH - 1] + c <= x.len(), "a patch inside the images");
-        for_each_vector(
-            simd,
-            c,
-            #[inline(always)]
-            |channels| {
-                let first = self.place(t, &channels);
-                let mut points = [[simd.zero(); PATCH]; PATCH];
-                for column in 0..PATCH {
-                    let mut d = [simd.zero(); PATCH];
-                    for y in 0..PATCH {
-                        let pixel = rows[y] + columns[column];
-                        // SAFETY: the last row and column are the largest, and the assertion above.
-                        let x = unsafe {
-                            x.get_unchecked(pixel + channels.start..pixel + channels.end)
-                        };
-                        d[y] = simd.load_up_to(x);
-                    }
-                    points[column] = pixel_points(simd, d);
-                }
-                let [a, b, c, d] = points;
-                for y in 0..PATCH {
-                    let points = pixel_points(simd, [a[y], b[y], c[y], d[y]]);
-                    for column in 0..PATCH {
-                        let at = (y * PATCH + column) * step;
-                        // SAFETY: `place` says that it is a tile, and that there are all points.
-                        let out =
-                            unsafe { self.x.get_unchecked_mut(at + first.start..at + first.end) };
-                        simd.store_up_to(points[column], out);
-                    }
-                }
-            },
-        );
-    }
-
-    /// The outputs of tile `t` for a vector of channels.
-    #[inline(always)]
-    fn sums<S: Simd<T>>(
-        &self,
-        simd: S,
-        t: usize,
-        channels: &Range<usize>,
-    ) -> [[S::Vector; SIDE]; SIDE] {
-        let (first, step) = (self.place(t, channels), step::<T>(self.tiles, self.channels));
-        let mut columns = [[simd.zero(); SIDE]; PATCH];
-        for column in 0..PATCH {
-            let mut m = [simd.zero(); PATCH];
-            for y in 0..PATCH {
-                let at = (y * PATCH + column) * step;
-                // SAFETY: `place` says that it is a tile, and that there are all points.
-                let x = unsafe { self.x.get_unchecked(at + first.start..at + first.end) };
-                m[y] = simd.load_up_to(x);
-            }
-            columns[column] = outputs(simd, m);
-        }
-        let [a, b, c, d] = columns;
-        let mut sums = [[simd.zero(); SIDE]; SIDE];
-        for y in 0..SIDE {
-            sums[y] = outputs(simd, [a[y], b[y], c[y], d[y]]);
-        }
-        sums
-    }
-}
-
-/// The points of some pixels in a row, or in a column.
-#[inline(always)]
-fn pixel_points<T: Element, S: Simd<T>>(simd: S, d: [S::Vector; PATCH]) -> [S::Vector; PATCH] {
-    [simd.sub(d[0], d[2]), simd.add(d[1], d[2]), simd.sub(d[2], d[1]), simd.sub(d[1], d[3])]
-}
-
-/// Those of some taps.
-#[inline(always)]
-fn kernel_points<T: Element, S: Simd<T>>(
-    simd: S,
-    g: [S::Vector; TAPS],
-    half: S::Vector,
-) -> [S::Vector; PATCH] {
-    let ends = simd.add(g[0], g[2]);
-    let (sum, difference) = (simd.add(ends, g[1]), simd.sub(ends, g[1]));
-    [g[0], simd.mul(sum, half), simd.mul(difference, half), g[2]]
-}
-
-/// The outputs from the products at the points.
-#[inline(always)]
-fn outputs<T: Element, S: Simd<T>>(simd: S, m: [S::Vector; PATCH]) -> [S::Vector; SIDE] {
-    [simd.add(simd.add(m[0], m[1]), m[2]), simd.sub(simd.sub(m[1], m[2]), m[3])]
-}
-
-/// `out[t, o] = sum over c of x[t, c] * packed[c, o]` for the first of the tiles.
-#[inline(always)]
-fn multiply<T: Element, S: Simd<T>>(
-    simd: S,
-    out: &mut [T],
-    x: &[T],
-    packed: &[T],
-    [tiles, c_in, c_out]: [usize; 3],
-) {
-    let along = |c| Lattice { start: 0, steps: [tiles * c, tiles * c, c] };
-    let pixels = Pixels::new([1, 1, tiles], along(c_in), along(c_out));
-    let taps = Taps { rows: 1, run: c_in, step: c_in };
-    let mut sink = conv::Plain { out, finish: None, c_out };
-    convolve(simd, &mut sink, x, packed, taps, &pixels);
+    for_way!(shape, way => way::run(simd, output, x, packed, scratch, shape, counts));
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::dispatch;
+    use crate::kernels::conv;
     use crate::kernels::pack::{pack_taps, pad};
     use crate::kernels::reference;
     use crate::kernels::shape::Padding;
     use crate::kernels::testing::{assert_close, for_each_level, random};
 
-    /// Sums and differences come first: the products' factors are up to 4 and 9/4 times as large, and
-    /// nine sums of them are added.
-    pub const GROWTH: usize = 4;
+    /// How much larger rounding may be than that of the direct sum. Sums and differences come first: of
+    /// the square way, factors are up to 4 and 9/4 times as large, and nine sums of them are added; of
+    /// the other way, the six products' factors come to 60 where the direct sum has five.
+    pub fn growth(shape: &ConvShape) -> usize {
+        match Way::of(shape) {
+            Some(Way::Square) => 4,
+            Some(Way::Rows) => 12,
+            None => panic!("expected a supported shape, got {shape:?}"),
+        }
+    }
 
     /// Numbers of channels around every vector's and block's, of tiles around every group's, and both
     /// kinds of leftover.
@@ -474,17 +283,24 @@ pub(super) mod tests {
         for (i, (h, w)) in sizes.into_iter().enumerate() {
             for (j, (c_in, c_out)) in channels.into_iter().enumerate() {
                 let padding = if (i + j) % 2 == 0 { Padding::Valid } else { Padding::Same };
-                let shape = ConvShape::new((h, w, c_in), (3, 3), (1, 1), padding, c_out).unwrap();
-                shapes.push((shape, [1, 3][(i + j / 2) % 2]));
+                let n = [1, 3][(i + j / 2) % 2];
+                for (kh, kw) in [(3, 3), (5, [1, 2, 3, 5][j % 4])] {
+                    let input = (h.max(kh), w.max(kw), c_in);
+                    let shape = ConvShape::new(input, (kh, kw), (1, 1), padding, c_out).unwrap();
+                    shapes.push((shape, n));
+                }
             }
         }
         shapes.push((ConvShape::valid((5, 5, 200), (3, 3), 300).unwrap(), 4));
+        shapes.push((ConvShape::valid((9, 7, 120), (5, 5), 150).unwrap(), 4));
+        // Many strips go together, and the pooling drops a column.
+        shapes.push((ConvShape::valid((7, 7, 5), (5, 5), 7).unwrap(), 60));
         shapes
     }
 
     fn equals_reference<T: Element>() {
         for (shape, n) in shapes() {
-            let (c_out, terms) = (shape.c_out(), GROWTH * shape.taps());
+            let (c_out, terms) = (shape.c_out(), growth(&shape) * shape.taps());
             let x: Vec<T> = random(n * shape.input_len(), 1);
             let kernel: Vec<T> = random(shape.kernel_len(), 2);
             let bias: Vec<T> = random(c_out, 3);
@@ -539,8 +355,12 @@ pub(super) mod tests {
 
     #[test]
     fn an_image_does_not_depend_on_those_beside_it() {
-        let shape = ConvShape::valid((9, 7, 16), (3, 3), 32).unwrap();
-        let n = 7;
+        for window in [(3, 3), (5, 5)] {
+            independent(ConvShape::valid((9, 7, 16), window, 32).unwrap(), 7);
+        }
+    }
+
+    fn independent(shape: ConvShape, n: usize) {
         let x: Vec<f32> = random(n * shape.input_len(), 1);
         let taps: Vec<f32> = random(pack::packed_len::<f32>(shape.taps(), 32), 2);
         for_each_level(|level| {
@@ -573,6 +393,10 @@ pub(super) mod tests {
         assert!(supports((3, 3), (1, 1), 16, 16));
         assert!(!supports((3, 3), (1, 1), 1, 64));
         assert!(!supports((3, 3), (1, 2), 32, 64));
-        assert!(!supports((5, 5), (1, 1), 32, 64));
+        assert!(supports((5, 5), (1, 1), 6, 16));
+        assert!(supports((5, 1), (1, 1), 24, 1));
+        assert!(!supports((5, 5), (1, 1), 4, 64));
+        assert!(!supports((5, 5), (2, 1), 32, 64));
+        assert!(!supports((4, 4), (1, 1), 32, 64));
     }
 }

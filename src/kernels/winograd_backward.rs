@@ -1,4 +1,4 @@
-//! The gradient of the input of a 3x3 convolution in steps of 1: it is such a convolution itself, of the
+//! The gradient of the input of a convolution in steps of 1: it is such a convolution itself, of the
 //! output's gradient surrounded by zeros, so that [`winograd`] serves.
 
 use super::pack::surround;
@@ -7,17 +7,14 @@ use super::shape::ConvShape;
 use super::simd::Element;
 use super::winograd;
 
-/// Pixels of the kernel on either side of its centre, in either direction: with them, each pixel of the
-/// input has been seen by windows all around.
-const AROUND: usize = 2;
-
 /// The convolution from the surrounded gradient of the output to that of the input, if this is the
 /// faster way. Its kernel is that from [`pack_input`](super::pack::pack_input).
 pub fn gradient_shape(shape: &ConvShape) -> Option<ConvShape> {
-    let (h, w, c_in) = shape.input();
-    let surrounded = (h.checked_add(AROUND)?, w.checked_add(AROUND)?, shape.c_out());
-    let gradient = ConvShape::valid(surrounded, shape.window(), c_in).ok()?;
-    winograd::supports(shape).then_some(gradient)
+    let ((h, w, c_in), (kh, kw)) = (shape.input(), shape.window());
+    // With so much around it, each pixel of the input is seen by all the windows that it was in.
+    let surrounded = (h.checked_add(kh - 1)?, w.checked_add(kw - 1)?, shape.c_out());
+    let gradient = ConvShape::valid(surrounded, (kh, kw), c_in).ok()?;
+    (shape.strides() == (1, 1) && winograd::supports(&gradient)).then_some(gradient)
 }
 
 /// Elements of workspace for `n` images.
@@ -41,8 +38,8 @@ pub fn winograd_backward_input<T: Element>(
     assert_eq!(Some(d_out.len()), n.checked_mul(shape.output_len()), "output gradient length");
     assert_eq!(scratch.len(), scratch_len::<T>(gradient, n), "scratch length");
     let (surrounded, scratch) = scratch.split_at_mut(n * gradient.input_len());
-    let (above, left) = shape.windows().before();
-    let missing = (AROUND - above, AROUND - left);
+    let ((above, left), (kh, kw)) = (shape.windows().before(), shape.window());
+    let missing = (kh - 1 - above, kw - 1 - left);
     surround(surrounded, d_out, gradient.input(), shape.output(), missing);
     run::winograd_forward(d_x, surrounded, packed, None, false, scratch, gradient, n);
 }
@@ -53,7 +50,7 @@ mod tests {
     use crate::kernels::pack::{pack_input, packed_input_len};
     use crate::kernels::reference;
     use crate::kernels::testing::{assert_close, random};
-    use crate::kernels::winograd::tests::{GROWTH, shapes};
+    use crate::kernels::winograd::tests::{growth, shapes};
 
     fn equals_reference<T: Element>() {
         let mut supported = 0;
@@ -73,7 +70,7 @@ mod tests {
             let mut d_x = vec![T::nan(); expected.len()];
             let shapes = (&shape, &gradient);
             winograd_backward_input(&mut d_x, &d_out, &packed, &mut scratch, shapes, n);
-            assert_close(&d_x, &expected, GROWTH * gradient.taps());
+            assert_close(&d_x, &expected, growth(&gradient) * gradient.taps());
         }
         assert!(supported > 20);
     }
@@ -93,6 +90,7 @@ mod tests {
         let shape = |window, channels| ConvShape::valid((9, 9, channels), window, 32).unwrap();
         assert!(gradient_shape(&shape((3, 3), 32)).is_some());
         assert!(gradient_shape(&shape((3, 3), 1)).is_none());
-        assert!(gradient_shape(&shape((5, 5), 32)).is_none());
+        assert!(gradient_shape(&shape((5, 5), 32)).is_some());
+        assert!(gradient_shape(&shape((4, 4), 32)).is_none());
     }
 }

@@ -5,6 +5,8 @@
 //! Six rows of pixels become six rows of points, each of which meets the kernel's rows at the same point;
 //! the sums become two rows of outputs. The points are 0, 1, -1, 2, -2 and infinity.
 
+use std::ops::Range;
+
 use super::{Output, SIDE, Tile};
 use crate::kernels::conv;
 use crate::kernels::pack::{block, packed_len as matrix_len};
@@ -70,13 +72,14 @@ struct Strip {
 }
 
 impl Strip {
-    /// For `strips` strips with so many outputs beside each other.
+    /// For `strips` strips, of which so many outputs beside each other are wanted.
     fn new<T>(shape: &ConvShape, strips: usize, outputs: usize) -> Self {
         let (_, w, c_in) = shape.windows().padded();
-        let (before, after) = (w * c_in, outputs * shape.c_out());
+        let (_, out_w, c_out) = shape.output();
+        let (before, after) = (w * c_in, out_w * c_out);
         let fitting = BYTES / (POINTS * (before + after) * size_of::<T>());
-        let group = fitting.min(OUTPUTS.div_ceil(outputs.max(1))).max(1).min(strips);
-        Self { before, after, group }
+        let group = fitting.min(OUTPUTS.div_ceil(out_w)).max(1).min(strips);
+        Self { before, after: outputs * c_out, group }
     }
 
     /// From one point to the next of all the rows of some length; never a power of two, as for the kernel.
@@ -105,35 +108,14 @@ pub fn run<T: Element, S: Simd<T>, O: Output<T>>(
     [n, rows, columns]: [usize; 3],
 ) {
     let (_, out_w, c_out) = shape.output();
-    let (h, w, c_in) = shape.windows().padded();
     let (strips, outputs) = (n * rows, out_w.min(SIDE * columns));
     let strip = Strip::new::<T>(shape, strips, outputs);
     let (before_step, after_step) = (strip.step::<T>(strip.before), strip.step::<T>(strip.after));
     let (before, after) = scratch.split_at_mut(POINTS * before_step);
     let after = &mut after[..POINTS * after_step];
-    let taps = Taps { rows: 1, run: shape.run(), step: 0 };
-    let lattice = |row, pixel| Lattice { start: 0, steps: [0, row, pixel] };
-    let (from, to) = (lattice(strip.before, c_in), lattice(strip.after, c_out));
-
     for first in (0..strips).step_by(strip.group.max(1)) {
         let group = strip.group.min(strips - first);
-        for s in 0..group {
-            let (image, i) = ((first + s) / rows, (first + s) % rows);
-            let row = |y: usize| {
-                // Below the image, where no output that is kept depends on it, its last row will do.
-                &x[(image * h + (SIDE * i + y).min(h - 1)) * w * c_in..][..strip.before]
-            };
-            let pixels = [row(0), row(1), row(2), row(3), row(4), row(5)];
-            set(simd, &mut before[s * strip.before..], before_step, pixels);
-        }
-        let pixels = Pixels::new([1, group, outputs], from, to);
-        for (point, packed) in packed.chunks_exact(point_len::<T>(shape)).enumerate() {
-            let packed = &packed[..matrix_len::<T>(taps.run, c_out)];
-            let before = &before[point * before_step..][..group * strip.before];
-            let out = &mut after[point * after_step..][..group * strip.after];
-            let mut sink = conv::Plain { out, finish: None, c_out };
-            convolve(simd, &mut sink, before, packed, taps, &pixels);
-        }
+        products(simd, (before, after), x, packed, shape, &strip, rows, first..first + group);
         for_each_vector(
             simd,
             c_out,
@@ -169,6 +151,49 @@ pub fn run<T: Element, S: Simd<T>, O: Output<T>>(
             },
         );
     }
+}
+
+/// The products of some strips, which are numbered through all images, at all points. A function of its
+/// own: all that becomes of them shares it.
+#[inline(always)]
+fn products<T: Element, S: Simd<T>>(
+    simd: S,
+    (before, after): (&mut [T], &mut [T]),
+    x: &[T],
+    packed: &[T],
+    shape: &ConvShape,
+    strip: &Strip,
+    rows: usize,
+    strips: Range<usize>,
+) {
+    simd.outlined(
+        #[inline(always)]
+        |simd| {
+            let ((h, w, c_in), c_out) = (shape.windows().padded(), shape.c_out());
+            let (before_step, after_step) =
+                (strip.step::<T>(strip.before), strip.step::<T>(strip.after));
+            for (s, number) in strips.clone().enumerate() {
+                let (image, i) = (number / rows, number % rows);
+                let row = |y: usize| {
+                    // Below the image, where no output that is kept depends on it, its last row will do.
+                    &x[(image * h + (SIDE * i + y).min(h - 1)) * w * c_in..][..strip.before]
+                };
+                let pixels = [row(0), row(1), row(2), row(3), row(4), row(5)];
+                set(simd, &mut before[s * strip.before..], before_step, pixels);
+            }
+            let taps = Taps { rows: 1, run: shape.run(), step: 0 };
+            let lattice = |row, pixel| Lattice { start: 0, steps: [0, row, pixel] };
+            let (from, to) = (lattice(strip.before, c_in), lattice(strip.after, c_out));
+            let pixels = Pixels::new([1, strips.len(), strip.after / c_out], from, to);
+            for (point, packed) in packed.chunks_exact(point_len::<T>(shape)).enumerate() {
+                let packed = &packed[..matrix_len::<T>(taps.run, c_out)];
+                let before = &before[point * before_step..][..strips.len() * strip.before];
+                let out = &mut after[point * after_step..][..strips.len() * strip.after];
+                let mut sink = conv::Plain { out, finish: None, c_out };
+                convolve(simd, &mut sink, before, packed, taps, &pixels);
+            }
+        },
+    );
 }
 
 /// Sets the points of a strip, `step` elements apart, from its rows of pixels.

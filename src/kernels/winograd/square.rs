@@ -117,15 +117,11 @@ pub fn run<T: Element, S: Simd<T>, O: Output<T>>(
     let mut places = [next; MOST_TILES];
     for start in (0..tiles).step_by(group.max(1)) {
         let places = &mut places[..group.min(tiles - start)];
-        for (t, place) in places.iter_mut().enumerate() {
+        for place in &mut *places {
             *place = next;
-            before.set(simd, t, x, shape, next);
             next = next.following(rows, columns);
         }
-        for (point, packed) in packed.chunks_exact(point_len::<T>(shape)).enumerate() {
-            let packed = &packed[..matrix_len::<T>(c_in, c_out)];
-            multiply(simd, after.at(point), before.at(point), packed, [places.len(), c_in, c_out]);
-        }
+        products(simd, &mut before, &mut after, x, packed, shape, places);
         for_each_vector(
             simd,
             c_out,
@@ -138,6 +134,32 @@ pub fn run<T: Element, S: Simd<T>, O: Output<T>>(
             },
         );
     }
+}
+
+/// The products of some tiles at all points. A function of its own: all that becomes of them shares it.
+#[inline(always)]
+fn products<T: Element, S: Simd<T>>(
+    simd: S,
+    before: &mut Points<T>,
+    after: &mut Points<T>,
+    x: &[T],
+    packed: &[T],
+    shape: &ConvShape,
+    places: &[Tile],
+) {
+    simd.outlined(
+        #[inline(always)]
+        |simd| {
+            for (t, &place) in places.iter().enumerate() {
+                before.set(simd, t, x, shape, place);
+            }
+            let (tiles, c_in, c_out) = (places.len(), before.channels, after.channels);
+            for (point, packed) in packed.chunks_exact(point_len::<T>(shape)).enumerate() {
+                let packed = &packed[..matrix_len::<T>(c_in, c_out)];
+                multiply(simd, after.at(point), before.at(point), packed, [tiles, c_in, c_out]);
+            }
+        },
+    );
 }
 
 /// From one point of some tiles to the next; never a power of two, as for the kernel.
