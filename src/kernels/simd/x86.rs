@@ -21,7 +21,7 @@ pub struct Avx512(());
 pub struct Avx512Narrow(());
 
 /// Bytes that [`prefetch`] asks for at most: a page, which a small image of floats fits into.
-const PREFETCHED: usize = 4096;
+const PREFETCHED: usize = 2048;
 
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
