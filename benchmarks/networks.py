@@ -119,8 +119,8 @@ class Arithmetic:
     `executed` counts what cnnrs computes. Behind a convolution stands a 2x2 pooling, so it
 
     - leaves out rows and columns of the convolution that the pooling drops;
-    - takes 16 products for 36 where Winograd's filtering serves (3x3, channels enough); the sums
-      before and after them are not counted;
+    - takes 16 products for 36, or 6 for 10, where Winograd's filtering serves (3x3 and 5x5, channels
+      enough); the sums before and after them are not counted;
     - computes the gradients of a convolution for one of the four positions in a window only, and
       there only if the pooled element is alive: a quarter, times the share of live elements. The
       first layer takes dead ones too.
@@ -163,7 +163,13 @@ def arithmetic(network: Network, *, training: bool, live: Sequence[float] = ()) 
 
 def _winograd_share(size: int, c_in: int, c_out: int) -> float:
     """The share of the products of a convolution that cnnrs takes: `winograd::supports` in Rust."""
-    return 16 / 36 if size == 3 and c_in * c_out // (c_in + c_out) >= 8 else 1.0
+    match size:
+        case 3 if c_in * c_out // (c_in + c_out) >= 8:
+            return 16 / 36
+        case 5 if 5 * c_in >= 24:
+            return 6 / 10
+        case _:
+            return 1.0
 
 
 def _output(layer: Layer, before: Shape) -> Shape:

@@ -90,9 +90,9 @@ def _note(run: Facts) -> str:
     return (
         f"Shares: what cnnrs reaches of the core's peak (between the repeats: {peak}).\n"
         "The dense-equivalent counts the layers' arithmetic as written. What is executed leaves\n"
-        "out what the pooling drops, takes 16 products for 36 where Winograd's filtering serves,\n"
-        "and a quarter of each convolution's gradients, but for the first layer times its live\n"
-        "share; networks.py has the formula."
+        "out what the pooling drops, takes 16 products for 36 (3x3) or 6 for 10 (5x5) where\n"
+        "Winograd's filtering serves, and a quarter of each convolution's gradients, but for the\n"
+        "first layer times its live share; networks.py has the formula."
     )
 
 
