@@ -119,8 +119,8 @@ class Arithmetic:
     `executed` counts what cnnrs computes. Behind a convolution stands a 2x2 pooling, so it
 
     - leaves out rows and columns of the convolution that the pooling drops;
-    - takes 16 products for 36, or 6 for 10, where Winograd's filtering serves (3x3 and 5x5, channels
-      enough); the sums before and after them are not counted;
+    - takes 16 products for 36, or 6 for 10, where Winograd's filtering serves (3x3 and 5x5,
+      channels enough); the sums before and after them are not counted;
     - computes the gradients of a convolution for one of the four positions in a window only, and
       there only if the pooled element is alive: a quarter, times the share of live elements. The
       first layer takes dead ones too.

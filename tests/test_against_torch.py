@@ -396,7 +396,7 @@ def test_ties_of_what_a_front_holds(
 ) -> None:
     settings = {"name": order, "dtype": dtype, "seed": n}
     for c in (1, 3, 17):
-        # (Not five rows: Winograd's filtering of five rows of taps rounds the front's whole numbers.)
+        # (Not five rows: Winograd's filtering would round the front's whole numbers.)
         case = Case(**draws.behind_a_front((7, 4, c), n, TIES[order](), settings))
         assert case.data == "units"
         tied(case, monkeypatch)
