@@ -384,6 +384,12 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn sizes_do_not_overflow() {
+        let shape = ConvShape::valid((5, 1 << 27, 8), (5, 5), 1 << 32).unwrap();
+        assert!(scratch_len::<f64>(&shape, 1) > 1 << 59);
+    }
+
+    #[test]
     fn other_shapes_are_not_supported() {
         let supports = |window, strides, c_in, c_out| {
             let shape = ConvShape::new((9, 9, c_in), window, strides, Padding::Same, c_out);

@@ -77,7 +77,8 @@ impl Strip {
         let (_, w, c_in) = shape.windows().padded();
         let (_, out_w, c_out) = shape.output();
         let (before, after) = (w * c_in, out_w * c_out);
-        let fitting = BYTES / (POINTS * (before + after) * size_of::<T>());
+        let points = (POINTS * size_of::<T>()).saturating_mul(before.saturating_add(after));
+        let fitting = BYTES / points;
         let group = fitting.min(OUTPUTS.div_ceil(out_w)).max(1).min(strips);
         Self { before, after: outputs * c_out, group }
     }
