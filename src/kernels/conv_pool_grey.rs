@@ -156,11 +156,39 @@ mod tests {
     fn a_nan_is_the_maximum() {
         for_each_level(|level| {
             for filters in [1, 5, 8, 16] {
-                let shape = grey_shape((4, 4), 3, Padding::Valid, filters);
-                let mut x = vec![1.0; 16];
-                x[15] = f32::NAN; // seen by the window's last position only
-                let argmax = case_f32(level, shape, 1, x, true);
-                assert!(argmax.iter().all(|&at| at == 3.0));
+                // Enough windows for the largest tile, and then one.
+                for (side, last) in [(4, 15), (12, 143)] {
+                    let shape = grey_shape((side, side), 3, Padding::Valid, filters);
+                    let mut x = vec![1.0; side * side];
+                    x[last] = f32::NAN; // seen by the last window's last position only
+                    let mut argmax = case_f32(level, shape, 1, x, true);
+                    let last = argmax.split_off(argmax.len() - filters);
+                    assert!(last.iter().all(|&at| at == 3.0));
+                    assert!(argmax.iter().all(|&at| at == 0.0));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn infinite_numbers_are_kept() {
+        for_each_level(|level| {
+            for filters in [1, 5, 8, 16] {
+                let shape = grey_shape((12, 12), 3, Padding::Valid, filters);
+                // The second one's sums overflow.
+                for large in [f32::INFINITY, f32::MAX] {
+                    let mut x = vec![0.0; 144];
+                    x[143] = large; // seen by the last window's last position, and its last tap, only
+                    let mut kernel = vec![0.0; 9 * filters];
+                    kernel[8 * filters..].fill(2.0);
+                    let (mut out, mut argmax) = (vec![0.0; 25 * filters], vec![0.0; 25 * filters]);
+                    dispatch!(f32, level, simd => grey_forward(
+                        simd, &mut out, &mut argmax, &x, &kernel, None, true, &shape, 1,
+                    ));
+                    assert!(out[..24 * filters].iter().all(|&x| x == 0.0));
+                    assert!(out[24 * filters..].iter().all(|&x| x == f32::INFINITY));
+                    assert!(argmax[24 * filters..].iter().all(|&at| at == 3.0));
+                }
             }
         });
     }

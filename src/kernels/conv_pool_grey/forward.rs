@@ -28,8 +28,10 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     if let Some(bias) = bias {
         assert_eq!(bias.len(), c_out, "bias length");
     }
+    let finite = products_are_finite(simd, x, kernel);
     for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
-        let layer = Channels { kernel, bias, relu, o, end: c_out.min(o + S::LANES), c_out };
+        let end = c_out.min(o + S::LANES);
+        let layer = Channels { kernel, bias, relu, o, end, c_out, finite };
         let patches = Patches::<T, K>::new(x, shape);
         // Half a short vector holds a channel or two, which is not worth code of their own.
         if S::LANES > 4 && layer.end - o <= S::LANES / 2 {
@@ -53,23 +55,28 @@ fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
     let mut window = 0;
     // As many windows at a time as there are registers for. With few registers and few taps, one is
     // faster: the taps stay in the others.
-    while S::SUMS >= 24 && window + 4 <= windows {
+    while layer.finite && S::SUMS >= 24 && window + 4 <= windows {
         let sums = window_sums::<T, S, K, 4>(simd, &mut patches, &taps);
         for n in 0..4 {
-            layer.store_pooled(simd, out, argmax, sums[n], bias, window + n, 1);
+            layer.store_pooled::<S, true>(simd, out, argmax, sums[n], bias, window + n, 1);
         }
         window += 4;
     }
-    while S::SUMS < 24 && K > 3 && window + 2 <= windows {
+    while layer.finite && S::SUMS < 24 && K > 3 && window + 2 <= windows {
         let sums = window_sums::<T, S, K, 2>(simd, &mut patches, &taps);
         for n in 0..2 {
-            layer.store_pooled(simd, out, argmax, sums[n], bias, window + n, 1);
+            layer.store_pooled::<S, true>(simd, out, argmax, sums[n], bias, window + n, 1);
         }
         window += 2;
     }
+    while layer.finite && S::SUMS < 24 && K == 3 && window < windows {
+        let [sums] = window_sums(simd, &mut patches, &taps);
+        layer.store_pooled::<S, true>(simd, out, argmax, sums, bias, window, 1);
+        window += 1;
+    }
     while window < windows {
         let [sums] = window_sums(simd, &mut patches, &taps);
-        layer.store_pooled(simd, out, argmax, sums, bias, window, 1);
+        layer.store_pooled::<S, false>(simd, out, argmax, sums, bias, window, 1);
         window += 1;
     }
 }
@@ -122,19 +129,19 @@ fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
     let windows = out.len() / layer.c_out;
     let mut window = 0;
     // Many taps are in memory: each is to meet more windows, if there are registers for their sums.
-    while S::SUMS >= 24 && K > 3 && window + 6 <= windows {
+    while layer.finite && S::SUMS >= 24 && K > 3 && window + 6 <= windows {
         let sums = pair_sums::<T, S, K, 6>(simd, &mut patches, &taps);
         layer.store_pairs(simd, out, argmax, sums, bias, window);
         window += 6;
     }
-    while window + 4 <= windows {
+    while layer.finite && window + 4 <= windows {
         let sums = pair_sums::<T, S, K, 4>(simd, &mut patches, &taps);
         layer.store_pairs(simd, out, argmax, sums, bias, window);
         window += 4;
     }
     while window < windows {
         let [sums] = pair_sums(simd, &mut patches, &taps);
-        layer.store_pooled(simd, out, argmax, unzip(simd, sums, sums), bias, window, 1);
+        layer.store_pooled::<S, false>(simd, out, argmax, unzip(simd, sums, sums), bias, window, 1);
         window += 1;
     }
 }
@@ -203,6 +210,8 @@ struct Channels<'a, T> {
     o: usize,
     end: usize,
     c_out: usize,
+    /// Whether all sums are known to be finite.
+    finite: bool,
 }
 
 impl<T: Element> Channels<'_, T> {
@@ -229,7 +238,7 @@ impl<T: Element> Channels<'_, T> {
     /// The layer's output and the places of the maxima, from the convolution at the four positions of
     /// the windows.
     #[inline(always)]
-    fn pooled<S: Simd<T>>(
+    fn pooled<S: Simd<T>, const FINITE: bool>(
         &self,
         simd: S,
         sums: [S::Vector; POSITIONS],
@@ -239,20 +248,19 @@ impl<T: Element> Channels<'_, T> {
         for n in 0..POSITIONS {
             values[n] = (sums[n], simd.splat(T::from_f64(n as f64)));
         }
-        let upper = larger(simd, values[0], values[1]);
-        let lower = larger(simd, values[2], values[3]);
-        let (mut max, at) = larger(simd, upper, lower);
+        let upper = larger::<T, S, FINITE>(simd, values[0], values[1]);
+        let lower = larger::<T, S, FINITE>(simd, values[2], values[3]);
+        let (mut max, at) = larger::<T, S, FINITE>(simd, upper, lower);
         max = simd.add(max, bias);
         if self.relu {
-            let alive = simd.greater_or_nan(max, simd.zero());
-            max = simd.select(alive, max, simd.zero());
+            max = simd.max(simd.zero(), max);
         }
         (max, at)
     }
 
     /// [`pooled`](Self::pooled), written.
     #[inline(always)]
-    fn store_pooled<S: Simd<T>>(
+    fn store_pooled<S: Simd<T>, const FINITE: bool>(
         &self,
         simd: S,
         out: &mut [T],
@@ -262,7 +270,7 @@ impl<T: Element> Channels<'_, T> {
         window: usize,
         windows: usize,
     ) {
-        let (max, at) = self.pooled(simd, sums, bias);
+        let (max, at) = self.pooled::<S, FINITE>(simd, sums, bias);
         self.store(simd, out, argmax, max, at, window, windows);
     }
 
@@ -281,7 +289,7 @@ impl<T: Element> Channels<'_, T> {
         if self.c_out == S::LANES / 2 {
             for n in 0..W / 2 {
                 let sums = unzip(simd, sums[2 * n], sums[2 * n + 1]);
-                self.store_pooled(simd, out, argmax, sums, bias, window + 2 * n, 2);
+                self.store_pooled::<S, true>(simd, out, argmax, sums, bias, window + 2 * n, 2);
             }
         } else {
             for n in 0..W / 2 {
@@ -302,7 +310,7 @@ impl<T: Element> Channels<'_, T> {
         window: usize,
     ) {
         let half = S::LANES / 2;
-        let (max, at) = self.pooled(simd, sums, bias);
+        let (max, at) = self.pooled::<S, true>(simd, sums, bias);
         // Of few channels, those of the two windows are one vector in memory.
         let few = self.c_out < half;
         let start = if few { self.c_out } else { 0 };
@@ -338,13 +346,44 @@ impl<T: Element> Channels<'_, T> {
     }
 }
 
-/// The larger of two values, of equal ones the first, with what comes with it. NaN is the largest.
+/// The larger of two values, of equal ones the first, with what comes with it. NaN is the largest; to
+/// look for it takes half the time, and is left out where all values are `FINITE`.
 #[inline(always)]
-fn larger<T: Element, S: Simd<T>>(
+fn larger<T: Element, S: Simd<T>, const FINITE: bool>(
     simd: S,
     a: (S::Vector, S::Vector),
     b: (S::Vector, S::Vector),
 ) -> (S::Vector, S::Vector) {
-    let later = simd.greater_or_nan(b.0, a.0);
+    let later = if FINITE { simd.greater(b.0, a.0) } else { simd.greater_or_nan(b.0, a.0) };
     (simd.select(later, b.0, a.0), simd.select(later, b.1, a.1))
+}
+
+/// Whether no sum of products of elements of `x` with elements of `kernel` can be infinite or NaN: by
+/// Cauchy and Schwarz, its square is at most the product of the sums of their squares.
+#[inline(always)]
+fn products_are_finite<T: Element, S: Simd<T>>(simd: S, x: &[T], kernel: &[T]) -> bool {
+    (sum_of_squares(simd, x) * sum_of_squares(simd, kernel)).is_finite()
+}
+
+/// In as many sums as cover two fused multiply-adds a cycle at a latency of four.
+#[inline(always)]
+fn sum_of_squares<T: Element, S: Simd<T>>(simd: S, x: &[T]) -> T {
+    const SUMS: usize = 8;
+    let mut sums = [simd.zero(); SUMS];
+    let groups = x.chunks_exact(SUMS * S::LANES);
+    for v in groups.remainder().chunks(S::LANES) {
+        let v = simd.load_up_to(v);
+        sums[0] = simd.mul_add(v, v, sums[0]);
+    }
+    for group in groups {
+        for n in 0..SUMS {
+            let v = simd.load(&group[n * S::LANES..]);
+            sums[n] = simd.mul_add(v, v, sums[n]);
+        }
+    }
+    let mut sum = sums[0];
+    for n in 1..SUMS {
+        sum = simd.add(sum, sums[n]);
+    }
+    simd.sum(sum)
 }
