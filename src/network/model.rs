@@ -97,10 +97,14 @@ impl<T: Element> Inference<T> {
                 for (row, image) in at.clone().enumerate() {
                     plan.read(&block, row, x, image);
                 }
-                plan.forward(&block, 0..end);
-                visit(plan, &block, at, out);
-                if clock.says_stop(plan.work * block.n) {
-                    stop.store(true, Ordering::Relaxed);
+                let stops = || {
+                    if clock.says_stop(plan.work_of_node(block.n)) {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    stop.load(Ordering::Relaxed)
+                };
+                if plan.forward(&block, 0..end, stops) {
+                    visit(plan, &block, at, out);
                 }
             }
         });

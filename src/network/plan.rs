@@ -136,6 +136,11 @@ impl<T: Element> Plan<T> {
         self.nodes.len()
     }
 
+    /// Products that a node takes for `n` images, on the average.
+    pub fn work_of_node(&self, n: usize) -> usize {
+        self.work.saturating_mul(n) / self.len().max(1)
+    }
+
     /// Whether the last step is a softmax, of which a loss may want the input.
     pub fn ends_in_softmax(&self) -> bool {
         self.ends_in_softmax
@@ -228,7 +233,13 @@ impl<T: Element> Plan<T> {
     }
 
     /// Runs a stretch of nodes forward. If a node with statistics comes next, it is told the chunk's.
-    pub fn forward(&self, block: &Block<'_, T>, nodes: Range<usize>) {
+    /// Behind each node it leaves off if `stops` says so, and then returns `false`.
+    pub fn forward(
+        &self,
+        block: &Block<'_, T>,
+        nodes: Range<usize>,
+        mut stops: impl FnMut() -> bool,
+    ) -> bool {
         for i in nodes.clone() {
             let (node, n) = (&self.nodes[i], block.n);
             // SAFETY: the plan lays the regions of a block one beside the other, a node's input and
@@ -246,6 +257,9 @@ impl<T: Element> Plan<T> {
                     batch: self.batch(i, block.stats, block.d_stats, block.chunk),
                 }
             });
+            if stops() {
+                return false;
+            }
         }
         if let Some(Node { step, meeting: Some(meeting), .. }) = self.nodes.get(nodes.end) {
             let at = meeting.start + block.chunk.at * meeting.len;
@@ -254,19 +268,22 @@ impl<T: Element> Plan<T> {
             // SAFETY: the input is set and nobody writes to it.
             step.stats(stats, unsafe { self.value(block, nodes.end) });
         }
+        true
     }
 
     /// Runs a stretch of nodes backward; the gradient of the last one's output is set. `d_params` is
     /// the gradient of all parameters, of which the nodes set theirs. If a node with statistics comes
     /// next, it is told the chunk's.
     ///
-    /// With a learning rate, nodes that can do so descend instead.
+    /// With a learning rate, nodes that can do so descend instead. Behind each node it leaves off if
+    /// `stops` says so.
     pub fn backward(
         &self,
         block: &Block<'_, T>,
         nodes: Range<usize>,
         d_params: &mut [T],
         rate: Option<T>,
+        mut stops: impl FnMut() -> bool,
     ) {
         for i in nodes.clone().rev() {
             let node = &self.nodes[i];
@@ -286,6 +303,9 @@ impl<T: Element> Plan<T> {
                     let weights = unsafe { block.params.read(node.params.clone()) };
                     node.step.backward(pass, weights);
                 }
+            }
+            if stops() {
+                return;
             }
         }
         if let Some(i) = nodes.start.checked_sub(1)

@@ -481,7 +481,15 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                     plan.read(&block, n, self.examples.x, order[n]);
                 }
             }
-            plan.forward(&block, phase.forward.clone());
+            let mut stops = || {
+                if clock.says_stop(plan.work_of_node(block.n)) {
+                    self.stop.store(true, Ordering::Relaxed);
+                }
+                self.stop.load(Ordering::Relaxed) && !at.descends
+            };
+            if !plan.forward(&block, phase.forward.clone(), &mut stops) {
+                return;
+            }
             if phase.loss {
                 self.loss(&block, at.start + row, chunks);
             }
@@ -491,16 +499,13 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 let gradient = unsafe { gradients.write(start..start + params_len) };
                 let rate = at.descends.then(|| T::from_f64(at.rate));
                 if number == 0 {
-                    plan.backward(&block, phase.backward.clone(), gradient, rate);
+                    plan.backward(&block, phase.backward.clone(), gradient, rate, &mut stops);
                 } else {
                     // SAFETY: as above.
                     let extra = unsafe { self.training.extra[worker].write(0..params_len) };
-                    plan.backward(&block, phase.backward.clone(), extra, rate);
+                    plan.backward(&block, phase.backward.clone(), extra, rate, &mut stops);
                     gradient.iter_mut().zip(extra).for_each(|(sum, &mut d)| *sum = *sum + d);
                 }
-            }
-            if clock.says_stop(plan.work * block.n) {
-                self.stop.store(true, Ordering::Relaxed);
             }
             if self.stop.load(Ordering::Relaxed) && !at.descends {
                 return;
