@@ -8,7 +8,7 @@ use builder::Builder;
 
 use crate::kernels::rescale::Source;
 use crate::kernels::run;
-use crate::kernels::simd::{self, Element};
+use crate::kernels::simd::Element;
 use crate::network::layers::Layers;
 use crate::network::stages::stages;
 use crate::network::step::{Backward, Batch, Forward, Model, Random, Step};
@@ -49,7 +49,7 @@ pub struct Plan<T> {
     scale: T,
     offset: T,
     /// Elements of an image.
-    input_len: usize,
+    pub input_len: usize,
     /// Most images in a block.
     pub block: usize,
     /// Where the input and the nodes' outputs begin.
@@ -188,11 +188,6 @@ impl<T: Element> Plan<T> {
         };
         let (scale, offset) = (self.scale, self.offset);
         run::rescale(out, x, scale, offset);
-    }
-
-    /// Says that image `image` of `x` will soon be read.
-    pub fn prefetch<X: Source>(&self, x: &[X], image: usize) {
-        simd::prefetch(&x[image * self.input_len..][..self.input_len]);
     }
 
     /// The block's region for its targets.

@@ -8,6 +8,7 @@ use crate::kernels::loss::{Loss, LossSums, Targets};
 use crate::kernels::rescale::Source;
 use crate::kernels::run;
 use crate::kernels::simd::Element;
+use crate::network::ahead::Ahead;
 use crate::network::clock::{Clock, Poll};
 use crate::network::layers::{ALIGNMENT, Layers};
 use crate::network::optimizer::{Averaging, Optimizer, Rule};
@@ -469,19 +470,19 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 d_stats: &self.training.d_stats,
                 chunk: chunks,
             };
+            let order = &self.call.order[at.start + row..];
+            let mut next: &[usize] = &[];
             if phase.first {
-                // The images are anywhere in memory; those that this thread will probably read next
-                // are on their way while it computes.
-                let order = &self.call.order[at.start + row..];
-                let ahead = block.n * self.call.threads;
                 for n in 0..block.n {
-                    if let Some(&image) = order.get(n + ahead) {
-                        plan.prefetch(self.examples.x, image);
-                    }
                     plan.read(&block, n, self.examples.x, order[n]);
                 }
+                let start = order.len().min(block.n * self.call.threads);
+                next = &order[start..order.len().min(start + block.n)];
             }
+            let turns = phase.forward.len() + phase.backward.len();
+            let mut ahead = Ahead::new(self.examples.x, next, plan.input_len, turns);
             let mut stops = || {
+                ahead.ask();
                 if clock.says_stop(plan.work_of_node(block.n)) {
                     self.stop.store(true, Ordering::Relaxed);
                 }

@@ -250,8 +250,7 @@ pub trait Simd<T: Element>: Copy {
     }
 }
 
-/// Asks for the first bytes of `x`, some cache lines of them, to be in the cache soon, where the
-/// instruction set can: the machine foresees the rest by itself.
+/// Asks for `x` to be in the cache soon, where the instruction set can.
 #[inline]
 pub fn prefetch<X>(x: &[X]) {
     #[cfg(target_arch = "x86_64")]

@@ -20,18 +20,15 @@ pub struct Avx512(());
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512Narrow(());
 
-/// Bytes that [`prefetch`] asks for at most: a page, which a small image of floats fits into.
-const PREFETCHED: usize = 2048;
-
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
 
-/// Asks for the first of `len` bytes from `p` to be in the cache soon.
+/// Asks for `len` bytes from `p` to be in the second-level cache soon: the first one is in use.
 #[inline]
 pub(super) fn prefetch(p: *const i8, len: usize) {
-    for at in (0..len.min(PREFETCHED)).step_by(CACHE_LINE) {
+    for at in (0..len).step_by(CACHE_LINE) {
         // SAFETY: SSE is in every target's base features, and the instruction never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(at)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(at)) };
     }
 }
 
