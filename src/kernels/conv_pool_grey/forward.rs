@@ -355,7 +355,8 @@ fn larger<T: Element, S: Simd<T>, const FINITE: bool>(
     b: (S::Vector, S::Vector),
 ) -> (S::Vector, S::Vector) {
     let later = if FINITE { simd.greater(b.0, a.0) } else { simd.greater_or_nan(b.0, a.0) };
-    (simd.select(later, b.0, a.0), simd.select(later, b.1, a.1))
+    let max = if FINITE { simd.max(b.0, a.0) } else { simd.select(later, b.0, a.0) };
+    (max, simd.select(later, b.1, a.1))
 }
 
 /// Whether no sum of products of elements of `x` with elements of `kernel` can be infinite or NaN: by
