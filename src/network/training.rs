@@ -379,7 +379,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
             let descends = one_block && self.training.optimizer.is_plain();
             let at = At { step, start: batch.start, chunks, rate, descends };
             for (number, phase) in self.phases.iter().enumerate() {
-                for chunk in self.turns(chunks.count(), worker, threads) {
+                for chunk in self.turns(chunks.count(), worker, threads, self.training.meets()) {
                     if self.stop.load(Ordering::Relaxed) && !descends {
                         break;
                     }
@@ -411,13 +411,20 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         Ok(())
     }
 
-    /// A thread's pieces of `count`: its own one if there is a thread for each, which costs nothing to
-    /// find out, else those that nobody has taken yet.
-    fn turns(&self, count: usize, worker: usize, threads: usize) -> impl Iterator<Item = usize> {
-        let few = count <= threads;
-        let own = if few { worker..count.min(worker + 1) } else { 0..0 };
+    /// A thread's pieces of `count`: its own ones if they are `fixed`, or if there is a thread for each,
+    /// which costs nothing to find out, else those that nobody has taken yet.
+    fn turns(
+        &self,
+        count: usize,
+        worker: usize,
+        threads: usize,
+        fixed: bool,
+    ) -> impl Iterator<Item = usize> {
+        let fixed = fixed || count <= threads;
+        let part = |worker| count * worker / threads;
+        let own = if fixed { part(worker)..part(worker + 1) } else { 0..0 };
         let next = move || self.next.0.fetch_add(1, Ordering::Relaxed);
-        own.chain(std::iter::from_fn(move || (!few).then(next).filter(|&next| next < count)))
+        own.chain(std::iter::from_fn(move || (!fixed).then(next).filter(|&next| next < count)))
     }
 
     fn stopped(&self) -> bool {
@@ -570,7 +577,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
     /// Makes of the new weights what the nodes want prepared.
     fn prepare(&self, worker: usize, threads: usize) {
         let Training { plan, prepared, .. } = self.training;
-        for i in self.turns(plan.len(), worker, threads) {
+        for i in self.turns(plan.len(), worker, threads, false) {
             // SAFETY: nobody writes weights now, and what node `i` wants is this piece of work's.
             unsafe {
                 let params = self.params.read(0..self.params.len());
