@@ -421,8 +421,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         fixed: bool,
     ) -> impl Iterator<Item = usize> {
         let fixed = fixed || count <= threads;
-        let part = |worker| count * worker / threads;
-        let own = if fixed { part(worker)..part(worker + 1) } else { 0..0 };
+        let own = (worker..if fixed { count } else { 0 }).step_by(threads);
         let next = move || self.next.0.fetch_add(1, Ordering::Relaxed);
         own.chain(std::iter::from_fn(move || (!fixed).then(next).filter(|&next| next < count)))
     }
