@@ -52,31 +52,29 @@ fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
 ) {
     let (taps, bias) = (layer.taps(simd), layer.bias(simd));
     let windows = out.len() / layer.c_out;
+    // Tiles do not look for NaN; what they may not take is left to single windows.
+    let tiled = if layer.finite { windows } else { 0 };
     let mut window = 0;
     // As many windows at a time as there are registers for. With few registers and few taps, one is
     // faster: the taps stay in the others.
-    while layer.finite && S::SUMS >= 24 && window + 4 <= windows {
+    while S::SUMS >= 24 && window + 4 <= tiled {
         let sums = window_sums::<T, S, K, 4>(simd, &mut patches, &taps);
-        for n in 0..4 {
-            layer.store_pooled::<S, true>(simd, out, argmax, sums[n], bias, window + n, 1);
-        }
+        layer.store_windows::<S, 4, true>(simd, out, argmax, sums, bias, window);
         window += 4;
     }
-    while layer.finite && S::SUMS < 24 && K > 3 && window + 2 <= windows {
+    while S::SUMS < 24 && K > 3 && window + 2 <= tiled {
         let sums = window_sums::<T, S, K, 2>(simd, &mut patches, &taps);
-        for n in 0..2 {
-            layer.store_pooled::<S, true>(simd, out, argmax, sums[n], bias, window + n, 1);
-        }
+        layer.store_windows::<S, 2, true>(simd, out, argmax, sums, bias, window);
         window += 2;
     }
-    while layer.finite && S::SUMS < 24 && K == 3 && window < windows {
-        let [sums] = window_sums(simd, &mut patches, &taps);
-        layer.store_pooled::<S, true>(simd, out, argmax, sums, bias, window, 1);
+    while S::SUMS < 24 && K == 3 && window < tiled {
+        let sums = window_sums(simd, &mut patches, &taps);
+        layer.store_windows::<S, 1, true>(simd, out, argmax, sums, bias, window);
         window += 1;
     }
     while window < windows {
-        let [sums] = window_sums(simd, &mut patches, &taps);
-        layer.store_pooled::<S, false>(simd, out, argmax, sums, bias, window, 1);
+        let sums = window_sums(simd, &mut patches, &taps);
+        layer.store_windows::<S, 1, false>(simd, out, argmax, sums, bias, window);
         window += 1;
     }
 }
@@ -127,14 +125,16 @@ fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
     let bias = layer.bias(simd);
     let bias = unzip(simd, [simd.zip(bias, bias)[0]; POOL], [simd.zip(bias, bias)[0]; POOL])[0];
     let windows = out.len() / layer.c_out;
+    // As in `forward_vectors`.
+    let tiled = if layer.finite { windows } else { 0 };
     let mut window = 0;
     // Many taps are in memory: each is to meet more windows, if there are registers for their sums.
-    while layer.finite && S::SUMS >= 24 && K > 3 && window + 6 <= windows {
+    while S::SUMS >= 24 && K > 3 && window + 6 <= tiled {
         let sums = pair_sums::<T, S, K, 6>(simd, &mut patches, &taps);
         layer.store_pairs(simd, out, argmax, sums, bias, window);
         window += 6;
     }
-    while layer.finite && window + 4 <= windows {
+    while window + 4 <= tiled {
         let sums = pair_sums::<T, S, K, 4>(simd, &mut patches, &taps);
         layer.store_pairs(simd, out, argmax, sums, bias, window);
         window += 4;
@@ -274,6 +274,22 @@ impl<T: Element> Channels<'_, T> {
         self.store(simd, out, argmax, max, at, window, windows);
     }
 
+    /// As [`store_pooled`](Self::store_pooled) for windows from `window` on, one at a time.
+    #[inline(always)]
+    fn store_windows<S: Simd<T>, const W: usize, const FINITE: bool>(
+        &self,
+        simd: S,
+        out: &mut [T],
+        argmax: &mut [T],
+        sums: [[S::Vector; POSITIONS]; W],
+        bias: S::Vector,
+        window: usize,
+    ) {
+        for n in 0..W {
+            self.store_pooled::<S, FINITE>(simd, out, argmax, sums[n], bias, window + n, 1);
+        }
+    }
+
     /// As [`store_pooled`](Self::store_pooled) for windows from `window` on, two at a time.
     #[inline(always)]
     fn store_pairs<S: Simd<T>, const W: usize>(
@@ -347,7 +363,7 @@ impl<T: Element> Channels<'_, T> {
 }
 
 /// The larger of two values, of equal ones the first, with what comes with it. NaN is the largest; to
-/// look for it takes half the time, and is left out where all values are `FINITE`.
+/// look for it takes a second comparison, which is left out where all values are `FINITE`.
 #[inline(always)]
 fn larger<T: Element, S: Simd<T>, const FINITE: bool>(
     simd: S,
