@@ -35,6 +35,7 @@ macro_rules! for_window {
 mod backward;
 mod forward;
 mod patches;
+mod winograd;
 
 pub use self::backward::grey_backward_kernel;
 pub use self::forward::grey_forward;
@@ -125,11 +126,12 @@ mod tests {
 
     #[test]
     fn equals_reference_around_every_tile_edge() {
-        let sizes =
-            [(3, 4, 4), (3, 5, 5), (3, 6, 9), (3, 10, 7), (5, 6, 6), (5, 8, 9), (5, 10, 14)];
+        let mut sizes = vec![(3, 4, 4), (3, 5, 5), (3, 6, 9), (3, 10, 7), (5, 6, 6), (5, 8, 9)];
+        // Around one vector of windows beside each other, and two.
+        sizes.extend([(5, 10, 14), (3, 4, 33), (3, 6, 36), (5, 9, 38), (3, 4, 67), (5, 6, 70)]);
         for_each_level(|level| {
             for filters in [1, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 20, 24, 33] {
-                for (k, h, w) in sizes {
+                for &(k, h, w) in &sizes {
                     for (n, padding) in [(1, Padding::Valid), (2, Padding::Same)] {
                         let shape = grey_shape((h, w), k, padding, filters);
                         let len = n * shape.conv().padded_len();

@@ -1,13 +1,13 @@
 //! The convolution and the maxima.
 
 use super::patches::{Patch, Patches};
-use super::{POSITIONS, check};
+use super::{POSITIONS, check, winograd};
 use crate::kernels::shape::{ConvPoolShape, POOL};
 use crate::kernels::simd::{Element, Simd};
 
 /// `out[i, j, o] = relu(max over the window of (i, j) of conv(x, kernel)[.., .., o] + bias[o])`, and in
 /// `argmax` the position (0 to 3, row by row) of the first maximum; a NaN counts as the maximum, and
-/// ReLU keeps it.
+/// ReLU keeps it. Of sums that would be equal, rounding may make another one the first.
 ///
 /// `out` and `argmax` (n, pooled h, pooled w, c_out), `x` (n, h, w) with its padding, `kernel` (k, k, 1,
 /// c_out), `bias` (c_out,); for shapes that are [supported](super::supports).
@@ -29,9 +29,12 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
         assert_eq!(bias.len(), c_out, "bias length");
     }
     let finite = products_are_finite(simd, x, kernel);
+    let layer = Channels { kernel, bias, relu, o: 0, end: c_out, c_out, finite };
+    if winograd::pays::<T, S>(shape) && finite {
+        return winograd::forward(simd, out, argmax, x, &layer, shape);
+    }
     for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
-        let end = c_out.min(o + S::LANES);
-        let layer = Channels { kernel, bias, relu, o, end, c_out, finite };
+        let layer = layer.part(o, S::LANES);
         let patches = Patches::<T, K>::new(x, shape);
         // Half a short vector holds a channel or two, which is not worth code of their own.
         if S::LANES > 4 && layer.end - o <= S::LANES / 2 {
@@ -201,22 +204,30 @@ fn unzip<T: Element, S: Simd<T>>(
     [upper[0], upper[1], lower[0], lower[1]]
 }
 
-/// At most a vector of the layer's channels.
-struct Channels<'a, T> {
+/// Some of the layer's channels.
+#[derive(Clone, Copy)]
+pub struct Channels<'a, T> {
     kernel: &'a [T],
     bias: Option<&'a [T]>,
     relu: bool,
     /// The first channel, and the one behind the last.
-    o: usize,
-    end: usize,
-    c_out: usize,
+    pub o: usize,
+    pub end: usize,
+    pub c_out: usize,
     /// Whether all sums are known to be finite.
     finite: bool,
 }
 
 impl<T: Element> Channels<'_, T> {
+    /// At most `len` of them, from `o` on.
     #[inline(always)]
-    fn taps<S: Simd<T>, const K: usize>(&self, simd: S) -> [[S::Vector; K]; K] {
+    pub fn part(self, o: usize, len: usize) -> Self {
+        Self { o, end: self.end.min(o + len), ..self }
+    }
+
+    /// The kernel's taps, for at most a vector of channels.
+    #[inline(always)]
+    pub fn taps<S: Simd<T>, const K: usize>(&self, simd: S) -> [[S::Vector; K]; K] {
         let mut taps = [[simd.zero(); K]; K];
         for y in 0..K {
             for x in 0..K {
@@ -227,8 +238,9 @@ impl<T: Element> Channels<'_, T> {
         taps
     }
 
+    /// The bias of at most a vector of channels.
     #[inline(always)]
-    fn bias<S: Simd<T>>(&self, simd: S) -> S::Vector {
+    pub fn bias<S: Simd<T>>(&self, simd: S) -> S::Vector {
         match self.bias {
             Some(bias) => simd.load_up_to(&bias[self.o..self.end]),
             None => simd.zero(),
@@ -250,12 +262,14 @@ impl<T: Element> Channels<'_, T> {
         }
         let upper = larger::<T, S, FINITE>(simd, values[0], values[1]);
         let lower = larger::<T, S, FINITE>(simd, values[2], values[3]);
-        let (mut max, at) = larger::<T, S, FINITE>(simd, upper, lower);
-        max = simd.add(max, bias);
-        if self.relu {
-            max = simd.max(simd.zero(), max);
-        }
-        (max, at)
+        let (max, at) = larger::<T, S, FINITE>(simd, upper, lower);
+        (self.rectified(simd, simd.add(max, bias)), at)
+    }
+
+    /// The output from the maximum with its bias.
+    #[inline(always)]
+    pub fn rectified<S: Simd<T>>(&self, simd: S, max: S::Vector) -> S::Vector {
+        if self.relu { simd.max(simd.zero(), max) } else { max }
     }
 
     /// [`pooled`](Self::pooled), written.
@@ -378,7 +392,7 @@ fn larger<T: Element, S: Simd<T>, const FINITE: bool>(
 /// Whether no sum of products of elements of `x` with elements of `kernel` can be infinite or NaN: by
 /// Cauchy and Schwarz, its square is at most the product of the sums of their squares.
 #[inline(always)]
-fn products_are_finite<T: Element, S: Simd<T>>(simd: S, x: &[T], kernel: &[T]) -> bool {
+pub fn products_are_finite<T: Element, S: Simd<T>>(simd: S, x: &[T], kernel: &[T]) -> bool {
     (sum_of_squares(simd, x) * sum_of_squares(simd, kernel)).is_finite()
 }
 

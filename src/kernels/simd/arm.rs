@@ -95,6 +95,7 @@ unsafe fn power_f64x2(k: float64x2_t) -> float64x2_t {
 
 impl_simd! {
     Neon, Neon, f32, 4, 24, float32x4_t, uint32x4_t,
+    broadcasts: false,
     splat: vdupq_n_f32, load: vld1q_f32, store: vst1q_f32,
     add: vaddq_f32, sub: vsubq_f32, mul: vmulq_f32, div: vdivq_f32,
     mul_add: |a, b, c| vfmaq_f32(c, a, b),
@@ -122,6 +123,7 @@ impl_simd! {
 
 impl_simd! {
     Neon, Neon, f64, 2, 24, float64x2_t, uint64x2_t,
+    broadcasts: false,
     splat: vdupq_n_f64, load: vld1q_f64, store: vst1q_f64,
     add: vaddq_f64, sub: vsubq_f64, mul: vmulq_f64, div: vdivq_f64,
     mul_add: |a, b, c| vfmaq_f64(c, a, b),

@@ -123,6 +123,8 @@ pub trait Simd<T: Element>: Copy {
     const SUMS: usize;
     /// Whether [`load_part`](Simd::load_part) is one instruction, as [`load`](Simd::load) is.
     const MASKED_LOADS: bool;
+    /// Whether a product takes an element from memory in all lanes, with no instruction to spread it.
+    const BROADCASTS: bool;
 
     /// The proof for [`Simd::Narrow`].
     fn narrow(self) -> Self::Narrow;
@@ -282,6 +284,7 @@ pub fn for_each_vector<T: Element, S: Simd<T>>(
 macro_rules! impl_simd {
     (
         $token:ident, $narrow:ident, $t:ty, $lanes:literal, $sums:literal, $vector:ty, $mask:ty,
+        broadcasts: $broadcasts:literal,
         splat: $splat:path, load: $load:path, store: $store:path,
         add: $add:path, sub: $sub:path, mul: $mul:path, div: $div:path,
         mul_add: |$fa:ident, $fb:ident, $fc:ident| $mul_add:expr,
@@ -314,6 +317,7 @@ macro_rules! impl_simd {
             const LANES: usize = $lanes;
             const SUMS: usize = $sums;
             const MASKED_LOADS: bool = cfg!(target_arch = "x86_64");
+            const BROADCASTS: bool = $broadcasts;
 
             #[inline(always)]
             fn narrow(self) -> $narrow {

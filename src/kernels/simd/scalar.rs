@@ -14,6 +14,7 @@ impl<T: Element> Simd<T> for Scalar {
     type Narrow = Self;
     const LANES: usize = SCALAR_LANES;
     const MASKED_LOADS: bool = false;
+    const BROADCASTS: bool = false;
     const SUMS: usize = 8;
 
     #[inline(always)]

@@ -245,6 +245,7 @@ unsafe fn power_f64x4(k: __m256d) -> __m256d {
 
 impl_simd! {
     Avx2, Avx2, f32, 8, 8, __m256, __m256,
+    broadcasts: false,
     splat: _mm256_set1_ps, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
     add: _mm256_add_ps, sub: _mm256_sub_ps, mul: _mm256_mul_ps, div: _mm256_div_ps,
     mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
@@ -282,6 +283,7 @@ impl_simd! {
 
 impl_simd! {
     Avx2, Avx2, f64, 4, 8, __m256d, __m256d,
+    broadcasts: false,
     splat: _mm256_set1_pd, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
     add: _mm256_add_pd, sub: _mm256_sub_pd, mul: _mm256_mul_pd, div: _mm256_div_pd,
     mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
@@ -313,6 +315,7 @@ impl_simd! {
 
 impl_simd! {
     Avx512Narrow, Avx512Narrow, f32, 8, 24, __m256, __mmask8,
+    broadcasts: true,
     splat: _mm256_set1_ps, load: _mm256_loadu_ps, store: _mm256_storeu_ps,
     add: _mm256_add_ps, sub: _mm256_sub_ps, mul: _mm256_mul_ps, div: _mm256_div_ps,
     mul_add: |a, b, c| _mm256_fmadd_ps(a, b, c),
@@ -351,6 +354,7 @@ impl_simd! {
 
 impl_simd! {
     Avx512Narrow, Avx512Narrow, f64, 4, 24, __m256d, __mmask8,
+    broadcasts: true,
     splat: _mm256_set1_pd, load: _mm256_loadu_pd, store: _mm256_storeu_pd,
     add: _mm256_add_pd, sub: _mm256_sub_pd, mul: _mm256_mul_pd, div: _mm256_div_pd,
     mul_add: |a, b, c| _mm256_fmadd_pd(a, b, c),
@@ -382,6 +386,7 @@ impl_simd! {
 
 impl_simd! {
     Avx512, Avx512Narrow, f32, 16, 24, __m512, __mmask16,
+    broadcasts: true,
     splat: _mm512_set1_ps, load: _mm512_loadu_ps, store: _mm512_storeu_ps,
     add: _mm512_add_ps, sub: _mm512_sub_ps, mul: _mm512_mul_ps, div: _mm512_div_ps,
     mul_add: |a, b, c| _mm512_fmadd_ps(a, b, c),
@@ -417,6 +422,7 @@ impl_simd! {
 
 impl_simd! {
     Avx512, Avx512Narrow, f64, 8, 24, __m512d, __mmask8,
+    broadcasts: true,
     splat: _mm512_set1_pd, load: _mm512_loadu_pd, store: _mm512_storeu_pd,
     add: _mm512_add_pd, sub: _mm512_sub_pd, mul: _mm512_mul_pd, div: _mm512_div_pd,
     mul_add: |a, b, c| _mm512_fmadd_pd(a, b, c),

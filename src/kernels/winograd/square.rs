@@ -14,11 +14,11 @@ use crate::kernels::simd::{Element, Simd, for_each_vector};
 use crate::kernels::tile::{Taps, convolve};
 use crate::kernels::walk::{Lattice, Pixels};
 
-/// Pixels of a tile, in either direction.
-const PATCH: usize = 4;
+/// Pixels of a tile, in either direction, and points.
+pub const PATCH: usize = 4;
 
 /// Taps of a kernel, in either direction.
-const TAPS: usize = 3;
+pub const TAPS: usize = 3;
 
 /// Points of a tile.
 const POINTS: usize = PATCH * PATCH;
@@ -265,15 +265,15 @@ impl<T: Element> Points<'_, T> {
     }
 }
 
-/// The points of some pixels in a row, or in a column.
+/// The points of some pixels in a row, or in a column. Of equal pixels, all but the second are 0.
 #[inline(always)]
-fn pixel_points<T: Element, S: Simd<T>>(simd: S, d: [S::Vector; PATCH]) -> [S::Vector; PATCH] {
-    [simd.sub(d[0], d[2]), simd.add(d[1], d[2]), simd.sub(d[2], d[1]), simd.sub(d[1], d[3])]
+pub fn pixel_points<T: Element, S: Simd<T>>(simd: S, d: [S::Vector; PATCH]) -> [S::Vector; PATCH] {
+    [simd.sub(d[0], d[2]), simd.add(d[1], d[2]), simd.sub(d[2], d[1]), simd.sub(d[3], d[1])]
 }
 
 /// Those of some taps.
 #[inline(always)]
-fn kernel_points<T: Element, S: Simd<T>>(
+pub fn kernel_points<T: Element, S: Simd<T>>(
     simd: S,
     g: [S::Vector; TAPS],
     half: S::Vector,
@@ -286,7 +286,7 @@ fn kernel_points<T: Element, S: Simd<T>>(
 /// The outputs from the products at the points.
 #[inline(always)]
 fn outputs<T: Element, S: Simd<T>>(simd: S, m: [S::Vector; PATCH]) -> [S::Vector; SIDE] {
-    [simd.add(simd.add(m[0], m[1]), m[2]), simd.sub(simd.sub(m[1], m[2]), m[3])]
+    [simd.add(simd.add(m[0], m[1]), m[2]), simd.add(simd.sub(m[1], m[2]), m[3])]
 }
 
 /// `out[t, o] = sum over c of x[t, c] * packed[c, o]` for the first of the tiles.

@@ -1,0 +1,218 @@
+//! Forward with 3x3 filters by minimal filtering, F(2x2, 3x3): the four sums of a pooling window take one
+//! product for each of its pixels, 16 in place of 36.
+
+use super::forward::Channels;
+use crate::kernels::shape::{ConvPoolShape, POOL};
+use crate::kernels::simd::{Element, MAX_LANES, Simd};
+use crate::kernels::winograd::{PATCH, TAPS, kernel_points, pixel_points};
+
+/// Channels whose points are kept at a time.
+const CHANNELS: usize = 32;
+
+/// What there is at each point, column by column.
+type Points<V> = [[V; PATCH]; PATCH];
+
+/// Whether this is the faster way for the shape. Elsewhere spreading a window's points takes as long as
+/// the products saved, and there are not enough registers for those of the kernel.
+#[inline(always)]
+pub fn pays<T: Element, S: Simd<T>>(shape: &ConvPoolShape) -> bool {
+    S::BROADCASTS && shape.conv().window() == (TAPS, TAPS)
+}
+
+/// As [`grey_forward`](super::grey_forward), where all sums of products are known to be finite, as
+/// [`products_are_finite`](super::forward::products_are_finite) says. Those of points are finite then too:
+/// their factors are at most 4 and 9/4 times as large.
+#[inline(always)]
+pub fn forward<T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    argmax: &mut [T],
+    x: &[T],
+    layer: &Channels<T>,
+    shape: &ConvPoolShape,
+) {
+    let (h, w, _) = shape.conv().windows().padded();
+    let (out_h, out_w, c_out) = shape.pool().output();
+    let mut kernel = [[[T::zero(); CHANNELS]; PATCH]; PATCH];
+    let mut pixels = [[[T::zero(); MAX_LANES]; PATCH]; PATCH];
+    for o in (0..c_out).step_by(CHANNELS) {
+        let layer = layer.part(o, CHANNELS);
+        set_kernel(simd, &mut kernel, &layer);
+        for (image, x) in x.chunks_exact(h * w).enumerate() {
+            for j in (0..out_w).step_by(S::LANES) {
+                let windows = S::LANES.min(out_w - j);
+                let row = |y| y * w + POOL * j;
+                // The points of four rows of pixels, of row `y` at `y % 4`: two serve the next windows too.
+                let zeros = [simd.zero(); PATCH];
+                let mut rows =
+                    [row_points(simd, x, row(0)), row_points(simd, x, row(1)), zeros, zeros];
+                for i in 0..out_h {
+                    for y in POOL * (i + 1)..POOL * (i + 2) {
+                        rows[y % PATCH] = row_points(simd, x, row(y));
+                    }
+                    set_pixels(simd, &mut pixels, &rows, POOL * i);
+                    let first = ((image * out_h + i) * out_w + j) * c_out;
+                    let outputs = first..first + windows * c_out;
+                    let (out, argmax) = (&mut out[outputs.clone()], &mut argmax[outputs]);
+                    for o in (o..layer.end).step_by(S::LANES) {
+                        let layer = layer.part(o, S::LANES);
+                        // Half a vector of channels takes half the time, if there are such vectors.
+                        if layer.end - o <= <S::Narrow as Simd<T>>::LANES {
+                            store_windows(simd.narrow(), out, argmax, &kernel, &pixels, &layer);
+                        } else {
+                            store_windows(simd, out, argmax, &kernel, &pixels, &layer);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sets the points of the kernel.
+#[inline(always)]
+fn set_kernel<T: Element, S: Simd<T>>(
+    simd: S,
+    points: &mut Points<[T; CHANNELS]>,
+    layer: &Channels<T>,
+) {
+    let half = simd.splat(T::from_f64(0.5));
+    for o in (layer.o..layer.end).step_by(S::LANES) {
+        let taps: [[_; TAPS]; TAPS] = layer.part(o, S::LANES).taps(simd);
+        let mut rows = [[simd.zero(); PATCH]; TAPS];
+        for y in 0..TAPS {
+            rows[y] = kernel_points(simd, taps[y], half);
+        }
+        for x in 0..PATCH {
+            let column = kernel_points(simd, [rows[0][x], rows[1][x], rows[2][x]], half);
+            for y in 0..PATCH {
+                simd.store(column[y], &mut points[x][y][o - layer.o..]);
+            }
+        }
+    }
+}
+
+/// The points of a row of pixels from `start` on, with a window in each lane. Lanes beyond the row hold
+/// anything, beyond the image zeros: none of them is used.
+#[inline(always)]
+fn row_points<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> [S::Vector; PATCH] {
+    let [first, second] = pairs(simd, x, start);
+    let [third, fourth] = pairs(simd, x, start + POOL);
+    pixel_points(simd, [first, second, third, fourth])
+}
+
+/// Pairs of pixels from `start` on: the first ones, and the second ones.
+#[inline(always)]
+fn pairs<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> [S::Vector; POOL] {
+    let near = load_within(simd, x, start);
+    simd.unzip(near, load_within(simd, x, start + S::LANES))
+}
+
+/// A vector from `start` on, with zeros beyond the end.
+#[inline(always)]
+fn load_within<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> S::Vector {
+    match x.get(start..start + S::LANES) {
+        Some(x) => simd.load(x),
+        None => simd.load_part(x.get(start..).unwrap_or_default()),
+    }
+}
+
+/// Sets the points of the pixels under a row of windows, from those of the rows of pixels from `y` on.
+#[inline(always)]
+fn set_pixels<T: Element, S: Simd<T>>(
+    simd: S,
+    points: &mut Points<[T; MAX_LANES]>,
+    rows: &[[S::Vector; PATCH]; PATCH],
+    y: usize,
+) {
+    let [a, b, c, d] = [y, y + 1, y + 2, y + 3].map(|y| &rows[y % PATCH]);
+    for x in 0..PATCH {
+        let column = pixel_points(simd, [a[x], b[x], c[x], d[x]]);
+        for dy in 0..PATCH {
+            simd.store(column[dy], &mut points[x][dy]);
+        }
+    }
+}
+
+/// The layer's outputs and the places of the maxima for windows beside each other, for a vector of
+/// channels. In a function of its own, where the kernel's points stay in registers.
+#[inline(always)]
+fn store_windows<T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    argmax: &mut [T],
+    kernel: &Points<[T; CHANNELS]>,
+    pixels: &Points<[T; MAX_LANES]>,
+    layer: &Channels<T>,
+) {
+    simd.outlined(
+        #[inline(always)]
+        |simd| {
+            let mut taps = [[simd.zero(); PATCH]; PATCH];
+            for x in 0..PATCH {
+                for y in 0..PATCH {
+                    taps[x][y] = simd.load(&kernel[x][y][layer.o % CHANNELS..]);
+                }
+            }
+            let (bias, c_out) = (layer.bias(simd), layer.c_out);
+            let channels = layer.o..layer.end;
+            let windows = out.chunks_exact_mut(c_out).zip(argmax.chunks_exact_mut(c_out));
+            for (n, (out, argmax)) in windows.take(MAX_LANES).enumerate() {
+                let (max, at) = maximum(simd, &taps, pixels, n, bias);
+                simd.store_up_to(layer.rectified(simd, max), &mut out[channels.clone()]);
+                simd.store_up_to(at, &mut argmax[channels.clone()]);
+            }
+        },
+    );
+}
+
+/// The maximum of window `n` with the bias, and the first position that has it.
+#[inline(always)]
+fn maximum<T: Element, S: Simd<T>>(
+    simd: S,
+    taps: &Points<S::Vector>,
+    pixels: &Points<[T; MAX_LANES]>,
+    n: usize,
+    bias: S::Vector,
+) -> (S::Vector, S::Vector) {
+    // The outputs of a row are `b + (a + c)` and `b + (d - c)`. Hence they compare without `b`.
+    let c = column_sums(simd, taps, pixels, n, 2, None);
+    let a = column_sums(simd, taps, pixels, n, 0, None);
+    let left = [simd.add(a[0], c[0]), simd.add(a[1], c[1])];
+    let d = column_sums(simd, taps, pixels, n, 3, None);
+    let right = [simd.sub(d[0], c[0]), simd.sub(d[1], c[1])];
+    let b = column_sums(simd, taps, pixels, n, 1, Some(bias));
+    let upper = simd.add(b[0], simd.max(right[0], left[0]));
+    let lower = simd.add(b[1], simd.max(right[1], left[1]));
+    let [one, two, three] = simd.constants([1.0, 2.0, 3.0]);
+    let in_upper = simd.select(simd.greater(right[0], left[0]), one, simd.zero());
+    let in_lower = simd.select(simd.greater(right[1], left[1]), three, two);
+    let at = simd.select(simd.greater(lower, upper), in_lower, in_upper);
+    (simd.max(lower, upper), at)
+}
+
+/// The sums of the products in column `x` of the points, for both rows of outputs, and `start`.
+#[inline(always)]
+fn column_sums<T: Element, S: Simd<T>>(
+    simd: S,
+    taps: &Points<S::Vector>,
+    pixels: &Points<[T; MAX_LANES]>,
+    n: usize,
+    x: usize,
+    start: Option<S::Vector>,
+) -> [S::Vector; POOL] {
+    let mut d = [simd.zero(); PATCH];
+    for y in 0..PATCH {
+        d[y] = simd.splat(pixels[x][y][n]);
+    }
+    let g = taps[x];
+    let second = match start {
+        Some(start) => simd.mul_add(g[1], d[1], start),
+        None => simd.mul(g[1], d[1]),
+    };
+    let third = simd.mul(g[2], d[2]);
+    [
+        simd.mul_add(g[0], d[0], simd.add(second, third)),
+        simd.mul_add(g[3], d[3], simd.sub(second, third)),
+    ]
+}
