@@ -42,15 +42,13 @@ pub fn forward<T: Element, S: Simd<T>>(
             for j in (0..out_w).step_by(S::LANES) {
                 let windows = S::LANES.min(out_w - j);
                 let row = |y| y * w + POOL * j;
-                // The points of four rows of pixels, of row `y` at `y % 4`: two serve the next windows too.
-                let zeros = [simd.zero(); PATCH];
-                let mut rows =
-                    [row_points(simd, x, row(0)), row_points(simd, x, row(1)), zeros, zeros];
+                // Two of four rows of pixels are under the next row of windows too.
+                let mut above = [row_points(simd, x, row(0)), row_points(simd, x, row(1))];
                 for i in 0..out_h {
-                    for y in POOL * (i + 1)..POOL * (i + 2) {
-                        rows[y % PATCH] = row_points(simd, x, row(y));
-                    }
-                    set_pixels(simd, &mut pixels, &rows, POOL * i);
+                    let y = POOL * (i + 1);
+                    let below = [row_points(simd, x, row(y)), row_points(simd, x, row(y + 1))];
+                    set_pixels(simd, &mut pixels, above, below);
+                    above = below;
                     let first = ((image * out_h + i) * out_w + j) * c_out;
                     let outputs = first..first + windows * c_out;
                     let (out, argmax) = (&mut out[outputs.clone()], &mut argmax[outputs]);
@@ -117,19 +115,19 @@ fn load_within<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> S::Vec
     }
 }
 
-/// Sets the points of the pixels under a row of windows, from those of the rows of pixels from `y` on.
+/// Sets the points of the pixels under a row of windows, from those of the rows of pixels.
 #[inline(always)]
 fn set_pixels<T: Element, S: Simd<T>>(
     simd: S,
     points: &mut Points<[T; MAX_LANES]>,
-    rows: &[[S::Vector; PATCH]; PATCH],
-    y: usize,
+    above: [[S::Vector; PATCH]; POOL],
+    below: [[S::Vector; PATCH]; POOL],
 ) {
-    let [a, b, c, d] = [y, y + 1, y + 2, y + 3].map(|y| &rows[y % PATCH]);
     for x in 0..PATCH {
-        let column = pixel_points(simd, [a[x], b[x], c[x], d[x]]);
-        for dy in 0..PATCH {
-            simd.store(column[dy], &mut points[x][dy]);
+        let column = [above[0][x], above[1][x], below[0][x], below[1][x]];
+        let column = pixel_points(simd, column);
+        for y in 0..PATCH {
+            simd.store(column[y], &mut points[x][y]);
         }
     }
 }
