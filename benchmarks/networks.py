@@ -120,7 +120,8 @@ class Arithmetic:
 
     - leaves out rows and columns of the convolution that the pooling drops;
     - takes 16 products for 36, or 6 for 10, where Winograd's filtering serves (3x3 and 5x5,
-      channels enough); the sums before and after them are not counted;
+      channels enough; with AVX-512 3x3 on a first layer's one channel too); the sums before and
+      after them are not counted;
     - computes the gradients of a convolution for one of the four positions in a window only, and
       there only if the pooled element is alive: a quarter, times the share of live elements. The
       first layer takes dead ones too.
@@ -130,12 +131,15 @@ class Arithmetic:
     executed: float
 
 
-def arithmetic(network: Network, *, training: bool, live: Sequence[float] = ()) -> Arithmetic:
+def arithmetic(
+    network: Network, *, training: bool, instruction_set: str, live: Sequence[float] = ()
+) -> Arithmetic:
     """Count a network's operations for one image.
 
     Args:
         network: any whose convolutions all have a pooling behind them.
         training: whether to count the gradients too.
+        instruction_set: the one that cnnrs uses.
         live: the share of pooled elements that have a gradient, for each convolution; 1 where it
             is not given.
     """
@@ -152,18 +156,22 @@ def arithmetic(network: Network, *, training: bool, live: Sequence[float] = ()) 
             positions = after[0] * after[1]
             windows = (after[0] // 2) * (after[1] // 2)
             dense += position * positions * (1 + gradients)
-            executed += (
-                position * 4 * windows * _winograd_share(layer.size, before[-1], layer.filters)
-            )
+            share = _winograd_share(layer.size, before[-1], layer.filters, instruction_set)
+            executed += position * 4 * windows * share
             alive = live[convs] if number > 0 and convs < len(live) else 1.0
             executed += position * windows * alive * gradients
             convs += 1
     return Arithmetic(dense, executed)
 
 
-def _winograd_share(size: int, c_in: int, c_out: int) -> float:
-    """The share of the products of a convolution that cnnrs takes: `winograd::supports` in Rust."""
+def _winograd_share(size: int, c_in: int, c_out: int, instruction_set: str) -> float:
+    """The share of the products of a convolution that cnnrs takes.
+
+    In Rust: `winograd::supports`, and for a first layer `conv_pool_grey::winograd::pays`.
+    """
     match size:
+        case 3 if c_in == 1 and instruction_set == "avx512":
+            return 16 / 36
         case 3 if c_in * c_out // (c_in + c_out) >= 8:
             return 16 / 36
         case 5 if 5 * c_in >= 24:

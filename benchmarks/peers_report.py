@@ -33,13 +33,18 @@ def best_peer(row: Facts, libraries: Mapping[str, str]) -> str:
     return f"{name} {times[name] / ours:.1f}x"
 
 
-def shares_of_peak(row: Facts) -> tuple[float, float] | None:
+def shares_of_peak(row: Facts, instruction_set: str) -> tuple[float, float] | None:
     """What cnnrs reaches of one core's peak: counted as the layers are written, and as executed."""
     if not row["fma_peak_gflops"]:
         return None
     peak = statistics.median(row["fma_peak_gflops"]) * 1e9
     network, training = NETWORKS[row["network"]], row["task"] == "train"
-    count = arithmetic(network, training=training, live=row["live_shares"] or ())
+    count = arithmetic(
+        network,
+        training=training,
+        instruction_set=instruction_set,
+        live=row["live_shares"] or (),
+    )
     seconds = medians(row)["cnnrs"]
     return count.dense / seconds / peak, count.executed / seconds / peak
 
@@ -76,7 +81,7 @@ def _times(facts: Facts, run: Facts) -> str:
         line += [_microseconds(times.get(key)) for key in titles]
         line.append(best_peer(row, facts["libraries"]))
         if alone:
-            shares = shares_of_peak(row)
+            shares = shares_of_peak(row, facts["versions"]["instruction set"])
             line += [f"{share:.0%}" for share in shares] if shares else ["n/a", "n/a"]
             line.append(", ".join(f"{share:.0%}" for share in row["live_shares"] or ()))
         lines.append(line)
