@@ -7,7 +7,8 @@ use crate::kernels::simd::{Element, Simd};
 
 /// `out[i, j, o] = relu(max over the window of (i, j) of conv(x, kernel)[.., .., o] + bias[o])`, and in
 /// `argmax` the position (0 to 3, row by row) of the first maximum; a NaN counts as the maximum, and
-/// ReLU keeps it. Of sums that would be equal, rounding may make another one the first.
+/// ReLU keeps it. Of sums that would be equal, rounding may make another one the first; how sums are
+/// rounded depends on the instruction set, and on whether all numbers of the call are finite.
 ///
 /// `out` and `argmax` (n, pooled h, pooled w, c_out), `x` (n, h, w) with its padding, `kernel` (k, k, 1,
 /// c_out), `bias` (c_out,); for shapes that are [supported](super::supports).

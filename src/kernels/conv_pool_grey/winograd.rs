@@ -12,8 +12,8 @@ const CHANNELS: usize = 32;
 /// What there is at each point, column by column.
 type Points<V> = [[V; PATCH]; PATCH];
 
-/// Whether this is the faster way for the shape. Elsewhere spreading a window's points takes as long as
-/// the products saved, and there are not enough registers for those of the kernel.
+/// Whether this is the faster way. Where each of a window's points has to be spread over the lanes by an
+/// instruction of its own, that takes as long as the products saved.
 #[inline(always)]
 pub fn pays<T: Element, S: Simd<T>>(shape: &ConvPoolShape) -> bool {
     S::BROADCASTS && shape.conv().window() == (TAPS, TAPS)
