@@ -156,7 +156,7 @@ fn store_windows<T: Element, S: Simd<T>>(
             let channels = layer.o..layer.end;
             let windows = out.chunks_exact_mut(c_out).zip(argmax.chunks_exact_mut(c_out));
             for (n, (out, argmax)) in windows.take(MAX_LANES).enumerate() {
-                let (max, at) = maximum(simd, &taps, pixels, n, bias);
+                let (max, at) = Window { taps: &taps, pixels, n }.maximum(simd, bias);
                 simd.store_up_to(layer.rectified(simd, max), &mut out[channels.clone()]);
                 simd.store_up_to(at, &mut argmax[channels.clone()]);
             }
@@ -164,53 +164,48 @@ fn store_windows<T: Element, S: Simd<T>>(
     );
 }
 
-/// The maximum of window `n` with the bias, and the first position that has it.
-#[inline(always)]
-fn maximum<T: Element, S: Simd<T>>(
-    simd: S,
-    taps: &Points<S::Vector>,
-    pixels: &Points<[T; MAX_LANES]>,
+/// A pooling window, which meets a vector of channels.
+struct Window<'a, T, V> {
+    taps: &'a Points<V>,
+    pixels: &'a Points<[T; MAX_LANES]>,
+    /// Its lane among the pixels.
     n: usize,
-    bias: S::Vector,
-) -> (S::Vector, S::Vector) {
-    // The outputs of a row are `b + (a + c)` and `b + (d - c)`. Hence they compare without `b`.
-    let c = column_sums(simd, taps, pixels, n, 2, None);
-    let a = column_sums(simd, taps, pixels, n, 0, None);
-    let left = [simd.add(a[0], c[0]), simd.add(a[1], c[1])];
-    let d = column_sums(simd, taps, pixels, n, 3, None);
-    let right = [simd.sub(d[0], c[0]), simd.sub(d[1], c[1])];
-    let b = column_sums(simd, taps, pixels, n, 1, Some(bias));
-    let upper = simd.add(b[0], simd.max(right[0], left[0]));
-    let lower = simd.add(b[1], simd.max(right[1], left[1]));
-    let [one, two, three] = simd.constants([1.0, 2.0, 3.0]);
-    let in_upper = simd.select(simd.greater(right[0], left[0]), one, simd.zero());
-    let in_lower = simd.select(simd.greater(right[1], left[1]), three, two);
-    let at = simd.select(simd.greater(lower, upper), in_lower, in_upper);
-    (simd.max(lower, upper), at)
 }
 
-/// The sums of the products in column `x` of the points, for both rows of outputs, and `start`.
-#[inline(always)]
-fn column_sums<T: Element, S: Simd<T>>(
-    simd: S,
-    taps: &Points<S::Vector>,
-    pixels: &Points<[T; MAX_LANES]>,
-    n: usize,
-    x: usize,
-    start: Option<S::Vector>,
-) -> [S::Vector; POOL] {
-    let mut d = [simd.zero(); PATCH];
-    for y in 0..PATCH {
-        d[y] = simd.splat(pixels[x][y][n]);
+impl<T: Element, V: Copy> Window<'_, T, V> {
+    /// Its maximum with the bias, and the first position that has it.
+    #[inline(always)]
+    fn maximum<S: Simd<T, Vector = V>>(&self, simd: S, bias: V) -> (V, V) {
+        // The outputs of a row are `b + (a + c)` and `b + (d - c)`. Hence they compare without `b`.
+        let (c, a) = (self.column(simd, 2, None), self.column(simd, 0, None));
+        let left = [simd.add(a[0], c[0]), simd.add(a[1], c[1])];
+        let d = self.column(simd, 3, None);
+        let right = [simd.sub(d[0], c[0]), simd.sub(d[1], c[1])];
+        let b = self.column(simd, 1, Some(bias));
+        let upper = simd.add(b[0], simd.max(right[0], left[0]));
+        let lower = simd.add(b[1], simd.max(right[1], left[1]));
+        let [one, two, three] = simd.constants([1.0, 2.0, 3.0]);
+        let in_upper = simd.select(simd.greater(right[0], left[0]), one, simd.zero());
+        let in_lower = simd.select(simd.greater(right[1], left[1]), three, two);
+        let at = simd.select(simd.greater(lower, upper), in_lower, in_upper);
+        (simd.max(lower, upper), at)
     }
-    let g = taps[x];
-    let second = match start {
-        Some(start) => simd.mul_add(g[1], d[1], start),
-        None => simd.mul(g[1], d[1]),
-    };
-    let third = simd.mul(g[2], d[2]);
-    [
-        simd.mul_add(g[0], d[0], simd.add(second, third)),
-        simd.mul_add(g[3], d[3], simd.sub(second, third)),
-    ]
+
+    /// What the products in column `x` of the points, and `start`, come to in both rows of outputs.
+    #[inline(always)]
+    fn column<S: Simd<T, Vector = V>>(&self, simd: S, x: usize, start: Option<V>) -> [V; POOL] {
+        let (g, mut d) = (self.taps[x], [simd.zero(); PATCH]);
+        for y in 0..PATCH {
+            d[y] = simd.splat(self.pixels[x][y][self.n]);
+        }
+        let second = match start {
+            Some(start) => simd.mul_add(g[1], d[1], start),
+            None => simd.mul(g[1], d[1]),
+        };
+        let third = simd.mul(g[2], d[2]);
+        [
+            simd.mul_add(g[0], d[0], simd.add(second, third)),
+            simd.mul_add(g[3], d[3], simd.sub(second, third)),
+        ]
+    }
 }
