@@ -91,6 +91,20 @@ def test_threads_change_no_bit_of_other_rules_and_types(dtype: str, rule: Optimi
         assert_same_bits(other, results[0])
 
 
+@pytest.mark.parametrize("net", NETS)
+def test_threads_change_no_bit_where_layers_descend_by_themselves(net: str) -> None:
+    """In an epoch's last step, which one thread takes alone, before the next epoch."""
+    x, y = digits(67)
+    results = []
+    for threads in THREADS:
+        cnnrs.set_num_threads(threads)
+        model = model_of(net, SGD(0.02))
+        model.fit(x, y, 64, epochs=3, verbose=0)
+        results.append(model.get_weights())
+    for other in results[1:]:
+        assert_same_bits(other, results[0])
+
+
 def test_the_number_of_threads_may_change_in_the_middle() -> None:
     x, y = digits(96)
     steady, restless = model_of("convnet"), model_of("convnet")

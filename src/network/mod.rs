@@ -3,6 +3,7 @@
 
 mod ahead;
 mod clock;
+mod exchange;
 mod layers;
 mod model;
 mod optimizer;

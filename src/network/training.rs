@@ -10,7 +10,8 @@ use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::ahead::Ahead;
 use crate::network::clock::{Clock, Poll};
-use crate::network::layers::{ALIGNMENT, Layers};
+use crate::network::exchange::{Exchange, Shares, UPDATE};
+use crate::network::layers::Layers;
 use crate::network::optimizer::{Averaging, Optimizer, Rule};
 use crate::network::plan::{Block, Chunks, Plan};
 use crate::network::step::{Model, Random};
@@ -23,9 +24,6 @@ const MAX_CHUNKS: usize = 16;
 
 /// Bytes that the gradients of all chunks may take together.
 const GRADIENT_BYTES: usize = 1 << 26;
-
-/// Most parameters that are updated in one go.
-const UPDATE: usize = 4096;
 
 /// Products of one step, forward, below which waking a second thread costs more than it saves: some
 /// 30 us of work, forward and backward.
@@ -81,8 +79,7 @@ pub struct Training<T> {
     max_chunks: usize,
     /// Images in a small batch's chunks.
     block: usize,
-    /// (chunks, parameters)
-    gradients: Shared<T>,
+    exchange: Exchange<T>,
     stats: Shared<T>,
     d_stats: Shared<T>,
     arenas: Vec<Shared<T>>,
@@ -111,24 +108,6 @@ pub fn prepare_all<T: Element>(plan: &Plan<T>, prepared: &mut [T], model: Model<
     for i in 0..plan.len() {
         plan.prepare(i, &mut prepared[plan.prepared(i)], model);
     }
-}
-
-/// All parameters but those left out, in parts that are updated in one go: for each thread the same
-/// number, and if all parameters are there, nearly the same length.
-fn updates(len: usize, left_out: &[Range<usize>], threads: usize) -> Vec<Range<usize>> {
-    let rounds = len.div_ceil(threads * UPDATE).max(1);
-    let part = len.div_ceil(rounds * threads).max(1).next_multiple_of(ALIGNMENT);
-    let mut kept = vec![];
-    let mut start = 0;
-    for out in left_out {
-        kept.push(start..out.start);
-        start = out.end;
-    }
-    kept.push(start..len);
-    let split = |range: Range<usize>| {
-        parts(range.len(), part).map(move |part| range.start + part.start..range.start + part.end)
-    };
-    kept.into_iter().flat_map(split).collect()
 }
 
 /// What is done with a chunk between two meetings.
@@ -166,7 +145,7 @@ impl<T: Element> Training<T> {
             stale: true,
             max_chunks,
             block: plan.block,
-            gradients: Shared::zeros(0)?,
+            exchange: Exchange::new(layers.params_len)?,
             stats: Shared::zeros(plan.stats_len)?,
             d_stats: Shared::zeros(plan.stats_len)?,
             arenas: vec![],
@@ -219,6 +198,7 @@ impl<T: Element> Training<T> {
             prepare_all(&self.plan, self.prepared.get_mut(), model);
             self.stale = false;
         }
+        self.exchange.begin(params, chunks.count(), threads)?;
         let labels: Vec<i64> = match examples.targets {
             Targets::Labels(labels) => call.order.iter().map(|&image| labels[image]).collect(),
             Targets::Values(_) => vec![],
@@ -233,8 +213,8 @@ impl<T: Element> Training<T> {
             call,
             labels: &labels,
             phases: &phases,
-            updates: updates(layers.params_len, &[], threads),
-            updates_beside_descent: updates(layers.params_len, &descended, threads),
+            shares: Shares::new(layers.params_len, &[], threads),
+            shares_beside_descent: Shares::new(layers.params_len, &descended, threads),
             next: Apart::default(),
             sums: std::array::from_fn(|_| Apart::default()),
             outcome: Apart(Mutex::new(Outcome {
@@ -293,10 +273,6 @@ impl<T: Element> Training<T> {
         while self.extra.len() < extra {
             self.extra.push(Shared::zeros(params_len)?);
         }
-        let len = chunks.count() * params_len;
-        if self.gradients.len() < len {
-            self.gradients = Shared::zeros(len)?;
-        }
         Ok(())
     }
 
@@ -341,9 +317,9 @@ struct Job<'a, X, T> {
     /// In the order in which they are trained on.
     labels: &'a [i64],
     phases: &'a [Phase],
-    updates: Vec<Range<usize>>,
-    updates_beside_descent: Vec<Range<usize>>,
-    /// The next piece of work that nobody has taken.
+    shares: Shares,
+    shares_beside_descent: Shares,
+    /// Pieces of work that have been taken, but for each thread's first one.
     next: Apart<AtomicUsize>,
     /// Of each chunk of the step.
     sums: [Apart<Mutex<LossSums>>; MAX_CHUNKS],
@@ -372,6 +348,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
     /// What each thread does. All take the same turns.
     fn work(&self, worker: usize, barrier: &Barrier, clock: &mut Clock<'_>) -> Result<(), Broken> {
         let threads = barrier.threads();
+        let mut room = [T::zero(); UPDATE];
         let batches = parts(self.call.order.len(), self.call.batch);
         for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
             let chunks = self.training.chunks(batch.len());
@@ -392,7 +369,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
             if self.stopped() {
                 return Ok(());
             }
-            self.update(&at, worker, threads);
+            self.update(&at, worker, threads, &mut room);
             barrier.wait(|| {
                 self.next.0.store(0, Ordering::Relaxed);
                 self.steps.0.fetch_add(1, Ordering::Relaxed);
@@ -400,6 +377,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                     self.stopped.store(true, Ordering::Relaxed);
                 }
             })?;
+            self.take_updates(&at, worker, threads);
             if self.stopped() {
                 return Ok(());
             }
@@ -411,8 +389,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         Ok(())
     }
 
-    /// A thread's pieces of `count`: its own ones if they are `fixed`, or if there is a thread for each,
-    /// which costs nothing to find out, else those that nobody has taken yet.
+    /// A thread's pieces of `count`: the first one is its own; and then, if they are `fixed`, those that
+    /// follow in turns, else those that nobody has taken yet.
     fn turns(
         &self,
         count: usize,
@@ -420,10 +398,11 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         threads: usize,
         fixed: bool,
     ) -> impl Iterator<Item = usize> {
-        let fixed = fixed || count <= threads;
-        let own = (worker..if fixed { count } else { 0 }).step_by(threads);
-        let next = move || self.next.0.fetch_add(1, Ordering::Relaxed);
-        own.chain(std::iter::from_fn(move || (!fixed).then(next).filter(|&next| next < count)))
+        let own = (worker..if fixed { count } else { count.min(threads) }).step_by(threads);
+        // With a thread for each piece, it costs nothing to find out that there are no more.
+        let dealt = !fixed && threads < count;
+        let next = move || threads + self.next.0.fetch_add(1, Ordering::Relaxed);
+        own.chain(std::iter::from_fn(move || dealt.then(next).filter(|&next| next < count)))
     }
 
     fn stopped(&self) -> bool {
@@ -453,8 +432,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
 
     /// Takes a chunk through a phase, or a part of it if there is a stop: then the step does not count.
     fn chunk(&self, worker: usize, phase: &Phase, at: At, clock: &mut Clock<'_>) {
-        let Training { plan, gradients, .. } = self.training;
-        let (chunks, params_len) = (at.chunks, self.params.len());
+        let Training { plan, exchange, .. } = self.training;
+        let chunks = at.chunks;
         let first = chunks.at * chunks.len;
         let images = chunks.len.min(chunks.images - first);
         let arena = if self.training.meets() { chunks.at } else { worker };
@@ -469,7 +448,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                     row: row as u64,
                     iteration: self.training.optimizer.steps + at.step as u64,
                 },
-                params: self.params,
+                params: exchange.params(self.params, worker),
                 // SAFETY: it is written to between steps only.
                 prepared: unsafe { self.training.prepared.read(0..plan.prepared_len) },
                 stats: &self.training.stats,
@@ -501,15 +480,14 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 self.loss(&block, at.start + row, chunks);
             }
             if phase.loss || !phase.backward.is_empty() {
-                let start = chunks.at * params_len;
                 // SAFETY: each chunk has its gradient and each worker its extra one.
-                let gradient = unsafe { gradients.write(start..start + params_len) };
+                let gradient = unsafe { exchange.gradient(chunks.at) };
                 let rate = at.descends.then(|| T::from_f64(at.rate));
                 if number == 0 {
                     plan.backward(&block, phase.backward.clone(), gradient, rate, &mut stops);
                 } else {
                     // SAFETY: as above.
-                    let extra = unsafe { self.training.extra[worker].write(0..params_len) };
+                    let extra = unsafe { self.training.extra[worker].write(0..gradient.len()) };
                     plan.backward(&block, phase.backward.clone(), extra, rate, &mut stops);
                     gradient.iter_mut().zip(extra).for_each(|(sum, &mut d)| *sum = *sum + d);
                 }
@@ -542,35 +520,42 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         run::loss_backward(d_x, &mut sums, x, targets, *loss, width, scale);
     }
 
-    /// A thread's share of updating parameters and moving averages by what the chunks have found.
-    fn update(&self, at: &At, worker: usize, threads: usize) {
-        let Training { plan, optimizer, gradients, stats, .. } = self.training;
+    /// A thread's share of updating parameters and moving averages by what the chunks have found, with
+    /// room for a part's gradient.
+    fn update(&self, at: &At, worker: usize, threads: usize, room: &mut [T; UPDATE]) {
+        let Training { plan, optimizer, exchange, stats, .. } = self.training;
         let step = optimizer.steps + at.step as u64 + 1;
-        let (count, params_len) = (at.chunks.count(), self.params.len());
-        let updates = if at.descends { &self.updates_beside_descent } else { &self.updates };
+        let chunks = at.chunks.count();
         if worker == threads - 1 {
             // SAFETY: this thread alone touches moving averages.
             let moving = unsafe { self.moving.write(0..self.moving.len()) };
             plan.update_moving(moving, stats, at.chunks);
         }
-        let mut sum = [T::zero(); UPDATE];
-        let mine = updates.len() * worker / threads..updates.len() * (worker + 1) / threads;
-        for part in &updates[mine] {
-            // SAFETY: the chunks have met, and nobody writes gradients now.
-            let gradient = |chunk: usize| unsafe {
-                let start = chunk * params_len;
-                gradients.read(start + part.start..start + part.end)
-            };
-            let gradient = if count == 1 {
-                gradient(0)
-            } else {
-                let sum = &mut sum[..part.len()];
-                run::sum_gradients(sum, count, gradient);
-                sum
-            };
-            // SAFETY: this part is this thread's.
-            unsafe { optimizer.update(self.params, part.clone(), gradient, at.rate, step) };
+        let params = exchange.params(self.params, worker);
+        for part in self.shares(at).own(worker, threads) {
+            // SAFETY: the chunks have met, and this part of gradients and parameters is this thread's.
+            unsafe {
+                let gradient = exchange.sum(room, chunks, part);
+                optimizer.update(params, part.clone(), gradient, at.rate, step);
+                exchange.put(self.params, part, worker, chunks.max(threads));
+            }
         }
+    }
+
+    /// Makes the parameters that others have updated a thread's own. Those that nodes have descended on
+    /// stay with the first thread, which the others leave them to: if there are others, a step of one block
+    /// is what is left of the images, and the call's last.
+    fn take_updates(&self, at: &At, worker: usize, threads: usize) {
+        for part in self.shares(at).others(worker, threads) {
+            // SAFETY: the updates are over; the thread's parameters are its own, and so is its chunk's
+            // gradient up to the next meeting.
+            unsafe { self.training.exchange.take(self.params, part, worker) };
+        }
+    }
+
+    /// Who updates what in a step.
+    fn shares(&self, at: &At) -> &Shares {
+        if at.descends { &self.shares_beside_descent } else { &self.shares }
     }
 
     /// Makes of the new weights what the nodes want prepared.
@@ -579,7 +564,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         for i in self.turns(plan.len(), worker, threads, false) {
             // SAFETY: nobody writes weights now, and what node `i` wants is this piece of work's.
             unsafe {
-                let params = self.params.read(0..self.params.len());
+                let params = self.training.exchange.params(self.params, worker);
+                let params = params.read(0..params.len());
                 let moving = self.moving.read(0..self.moving.len());
                 plan.prepare(i, prepared.write(plan.prepared(i)), Model { params, moving });
             }
