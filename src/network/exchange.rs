@@ -119,43 +119,37 @@ impl<T: Element> Exchange<T> {
         sum
     }
 
-    /// Puts a part of the parameters, which this thread has updated, in the place of that part of the first
+    /// Puts a part of a thread's own parameters, which it has updated, in the place of that part of the first
     /// `chunks` gradients: one for each other thread at least, and all that have been read.
     ///
     /// # Safety
     /// Nobody else reads or writes that part of the gradients or of the thread's parameters meanwhile.
-    pub unsafe fn put(
-        &self,
-        params: &Shared<T>,
-        part: &Range<usize>,
-        worker: usize,
-        chunks: usize,
-    ) {
+    pub unsafe fn put(&self, own: &Shared<T>, part: &Range<usize>, worker: usize, chunks: usize) {
         if self.copies.is_empty() {
             return;
         }
         for chunk in (0..chunks).filter(|&chunk| chunk != worker) {
             // SAFETY: the caller's promise.
             unsafe {
-                let new = self.params(params, worker).read(part.clone());
+                let new = own.read(part.clone());
                 self.gradients.write(self.part(chunk, part)).copy_from_slice(new);
             }
         }
     }
 
-    /// Takes a part of the parameters that another thread has put in the place of the gradient of this
-    /// thread's first chunk, whose number is the thread's.
+    /// Takes, to a thread's own parameters, a part that another one has put in the place of the gradient of
+    /// the thread's first chunk, whose number is the thread's.
     ///
     /// # Safety
     /// Nobody else reads or writes that part of that gradient or of the thread's parameters meanwhile.
-    pub unsafe fn take(&self, params: &Shared<T>, part: &Range<usize>, worker: usize) {
+    pub unsafe fn take(&self, own: &Shared<T>, part: &Range<usize>, worker: usize) {
         if self.copies.is_empty() {
             return;
         }
         // SAFETY: the caller's promise.
         unsafe {
             let new = self.gradients.read(self.part(worker, part));
-            self.params(params, worker).write(part.clone()).copy_from_slice(new);
+            own.write(part.clone()).copy_from_slice(new);
         }
     }
 }
@@ -243,16 +237,17 @@ mod tests {
                 exchange.gradient(chunk).fill((1 << chunk) as f64);
             }
             for worker in 0..threads {
+                let own = exchange.params(&params, worker);
                 for part in shares.own(worker, threads) {
                     let sum = exchange.sum(&mut room, chunks, part);
-                    let own = exchange.params(&params, worker).write(part.clone());
-                    own.iter_mut().zip(sum).for_each(|(w, d)| *w -= d);
-                    exchange.put(&params, part, worker, chunks);
+                    own.write(part.clone()).iter_mut().zip(sum).for_each(|(w, d)| *w -= d);
+                    exchange.put(own, part, worker, chunks);
                 }
             }
             for worker in 0..threads {
                 let others = shares.others(worker, threads);
-                others.for_each(|part| exchange.take(&params, part, worker));
+                let own = exchange.params(&params, worker);
+                others.for_each(|part| exchange.take(own, part, worker));
             }
             let all = |worker| exchange.params(&params, worker).read(0..len).to_vec();
             ((0..threads).map(all).collect(), exchange.copies.len() + 1)

@@ -405,6 +405,11 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         own.chain(std::iter::from_fn(move || dealt.then(next).filter(|&next| next < count)))
     }
 
+    /// The parameters that a thread computes with.
+    fn params(&self, worker: usize) -> &Shared<T> {
+        self.training.exchange.params(self.params, worker)
+    }
+
     fn stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
@@ -448,7 +453,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                     row: row as u64,
                     iteration: self.training.optimizer.steps + at.step as u64,
                 },
-                params: exchange.params(self.params, worker),
+                params: self.params(worker),
                 // SAFETY: it is written to between steps only.
                 prepared: unsafe { self.training.prepared.read(0..plan.prepared_len) },
                 stats: &self.training.stats,
@@ -531,13 +536,13 @@ impl<X: Source, T: Element> Job<'_, X, T> {
             let moving = unsafe { self.moving.write(0..self.moving.len()) };
             plan.update_moving(moving, stats, at.chunks);
         }
-        let params = exchange.params(self.params, worker);
+        let own = self.params(worker);
         for part in self.shares(at).own(worker, threads) {
             // SAFETY: the chunks have met, and this part of gradients and parameters is this thread's.
             unsafe {
                 let gradient = exchange.sum(room, chunks, part);
-                optimizer.update(params, part.clone(), gradient, at.rate, step);
-                exchange.put(self.params, part, worker, chunks.max(threads));
+                optimizer.update(own, part.clone(), gradient, at.rate, step);
+                exchange.put(own, part, worker, chunks.max(threads));
             }
         }
     }
@@ -546,10 +551,11 @@ impl<X: Source, T: Element> Job<'_, X, T> {
     /// stay with the first thread, which the others leave them to: if there are others, a step of one block
     /// is what is left of the images, and the call's last.
     fn take_updates(&self, at: &At, worker: usize, threads: usize) {
+        let own = self.params(worker);
         for part in self.shares(at).others(worker, threads) {
             // SAFETY: the updates are over; the thread's parameters are its own, and so is its chunk's
             // gradient up to the next meeting.
-            unsafe { self.training.exchange.take(self.params, part, worker) };
+            unsafe { self.training.exchange.take(own, part, worker) };
         }
     }
 
@@ -564,8 +570,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         for i in self.turns(plan.len(), worker, threads, false) {
             // SAFETY: nobody writes weights now, and what node `i` wants is this piece of work's.
             unsafe {
-                let params = self.training.exchange.params(self.params, worker);
-                let params = params.read(0..params.len());
+                let params = self.params(worker).read(0..self.params.len());
                 let moving = self.moving.read(0..self.moving.len());
                 plan.prepare(i, prepared.write(plan.prepared(i)), Model { params, moving });
             }
