@@ -15,7 +15,7 @@ pub const UPDATE: usize = 4096;
 /// do not stay in the second-level cache until they are written again: so they are shared.
 const COPIED: usize = 1 << 17;
 
-/// Elements of two cache lines, which processors fetch in pairs.
+/// Gradients begin at multiples of so many elements, and so at cache lines, whatever the type.
 const LINES: usize = 2 * ALIGNMENT;
 
 /// The gradient of each chunk, and the parameters as each thread sees them.
@@ -31,7 +31,7 @@ const LINES: usize = 2 * ALIGNMENT;
 pub struct Exchange<T> {
     /// Parameters.
     len: usize,
-    /// (chunks, parameters and what is left of a last pair of cache lines)
+    /// (chunks, [`stride`](Self::stride))
     gradients: Shared<T>,
     /// The parameters of each thread but the first, if they are few.
     copies: Vec<Shared<T>>,
