@@ -20,7 +20,7 @@ pub trait Constants: Sized + 'static {
     const EXP_MIN: Self;
     /// At and above it `e^x` rounds to infinity.
     const EXP_MAX: Self;
-    /// `1 / 2!, 1 / 3!, ..`: enough for [`EXP_MAX_REMAINDER`].
+    /// `1 / 2!, 1 / 3!, ..`: enough for remainders up to `ln(2) / 2`.
     const EXP_SERIES: &'static [Self];
     /// `2 / 3, 2 / 5, ..`: enough for `s` up to 0.172 in `2 atanh(s) = 2 s + 2 s^3 / 3 + ..`.
     const ATANH_SERIES: &'static [Self];

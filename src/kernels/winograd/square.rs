@@ -40,7 +40,7 @@ fn point_len<T>(shape: &ConvShape) -> usize {
     matrix_len::<T>(c_in, shape.c_out()) + block::<T>()
 }
 
-/// Elements of a kernel packed by [`winograd_pack`].
+/// Elements of a kernel packed by [`pack`].
 pub fn packed_len<T>(shape: &ConvShape) -> usize {
     POINTS * point_len::<T>(shape)
 }
