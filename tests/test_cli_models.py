@@ -133,7 +133,7 @@ def test_export_writes_onnx(model_file: Path, tmp_path: Path) -> None:
 def test_inspect_prints_the_summary(model_file: Path) -> None:
     printed = succeed("inspect", model_file)
     lines: list[str] = []
-    cnnrs.load_model(model_file).summary(lines.append)
+    cnnrs.load_model(model_file).summary(print_fn=lines.append)
     assert printed.startswith("\n".join(lines))
     assert "Input: (None, 28, 28, 1), computed in float32" in printed
     assert "Optimizer: SGD(learning_rate=0.005" in printed

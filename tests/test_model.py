@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cnnrs
 from cnnrs import (
     Activation,
     BatchNormalization,
@@ -173,6 +174,7 @@ def test_keras_models_is_a_module_too() -> None:
 # Weights
 
 
+    assert models.load_model is cnnrs.load_model
 @given(seed=st.integers(0, 99), dtype=st.sampled_from(["float32", "float64"]))
 def test_weights_make_the_round_trip(seed: int, dtype: str) -> None:
     source, target = small_model(seed=seed, dtype=dtype), small_model(seed=seed + 1, dtype=dtype)

@@ -268,10 +268,24 @@ def test_what_no_file_can_hold_is_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             model.save(tmp_path / FILE)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError, match=r"path: .* ends in \.safetensors, got 'a\.h5'"):
+    with pytest.raises(ValueError, match=r"filepath: .* ends in \.safetensors, got 'a\.h5'"):
         with_().save("a.h5")
     with pytest.raises(FileNotFoundError):
         with_().save(tmp_path / "missing" / FILE)
+
+
+def test_a_file_can_be_kept(tmp_path: Path) -> None:
+    model, other = compiled(seed=1), compiled(seed=2)
+    for name in ("save", "save_weights"):
+        path = tmp_path / f"{name}.safetensors"
+        getattr(model, name)(filepath=path, overwrite=False)
+        before = path.read_bytes()
+        with pytest.raises(FileExistsError, match="no such file without overwrite"):
+            getattr(other, name)(path, False)
+        assert path.read_bytes() == before
+        getattr(other, name)(path)
+        model.load_weights(filepath=path)
+        assert_same_weights(model, other)
 
 
 def test_an_initializer_of_the_users_is_left_out_of_a_built_model(tmp_path: Path) -> None:

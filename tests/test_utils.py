@@ -42,25 +42,35 @@ def test_to_categorical_takes_lists_numbers_and_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("y", "classes", "error", "message"),
+    ("x", "classes", "error", "message"),
     [
-        ([0, 3], 3, ValueError, "y: .* below 3, got 3"),
-        ([0, -1], None, ValueError, "y: .*got -1"),
-        ([0.0, 1.5], None, ValueError, "y: .*whole.*got 1.5"),
-        ([0.0, np.nan], None, ValueError, "y: .*whole.*got nan"),
-        ([0.0, np.inf], None, ValueError, "y: .*whole.*got inf"),
-        ([], None, ValueError, "y: expected at least one number"),
-        (["a"], None, TypeError, "y: expected real numbers, got dtype <U1"),
-        ([1j], None, TypeError, "y: expected real numbers, got dtype complex128"),
+        (
+            np.array([2**64 - 1], np.uint64),
+            None,
+            ValueError,
+            f"x: .* below {2**62}, got {2**64 - 1}",
+        ),
+        (np.array([2**64 - 1], np.uint64), 3, ValueError, f"x: .* below 3, got {2**64 - 1}"),
+        ([1e30], 3, ValueError, r"x: .* below 3, got 1e\+30"),
+        ([[0, 1], [2]], 3, ValueError, "x: expected an array of real numbers"),
+        (iter([1]), 3, TypeError, "x: .* got dtype object of list_iterator"),
+        ([0, 3], 3, ValueError, "x: .* below 3, got 3"),
+        ([0, -1], None, ValueError, "x: .*got -1"),
+        ([0.0, 1.5], None, ValueError, "x: .*whole.*got 1.5"),
+        ([0.0, np.nan], None, ValueError, "x: .*whole.*got nan"),
+        ([0.0, np.inf], None, ValueError, "x: .*whole.*got inf"),
+        ([], None, ValueError, "x: expected at least one number"),
+        (["a"], None, TypeError, "x: expected real numbers, got dtype <U1"),
+        ([1j], None, TypeError, "x: expected real numbers, got dtype complex128"),
         ([0], 0, ValueError, "num_classes: expected at least 1, got 0"),
         ([0], 2.0, TypeError, "num_classes: expected an integer, got 2.0"),
     ],
 )
 def test_to_categorical_refuses_what_is_no_class(
-    y: Any, classes: Any, error: type[Exception], message: str
+    x: Any, classes: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        to_categorical(y, classes)
+        to_categorical(x, classes)
 
 
 # Seeds

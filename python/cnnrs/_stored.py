@@ -3,6 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Literal, cast
 
+from cnnrs import saving
 from cnnrs._checks import only
 from cnnrs._structure import Structure
 
@@ -13,21 +14,23 @@ if TYPE_CHECKING:
 class Stored(Structure):
     """A model that is written to files and read from them."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
         """Write the whole model to one file, from which `cnnrs.load_model` makes an equal one.
 
         The file holds the layers, the weights, what the model was compiled with, what the optimizer
         has gathered and the state of the random numbers, so that training goes on as if there had
         been no file. It is in the safetensors format, and runs no code when loaded. Nobody ever
-        sees half of it: it is written beside `path` and then renamed.
+        sees half of it: it is written beside `filepath` and then renamed.
 
         An initializer that is a user's function or class is not saved; the loaded layer has its
         default one, while the weights are those of this model.
 
         Args:
-            path: of the file; ends in `.safetensors`.
+            filepath: the file's path, which ends in `.safetensors`.
+            overwrite: whether to replace such a file, True by default.
 
         Raises:
+            FileExistsError: if there is such a file that is not to be replaced.
             ValueError: if the path ends otherwise, or the model holds what no file can: a learning
                 rate that is a function, a layer, loss or optimizer of the user's own, or in a model
                 that is not built an initializer of that kind.
@@ -46,17 +49,17 @@ class Stored(Structure):
             >>> twin.layers
             [<Dense name=dense>]
         """
-        from cnnrs import saving
+        saving.save_model(cast("Sequential", self), filepath, overwrite)
 
-        saving.save_model(cast("Sequential", self), path)
-
-    def save_weights(self, path: str | os.PathLike[str]) -> None:
+    def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
         """Write the weights to a file, for `load_weights` of a model with the same layers.
 
         Args:
-            path: of the file; ends in `.safetensors`.
+            filepath: the file's path, which ends in `.safetensors`.
+            overwrite: whether to replace such a file, True by default.
 
         Raises:
+            FileExistsError: if there is such a file that is not to be replaced.
             ValueError: if the path ends otherwise, or the model is not built.
             OSError: if the file cannot be written.
 
@@ -72,17 +75,15 @@ class Stored(Structure):
             >>> bool((twin.get_weights()[0] == model.get_weights()[0]).all())
             True
         """
-        from cnnrs import saving
+        saving.save_weights(self, filepath, overwrite)
 
-        saving.save_weights(self, path)
-
-    def load_weights(self, path: str | os.PathLike[str]) -> None:
+    def load_weights(self, filepath: str | os.PathLike[str]) -> None:
         """Replace all weights by those that `save_weights` or `save` wrote.
 
         What the optimizer has gathered stays. If anything is wrong, no weight is replaced.
 
         Args:
-            path: of the file.
+            filepath: the file's path.
 
         Raises:
             FileNotFoundError: if there is none.
@@ -97,9 +98,7 @@ class Stored(Structure):
             Traceback (most recent call last):
             FileNotFoundError: [Errno 2] No such file or directory: 'none.safetensors'
         """
-        from cnnrs import saving
-
-        saving.load_weights(self, path)
+        saving.load_weights(self, filepath)
 
     def export(
         self,

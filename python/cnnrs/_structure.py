@@ -148,7 +148,12 @@ class Structure:
             return
         self._build(sizes("input_shape", tuple(input_shape)[1:]))  # type: ignore[arg-type]
 
-    def summary(self, print_fn: Callable[[str], object] | None = None) -> None:
+    def summary(
+        self,
+        line_length: None = None,
+        positions: None = None,
+        print_fn: Callable[[str], object] | None = None,
+    ) -> None:
         """Print a table of the layers, their outputs' shapes and their weights.
 
         Args:
@@ -164,6 +169,8 @@ class Structure:
             | Layer (type)      | Output Shape      | Param # |
             +-------------------+-------------------+---------+
             | conv2d (Conv2D)   | (None, 26, 26, 8) |      80 |
+            line_length: None (default): the table is as wide as what it says.
+            positions: None (default), likewise.
             | flatten (Flatten) | (None, 5408)      |       0 |
             +-------------------+-------------------+---------+
              Total params: 80 (320.00 B)
@@ -176,8 +183,8 @@ class Structure:
                 outputs, weights = self._network.output_shapes(), self._network.weight_shapes()
                 for row, output, parts in zip(rows, outputs, weights, strict=True):
                     row.output, row.weights = output, [part[1:] for part in parts]
-        for text in summary(self.name, rows, np.dtype(self.dtype).itemsize):
-            (print_fn or print)(text)
+        for row_text in summary(self.name, rows, np.dtype(self.dtype).itemsize):
+            (print_fn or print)(row_text)
 
     def get_weights(self) -> list[Array]:
         """Copy all weights.
@@ -185,6 +192,8 @@ class Structure:
         Returns:
             Arrays of the model's dtype, in Keras's order and shapes: layer by layer, a kernel
             (kh, kw, in, out) or (in, out) before its bias.
+        only("line_length", line_length, None)
+        only("positions", positions, None)
 
         Raises:
             ValueError: if the model is not built.

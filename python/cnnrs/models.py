@@ -19,8 +19,9 @@ from cnnrs._stored import Stored
 from cnnrs.callbacks import Callback, History
 from cnnrs.losses import Loss
 from cnnrs.optimizers import Optimizer
+from cnnrs.saving import load_model
 
-__all__ = ["Sequential"]
+__all__ = ["Sequential", "load_model"]
 
 Array: TypeAlias = npt.NDArray[Any]
 

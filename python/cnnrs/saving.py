@@ -7,10 +7,11 @@ file too, and holds arrays of its callbacks besides, as `callback.0`.
 """
 
 import contextlib
+import errno
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy.typing as npt
 
@@ -18,7 +19,9 @@ from cnnrs import _arguments, _core, _tensor_file, layers, losses, optimizers
 from cnnrs._checks import Shape, integer
 from cnnrs._layer import Input, Layer
 from cnnrs._structure import Structure
-from cnnrs.models import Sequential
+
+if TYPE_CHECKING:
+    from cnnrs.models import Sequential
 
 __all__ = ["load_model"]
 
@@ -32,7 +35,7 @@ FAULTS = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, T
 """What reading a description raises, besides ValueError, if it is of another make than ours."""
 
 
-def load_model(path: Path) -> Sequential:
+def load_model(filepath: Path) -> "Sequential":
     """Read a model that `Sequential.save` wrote.
 
     It predicts the same, and trained on it ends with the same weights, bit for bit on a machine of
@@ -40,7 +43,7 @@ def load_model(path: Path) -> Sequential:
     calls for, whatever it claims.
 
     Args:
-        path: of the file.
+        filepath: the file's path.
 
     Returns:
         The model, compiled if it was; its history is not kept.
@@ -64,23 +67,23 @@ def load_model(path: Path) -> Sequential:
         >>> twin.optimizer
         Adam(learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-07, weight_decay=0.0)
     """
-    with naming(path):
-        tensors, about = _tensor_file.read(path)
+    with naming(filepath):
+        tensors, about = _tensor_file.read(filepath)
         if about.get("model") is None:
             raise ValueError("expected a model, found weights only, which load_weights reads")
         return _restored(about["model"], tensors)
 
 
-def save_model(model: Sequential, path: Path) -> None:
+def save_model(model: "Sequential", path: Path, overwrite: bool) -> None:
     """Write a model to a file."""
-    check_path(path)
+    check_path(path, overwrite)
     state = model.__getstate__()
     _tensor_file.write(path, tensors_of(state), {"model": describe(state)})
 
 
-def save_weights(model: Structure, path: Path) -> None:
+def save_weights(model: Structure, path: Path, overwrite: bool) -> None:
     """Write a model's weights to a file."""
-    check_path(path)
+    check_path(path, overwrite)
     model._need_network("save_weights")
     _tensor_file.write(path, model._weights_by_name(), {"model": None})
 
@@ -93,10 +96,13 @@ def load_weights(model: Structure, path: Path) -> None:
         model._set_weights_by_name(weights_among(tensors))
 
 
-def check_path(path: Path, name: str = "path") -> None:
-    """Refuse a path that does not say what the file is."""
-    if not os.fspath(path).endswith(SUFFIX):
-        raise ValueError(f"{name}: expected one that ends in {SUFFIX}, got {os.fspath(path)!r}")
+def check_path(path: Path, overwrite: bool = True) -> None:
+    """Refuse a path that does not say what the file is, or may not be overwritten."""
+    path = os.fspath(path)
+    if not path.endswith(SUFFIX):
+        raise ValueError(f"filepath: expected one that ends in {SUFFIX}, got {path!r}")
+    if not overwrite and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "expected no such file without overwrite", path)
 
 
 def tensors_of(state: Mapping[str, Any]) -> dict[str, Array]:
@@ -211,8 +217,10 @@ def _optimizer_config(optimizer: optimizers.Optimizer, strict: bool) -> Describe
     return config
 
 
-def _restored(about: Described, tensors: Mapping[str, Array]) -> Sequential:
+def _restored(about: Described, tensors: Mapping[str, Array]) -> "Sequential":
     """The model that was described, with these arrays."""
+    from cnnrs.models import Sequential  # which itself needs what is here
+
     shape = about["input_shape"]
     input_shape = None if shape is None else Input(shape).shape
     kinds = _classes(layers, Layer)

@@ -45,18 +45,18 @@ def set_random_seed(seed: int) -> None:
     _random.seed(seed)
 
 
-def to_categorical(y: npt.ArrayLike, num_classes: int | None = None) -> npt.NDArray[np.float64]:
-    """One-hot rows from class numbers: `out[..., k] = 1 if y[...] == k else 0`.
+def to_categorical(x: npt.ArrayLike, num_classes: int | None = None) -> npt.NDArray[np.float64]:
+    """One-hot rows from class numbers: `out[..., k] = 1 if x[...] == k else 0`.
 
     Args:
-        y: class numbers from 0, of any shape; a last axis of size 1 is left out.
+        x: class numbers from 0, of any shape; a last axis of size 1 is left out.
         num_classes: how many classes there are; the highest number and 1 by default.
 
     Returns:
-        float64 array (*y.shape, num_classes).
+        float64 array (*x.shape, num_classes).
 
     Raises:
-        TypeError: if `y` does not hold numbers.
+        TypeError: if `x` does not hold numbers.
         ValueError: if a number is not whole or not below `num_classes`, or without `num_classes`
             there are none.
 
@@ -69,15 +69,15 @@ def to_categorical(y: npt.ArrayLike, num_classes: int | None = None) -> npt.NDAr
         array([[1., 0., 0.],
                [0., 0., 1.]])
     """
-    array = real("y", y)
+    array = real("x", x)
     if array.ndim > 1 and array.shape[-1] == 1:
         array = array[..., 0]
     if num_classes is not None:
         num_classes = integer("num_classes", num_classes)
-    classes = class_numbers("y", array, num_classes)
+    classes = class_numbers("x", array, num_classes)
     if num_classes is None:
         if not classes.size:
-            raise ValueError("y: expected at least one number if num_classes is None, got none")
+            raise ValueError("x: expected at least one number if num_classes is None, got none")
         num_classes = int(classes.max()) + 1
     out = np.zeros((classes.size, num_classes))
     out[np.arange(classes.size), classes.ravel()] = 1

@@ -66,7 +66,7 @@ class ModelCheckpoint(Callback):
     ) -> None:
         from cnnrs import saving
 
-        saving.check_path(filepath, "filepath")
+        saving.check_path(filepath)
         self.filepath = os.fspath(filepath)
         self.monitor = monitor
         self.verbose = verbose
