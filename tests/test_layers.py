@@ -307,6 +307,7 @@ def test_config_makes_an_equal_layer(kind: str) -> None:
     layer = LAYERS[kind]()
     config = layer.get_config()
     assert config["name"] == layer.name
+    assert {*config} == {*layer._settled()}
     again = type(layer).from_config(config)
     assert type(again) is type(layer)
     assert again.get_config() == config

@@ -13,8 +13,6 @@ FILL_MODES = ("constant", "nearest", "reflect", "wrap")
 FLIP_MODES = ("horizontal", "vertical", "horizontal_and_vertical")
 INTERPOLATIONS = ("bilinear", "nearest")
 
-LARGEST_SEED = 2**64 - 1
-
 
 class Augmentation(Layer):
     """The base of all layers that change images at random in training and leave them else."""
@@ -23,8 +21,6 @@ class Augmentation(Layer):
 
     def _set_seed(self, seed: int | None) -> None:
         self.seed = None if seed is None else integer("seed", seed, 0)
-        if self.seed is not None and self.seed > LARGEST_SEED:
-            raise ValueError(f"seed: expected at most {LARGEST_SEED}, got {seed}")
 
 
 class _Warp(Augmentation):

@@ -8,6 +8,9 @@ from typing import Any, SupportsIndex, TypeAlias
 
 Shape: TypeAlias = tuple[int, ...]
 
+LARGEST = 2**64 - 1
+"""The largest integer that the compiled network takes."""
+
 
 def integer(name: str, value: SupportsIndex, least: int = 1) -> int:
     """The value as an int, which is at least `least`."""
@@ -17,7 +20,16 @@ def integer(name: str, value: SupportsIndex, least: int = 1) -> int:
         raise TypeError(f"{name}: expected an integer, got {value!r}") from None
     if number < least:
         raise ValueError(f"{name}: expected at least {least}, got {number}")
+    if number > LARGEST:
+        raise ValueError(f"{name}: expected at most {LARGEST}, got {number}")
     return number
+
+
+def text(name: str, value: str) -> str:
+    """The value, if it is a string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a string, got {value!r}")
+    return value
 
 
 def pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 import numpy.typing as npt
 
 from cnnrs import initializers
-from cnnrs._checks import sizes
+from cnnrs._checks import only, sizes, text
+from cnnrs._settings import Settled
 
 if TYPE_CHECKING:
     from cnnrs._structure import Structure
@@ -45,18 +46,19 @@ class Input:
 
     def __init__(self, shape: Sequence[int], name: str | None = None) -> None:
         self.shape = sizes("shape", shape)
-        self.name = "input_layer" if name is None else _name(name)
+        self.name = "input_layer" if name is None else text("name", name)
 
     def __repr__(self) -> str:
         return f"<Input shape={self.shape}>"
 
 
-class Layer:
+class Layer(Settled):
     """The base of all layers.
 
     A layer is a class with `_kind`, the compiled network's name for it, and `_settings`, the
     attributes that the compiled network takes, which are arguments too. A weight named `kernel`
-    begins with what the attribute `kernel_initializer` draws.
+    begins with what the attribute `kernel_initializer` draws. None of these can be assigned once a
+    layer is made, nor can its name.
 
     Args:
         name: what messages, summaries and files call the layer; Keras's choice by default.
@@ -71,16 +73,24 @@ class Layer:
     """
 
     _kind: ClassVar[str]
-    _settings: ClassVar[tuple[str, ...]] = ()
     _weights: ClassVar[tuple[str, ...]] = ()
     _base_name: ClassVar[str | None] = None
     """What names begin with, where it is not the kind."""
 
     def __init__(self, *, name: str | None = None, input_shape: Sequence[int] | None = None):
-        self._named = name is not None
-        self.name = self._base_name or self._kind if name is None else _name(name)
-        self._input_shape = None if input_shape is None else sizes("input_shape", input_shape)
         self._model: Structure | None = None
+        self._named = name is not None
+        self.name = self._base_name or self._kind if name is None else text("name", name)
+        self._input_shape = None if input_shape is None else sizes("input_shape", input_shape)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether weights are trained: always True, another value is refused."""
+        return True
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        only("trainable", value, True)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer.
@@ -96,8 +106,7 @@ class Layer:
             {'name': 'pool', 'pool_size': (2, 2), 'strides': (2, 2), 'padding': 'valid'}
         """
         config = {"name": self.name, **self._compiled()[2]}
-        for weight in self._weights:
-            key = f"{weight}_initializer"
+        for key in self._initializers():
             config[key] = initializers.serialize(getattr(self, key))
         return config
 
@@ -151,6 +160,12 @@ class Layer:
         """
         self._owner()._set_layer_weights(self, weights)
 
+    def _settled(self) -> tuple[str, ...]:
+        return ("name", *self._settings, *self._initializers())
+
+    def _initializers(self) -> tuple[str, ...]:
+        return tuple(f"{weight}_initializer" for weight in self._weights)
+
     def _owner(self) -> "Structure":
         if self._model is None:
             raise ValueError(f"{self.name}: expected a layer of a built model, got one of no model")
@@ -165,7 +180,8 @@ class Layer:
         if not self._named:
             base = self._base_name or self._kind
             names = itertools.chain([base], (f"{base}_{n}" for n in itertools.count(1)))
-            self.name = next(name for name in names if name not in taken)
+            free = next(name for name in names if name not in taken)
+            self.__dict__["name"] = free  # chosen here, not assigned anew
         elif self.name in taken:
             raise ValueError(f"name: expected one that no other layer has, got {self.name!r}")
         self._model = model
@@ -179,9 +195,3 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} name={self.name}>"
-
-
-def _name(name: str) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"name: expected a string, got {name!r}")
-    return name

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _arrays, _core, initializers
-from cnnrs._checks import Shape, choice, sizes
+from cnnrs._checks import Shape, choice, only, sizes, text
 from cnnrs._layer import Input, Layer
 from cnnrs._summary import Row, summary
 
@@ -28,7 +28,9 @@ class Structure:
         weights: Mapping[str, Array] | None = None,
     ) -> None:
         """Become a model of these layers, with these weights or with new ones."""
-        self.name = name
+        if not isinstance(layers, Iterable):
+            raise TypeError(f"layers: expected a list of layers, got {layers!r}")
+        self.name = text("name", name)
         self.dtype = _dtype(dtype)
         self._rng = rng
         self._lock = threading.RLock()  # held while the structure changes
@@ -71,6 +73,15 @@ class Structure:
         return None, *self._outputs()
 
     def add(self, layer: Layer | Input) -> None:
+    @property
+    def trainable(self) -> bool:
+        """Whether weights are trained: always True, another value is refused."""
+        return True
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        only("trainable", value, True)
+
         """Add a layer behind the last one. The others keep their weights.
 
         Args:
@@ -233,6 +244,7 @@ class Structure:
             raise ValueError(f"weights: expected {expected} arrays, got {len(weights)}")
         network.set_weights(
             [
+        weights = list(weights)
                 _arrays.plain(_arrays.real(f"weights[{n}]", array), self.dtype)
                 for n, array in enumerate(weights)
             ]
@@ -266,6 +278,7 @@ class Structure:
                 raise ValueError(
                     f"{layer.name}: expected {len(parts[layer])} arrays, got {len(weights)}"
                 )
+            weights = list(weights)
             parts[layer] = weights
             self.set_weights([array for part in parts.values() for array in part])
 

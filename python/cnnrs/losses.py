@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from cnnrs._arrays import check_length, class_numbers, fit_shape, plain, real
 from cnnrs._checks import Shape, between, one_of
+from cnnrs._settings import Settled
 
 __all__ = [
     "CategoricalCrossentropy",
@@ -20,7 +21,7 @@ __all__ = [
 Array: TypeAlias = npt.NDArray[Any]
 
 
-class Loss:
+class Loss(Settled):
     """The base of all losses.
 
     A loss is a class with `_kind`, the compiled network's name for it, `_settings`, the attributes
@@ -35,7 +36,6 @@ class Loss:
     """
 
     _kind: ClassVar[str]
-    _settings: ClassVar[tuple[str, ...]] = ()
     _classifies: ClassVar[bool] = True
     """Whether the share of right predictions is reported too."""
 

@@ -80,15 +80,37 @@ class Sequential(Stored):
         rng: "np.random.Generator",
         weights: Mapping[str, Array] | None = None,
     ) -> None:
-        self.optimizer: Optimizer | None = None
-        self.loss: Loss | None = None
+        self._optimizer: Optimizer | None = None
+        self._loss: Loss | None = None
         self.history: History | None = None
         self.stop_training = False
         self._initial_epoch = 0  # of `fit`; a callback may change it as training begins
-        self.steps_per_execution = 1
+        self._steps_per_execution = 1
         self._metric: str | None = None
         self._network_is_compiled = False
         super()._begin(layers, name, dtype, rng, weights)
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """What the model was compiled with, or None. `compile` chooses another."""
+        return self._optimizer
+
+    @property
+    def loss(self) -> Loss | None:
+        """What the model was compiled with, or None. `compile` chooses another."""
+        return self._loss
+
+    @property
+    def steps_per_execution(self) -> int:
+        """How many steps `fit` takes between two calls of a callback's hooks of batches.
+
+        May be assigned; it counts from the next `fit`.
+        """
+        return self._steps_per_execution
+
+    @steps_per_execution.setter
+    def steps_per_execution(self, value: int) -> None:
+        self._steps_per_execution = integer("steps_per_execution", value)
 
     def compile(
         self,
@@ -150,7 +172,7 @@ class Sequential(Stored):
             if self._network is not None:
                 self._network.compile(new_loss._compiled(), new_optimizer._compiled())
             self._network_is_compiled = self.built
-            self.optimizer, self.loss, self._metric = new_optimizer, new_loss, metric
+            self._optimizer, self._loss, self._metric = new_optimizer, new_loss, metric
             self.steps_per_execution = steps_per_execution
 
     def fit(
@@ -469,7 +491,7 @@ class Sequential(Stored):
             layers.insert(0, Input(state["shape"]))
         self._begin(layers, state["name"], state["dtype"], rng, state["weights"])
         rng.bit_generator.state = state["rng"]
-        self.optimizer, self.loss, self._metric, self.steps_per_execution = state["compiled"]
+        self._optimizer, self._loss, self._metric, self._steps_per_execution = state["compiled"]
         if state["optimizer_state"]:
             self._ready_network().set_optimizer_state(state["optimizer_state"])
         if state["history"] is not None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs._checks import at_least_0, between, finite_at_least_0, from_0_below_1, integer, one_of
+from cnnrs._settings import Settled
 from cnnrs.optimizers import schedules
 from cnnrs.optimizers.schedules import LearningRateSchedule
 from cnnrs.optimizers.schedules._base import rates_of
@@ -22,7 +23,7 @@ LearningRate: TypeAlias = float | LearningRateSchedule | Callable[[int], float]
 AVERAGING = ("use_ema", "ema_momentum", "ema_overwrite_frequency")
 
 
-class Optimizer:
+class Optimizer(Settled):
     """The base of all optimizers.
 
     With `use_ema=True`, averages of all trained weights are kept: the first step sets them to the
@@ -43,7 +44,6 @@ class Optimizer:
     """
 
     _kind: ClassVar[str]
-    _settings: ClassVar[tuple[str, ...]]
     _arguments: ClassVar[tuple[str, ...]]
 
     def __init__(
@@ -125,6 +125,9 @@ class Optimizer:
         """
         return cls(**config)
 
+    def _settled(self) -> tuple[str, ...]:
+        return (*self._settings, *AVERAGING)
+
     def _rates(self, first: int, count: int) -> npt.NDArray[np.float64]:
         """The learning rates of `count` steps."""
         return rates_of(self._learning_rate, first, count)
@@ -157,7 +160,8 @@ class SGD(Optimizer):
 
     Raises:
         TypeError: if one is no number.
-        ValueError: if one is out of its range, or the learning rate is given twice.
+        ValueError: if one is out of its range, or `lr` is given beside a learning rate that is
+            not the default.
 
     Reference: `keras.optimizers.SGD`.
 
@@ -208,7 +212,8 @@ class Adam(Optimizer):
 
     Raises:
         TypeError: if one is no number.
-        ValueError: if one is out of its range, or the learning rate is given twice.
+        ValueError: if one is out of its range, or `lr` is given beside a learning rate that is
+            not the default.
 
     Reference: `keras.optimizers.Adam`; D. Kingma and J. Ba, 2014.
 
@@ -238,7 +243,8 @@ class Adam(Optimizer):
         self.beta_1 = from_0_below_1("beta_1", beta_1)
         self.beta_2 = from_0_below_1("beta_2", beta_2)
         self.epsilon = at_least_0("epsilon", epsilon)
-        self.weight_decay = 0.0
+        if "weight_decay" not in self._arguments:  # else it is set already
+            self.weight_decay = 0.0
 
 
 class AdamW(Adam):
@@ -258,7 +264,8 @@ class AdamW(Adam):
 
     Raises:
         TypeError: if one is no number.
-        ValueError: if one is out of its range, or the learning rate is given twice.
+        ValueError: if one is out of its range, or `lr` is given beside a learning rate that is
+            not the default.
 
     Reference: `keras.optimizers.AdamW`; I. Loshchilov and F. Hutter, 2019.
 
@@ -283,6 +290,7 @@ class AdamW(Adam):
         ema_momentum: float = 0.99,
         ema_overwrite_frequency: int | None = None,
     ) -> None:
+        self.weight_decay = at_least_0("weight_decay", weight_decay)
         super().__init__(
             learning_rate,
             beta_1,
@@ -293,7 +301,6 @@ class AdamW(Adam):
             ema_momentum=ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
         )
-        self.weight_decay = at_least_0("weight_decay", weight_decay)
 
 
 BY_NAME: dict[str, type[SGD] | type[Adam]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
