@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cnnrs import Activation, Sequential
 from cnnrs._fit import GROWTH
 from cnnrs.callbacks import Callback
 from cnnrs.optimizers import SGD
@@ -242,6 +245,64 @@ def test_the_learning_rate_can_be_changed_on_the_way() -> None:
         by_hand.optimizer.learning_rate = 0.1 / 2**epoch
         by_hand.fit(x, y, verbose=0, shuffle=False)
     assert_same_weights(model, by_hand)
+
+
+class AtTheFirstEpochsEnd(Callback):
+    """Does something with the model once."""
+
+    def __init__(self, act: Callable[[Sequential], object]) -> None:
+        self.act = act
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 0:
+            self.act(self.model)
+
+
+def test_training_goes_on_with_the_layers_that_a_callback_adds() -> None:
+    x, y = data()
+    model, by_hand = compiled(), compiled()
+    grow = AtTheFirstEpochsEnd(lambda model: model.add(Activation("linear")))
+    history = model.fit(x, y, epochs=3, verbose=0, shuffle=False, callbacks=grow)
+    by_hand.fit(x, y, verbose=0, shuffle=False)
+    by_hand.add(Activation("linear"))
+    rest = by_hand.fit(x, y, epochs=2, verbose=0, shuffle=False)
+    assert history.history["loss"][1:] == rest.history["loss"]
+    assert_same_weights(model, by_hand)
+
+
+def test_steps_are_counted_by_the_optimizer() -> None:
+    x, y = data(10)
+    asked: list[int] = []
+
+    def rate(step: int) -> float:
+        asked.append(step)
+        return 0.01
+
+    def compile_anew(model: Sequential) -> None:
+        asked.append(-1)
+        model.compile(SGD(rate), SPARSE)
+
+    acts = (compile_anew, [-1, 0, 1]), (lambda model: model.fit(x, y, 2, verbose=0), range(2, 9))
+    for act, later in acts:
+        asked.clear()
+        model = compiled(optimizer=SGD(rate))
+        model.fit(x, y, 5, epochs=2, verbose=0, callbacks=AtTheFirstEpochsEnd(act))
+        assert asked == [0, 1, *later]
+
+
+@pytest.mark.parametrize("verbose", [0, 1, 2])
+@pytest.mark.parametrize("note", ["warm", None, [1.0, 2.0], np.ones(2), True, np.float32(0.5)])
+def test_anything_may_be_put_into_logs(
+    verbose: Any, note: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Note(Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            logs["note"] = note
+
+    x, y = data()
+    history = compiled().fit(x, y, epochs=2, verbose=verbose, callbacks=Note())
+    assert all(kept is note for kept in history.history["note"])
+    assert capsys.readouterr().out.count("note: ") == (2 if verbose else 0)
 
 
 # Interruptions

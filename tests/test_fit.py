@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cnnrs
-from cnnrs import BatchNormalization, Dense, Input, Sequential
+from cnnrs import BatchNormalization, Dense, Flatten, Input, Sequential
 from cnnrs._fit import CALL_SECONDS, GROWTH, Pace
 from cnnrs.callbacks import Callback, History
 from cnnrs.losses import MeanSquaredError
@@ -319,7 +319,7 @@ def test_a_loss_that_is_not_finite_is_told_once() -> None:
         history = model.fit(x, y, batch_size=3, epochs=2, shuffle=False, verbose=0)
     (warning,) = caught
     assert str(warning.message) == (
-        "the loss is not finite at epoch 1, step 5; a learning rate below 0.25 may help"
+        "the loss is not finite at epoch 1, step 5; x holds a number that is not finite"
     )
     assert warning.filename == __file__
     assert all(map(math.isnan, history.history["loss"]))
@@ -343,6 +343,21 @@ def test_a_learning_rate_too_large_is_told() -> None:
     model.compile(SGD(1e30), SPARSE)
     with pytest.warns(RuntimeWarning, match=r"learning rate below 1e\+30 may help"):
         model.fit(x, y, batch_size=5, epochs=3, verbose=0)
+
+
+def test_a_learning_rate_is_not_blamed_for_what_it_did_not_do() -> None:
+    x, y = data()
+    model = small_model()
+    model.compile(SGD(1.0), "mse")
+    rows = np.eye(3)[y]
+    rows[2, 0] = np.inf
+    with pytest.warns(RuntimeWarning, match=r"step 1; y holds a number that is not finite"):
+        model.fit(x, rows, batch_size=5, shuffle=False, verbose=0)
+    for optimizer in (SGD(1.0), SGD(0.0)):
+        model = Sequential([Input((7, 6, 2)), Flatten(), Dense(1)])
+        model.compile(optimizer, "mse")
+        with pytest.warns(RuntimeWarning, match=r"step 1; x or the weights may be too large"):
+            model.fit(x * 1e30, np.zeros(20), batch_size=5, shuffle=False, verbose=0)
 
 
 def test_a_warning_that_is_an_error_ends_the_training() -> None:

@@ -157,7 +157,6 @@ class Fit:
     def __init__(
         self,
         model: "Sequential",
-        network: "_core.Network",
         data: Data,
         *,
         batch_size: int,
@@ -167,7 +166,6 @@ class Fit:
         report: Report,
     ) -> None:
         self._model = model
-        self._network = network
         self._data = data
         self._batch_size = batch_size
         self._steps_per_execution = steps_per_execution
@@ -175,7 +173,6 @@ class Fit:
         self._callbacks = callbacks
         self._report = report
         self._pace = Pace()
-        self._step = int(network.optimizer_state()[0][0])
         self._warned = False
 
     def epoch(
@@ -193,7 +190,7 @@ class Fit:
         logs = sums.logs(self._metric)
         if validation is not None:
             self._callbacks.test_begin()
-            judged = evaluate(self._network, validation).logs(self._metric)
+            judged = evaluate(self._model._ready_network(), validation).logs(self._metric)
             self._callbacks.test_end(judged)
             logs |= {f"val_{name}": value for name, value in judged.items()}
         self._callbacks.epoch_end(epoch, logs)
@@ -224,13 +221,14 @@ class Fit:
     ) -> None:
         """Take `count` steps after `done` of the epoch, and add what they came to to `sums`."""
         part = order[done * self._batch_size : (done + count) * self._batch_size]
-        rates = self._model._rates(self._step, count)
+        network = self._model._ready_network()  # a callback may have changed it
+        taken = network.steps()
+        rates = self._model._rates(taken, count)
         start = time.perf_counter()
-        losses, right = self._network.train(
+        losses, right = network.train(
             self._data.x, self._data.y, part, self._batch_size, rates, seed, done
         )
         self._pace.took(count, time.perf_counter() - start)
-        self._step += count
         sums.images += len(part)
         # One after the other, so that the sum does not depend on how steps are cut into calls.
         sums.loss = functools.reduce(operator.add, losses.tolist(), sums.loss)
@@ -241,9 +239,20 @@ class Fit:
             strange = int(np.isfinite(losses).argmin())
             self._callbacks.loss_not_finite(epoch, done + strange, float(losses[strange]))
             self._report.clear()
+            images = part[strange * self._batch_size :][: self._batch_size]
+            # The step's loss is what the steps before it have led to.
+            why = self._suspect(images, rates[max(strange - 1, 0)] if taken + strange else 0)
             warnings.warn(
-                f"the loss is not finite at epoch {epoch + 1}, step {done + strange + 1}; a "
-                f"learning rate below {rates[strange]:g} may help",
+                f"the loss is not finite at epoch {epoch + 1}, step {done + strange + 1}; {why}",
                 RuntimeWarning,
                 stacklevel=5,  # the caller of Sequential.fit
             )
+
+    def _suspect(self, images: npt.NDArray[np.int64], rate: float) -> str:
+        """What the loss of these images, after steps of that rate, may come from."""
+        for name, array in (("x", self._data.x), ("y", self._data.y)):
+            if not np.isfinite(array[images]).all():
+                return f"{name} holds a number that is not finite"
+        if rate:
+            return f"a learning rate below {rate:g} may help"
+        return "x or the weights may be too large"

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from cnnrs.callbacks._base import Logs
@@ -86,11 +87,9 @@ class Report:
 
     def end(self, steps: int, seconds: float, logs: Logs) -> None:
         """Print an epoch's figures."""
-        figures = line(steps, self.steps, seconds, logs)
-        if self._verbose == 1:
-            say(figures)
-        elif self._verbose == 2:
-            say(f"{self._heading} - {figures}")
+        if self._verbose:
+            heading = f"{self._heading} - " if self._verbose == 2 else ""
+            say(heading + line(steps, self.steps, seconds, logs))
 
     def _open(self) -> None:
         settings: dict[str, Any] = {
@@ -174,5 +173,8 @@ def line(steps: int, of: int, seconds: float, logs: Logs) -> str:
     return " - ".join([head, *(f"{name}: {_figure(value)}" for name, value in logs.items())])
 
 
-def _figure(value: float) -> str:
-    return f"{value:.4f}" if abs(value) > 1e-3 else f"{value:.4e}"
+def _figure(value: object) -> str:
+    if not isinstance(value, Real):  # a callback may put anything into logs
+        return str(value)
+    number = float(value)
+    return f"{number:.4f}" if abs(number) > 1e-3 else f"{number:.4e}"

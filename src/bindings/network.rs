@@ -257,6 +257,11 @@ impl Network {
         with!(&mut *self.lock(py), net => net.take_averages());
     }
 
+    /// How many steps the optimiser has taken.
+    fn steps(&self, py: Python<'_>) -> u64 {
+        with!(&mut *self.lock(py), net => net.optimizer().map_or(0, |optimizer| optimizer.steps))
+    }
+
     /// What the optimiser remembers: the number of its steps (1,), then arrays of all parameters, as
     /// they are stored, the averages last; then, if there are averages, whether they stand in the
     /// weights' place, 0 or 1 (1,). Empty before `compile`.
