@@ -31,6 +31,8 @@ def test_training_and_judging_need_compile() -> None:
         ({"optimizer": "rmsprop", "loss": "mse"}, ValueError, "optimizer: .*got 'rmsprop'"),
         ({"optimizer": 0.1, "loss": "mse"}, TypeError, "optimizer: .*got 0.1"),
         ({"loss": SPARSE, "metrics": ["auc"]}, ValueError, "metrics: .*'acc', got 'auc'"),
+        ({"loss": "mse", "metrics": ["mae"]}, ValueError, "metrics: expected none for .*'mae'"),
+        ({"loss": SPARSE, "metrics": 5}, TypeError, "metrics: expected a list of names, got 5"),
         ({"loss": "mse", "metrics": ["accuracy"]}, ValueError, "metrics: .*MeanSquaredError"),
         ({"loss": SPARSE, "steps_per_execution": 0}, ValueError, "steps_per_.*at least 1, got 0"),
         ({"loss": SPARSE, "steps_per_execution": 1.5}, TypeError, "steps_per_.*got 1.5"),

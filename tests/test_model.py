@@ -71,8 +71,14 @@ def test_a_model_of_unknown_input_is_built_by_the_first_images() -> None:
     for method in ("fit", "evaluate"):
         model = unbuilt()
         model.compile("sgd", "sparse_categorical_crossentropy")
+        for refused in (np.zeros(19), np.full(20, 9)):
+            with pytest.raises(ValueError, match="y: expected"):
+                getattr(model, method)(x[..., :1], refused, verbose=0)
+            assert not model.built, "refused labels leave no trace either"
         getattr(model, method)(x, y, verbose=0)
         assert model.input_shape == (None, 7, 6, 2)
+        if method == "evaluate":
+            assert_same_weights(model, by_hand)
 
 
 def test_the_inputs_shape_cannot_change() -> None:
@@ -167,6 +173,7 @@ def test_unfit_arguments_are_refused_by_name(
 
 def test_keras_models_is_a_module_too() -> None:
     assert models.Sequential is Sequential
+    assert models.load_model is cnnrs.load_model
     assert repr(small_model()) == "<Sequential name=sequential, built=True>"
     assert Sequential(dtype=np.float64).dtype == "float64"
 
@@ -174,7 +181,6 @@ def test_keras_models_is_a_module_too() -> None:
 # Weights
 
 
-    assert models.load_model is cnnrs.load_model
 @given(seed=st.integers(0, 99), dtype=st.sampled_from(["float32", "float64"]))
 def test_weights_make_the_round_trip(seed: int, dtype: str) -> None:
     source, target = small_model(seed=seed, dtype=dtype), small_model(seed=seed + 1, dtype=dtype)

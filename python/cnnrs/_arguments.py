@@ -17,12 +17,14 @@ Verbose: TypeAlias = Literal["auto", 0, 1, 2]
 
 def metric(metrics: Sequence[str] | None, loss: Loss) -> str | None:
     """What the accuracy is called, if it is reported."""
+    if not isinstance(metrics, str | list | tuple | None):
+        raise TypeError(f"metrics: expected a list of names, got {metrics!r}")
     names = [metrics] if isinstance(metrics, str) else list(metrics or ())
+    if names and not loss._classifies:
+        raise ValueError(f"metrics: expected none for {loss}, got {names[0]!r}")
     for name in names:
         if name not in ("accuracy", "acc"):
             raise ValueError(f"metrics: expected 'accuracy' or 'acc', got {name!r}")
-    if names and not loss._classifies:
-        raise ValueError(f"metrics: expected none for {loss}, got {names[0]!r}")
     return (names[0] if names else "accuracy") if loss._classifies else None
 
 

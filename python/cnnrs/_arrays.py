@@ -9,14 +9,21 @@ from cnnrs._checks import Shape
 
 Array: TypeAlias = npt.NDArray[Any]
 
+MOST_CLASSES = 2**62
+"""More than memory holds, and exact in int64 and float64 alike."""
+
 TAKEN_AS_THEY_ARE = (np.dtype(np.uint8), np.dtype(np.float32), np.dtype(np.float64))
 
 
 def real(name: str, value: npt.ArrayLike) -> Array:
     """The value as an array of integers, floats or booleans."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # as of rows that are not equally long
+        raise ValueError(f"{name}: expected an array of real numbers, got none: {error}") from None
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+        kind = "" if array is value else f" of {type(value).__name__}"
+        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}{kind}")
     return array
 
 
@@ -61,9 +68,12 @@ def class_numbers(name: str, array: Array, classes: int | None = None) -> npt.ND
         broken = array[~np.isfinite(array) | (array != np.trunc(array))]
         if broken.size:
             raise ValueError(f"{name}: expected whole class numbers, got {broken[0]}")
-    numbers = plain(array, np.int64)
-    wrong = numbers[(numbers < 0) | (classes is not None and numbers >= classes)]
+        array = array.astype(np.float64)
+    end = MOST_CLASSES if classes is None else classes
+    # What does not fit into int64 must not come out as another number.
+    numbers = plain(array.clip(-1, MOST_CLASSES) if array.dtype.kind == "f" else array, np.int64)
+    wrong = array[(numbers < 0) | (numbers >= end)]
     if wrong.size:
-        below = "" if classes is None else f" and below {classes}"
+        below = "" if classes is None and wrong[0] < 0 else f" and below {end}"
         raise ValueError(f"{name}: expected class numbers of at least 0{below}, got {wrong[0]}")
     return numbers

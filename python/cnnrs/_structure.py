@@ -2,7 +2,8 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -72,7 +73,6 @@ class Structure:
             raise AttributeError(f"{self.name} has no output shape yet")
         return None, *self._outputs()
 
-    def add(self, layer: Layer | Input) -> None:
     @property
     def trainable(self) -> bool:
         """Whether weights are trained: always True, another value is refused."""
@@ -82,6 +82,7 @@ class Structure:
     def trainable(self, value: bool) -> None:
         only("trainable", value, True)
 
+    def add(self, layer: Layer | Input) -> None:
         """Add a layer behind the last one. The others keep their weights.
 
         Args:
@@ -168,7 +169,12 @@ class Structure:
         """Print a table of the layers, their outputs' shapes and their weights.
 
         Args:
+            line_length: None (default): the table is as wide as what it says.
+            positions: None (default), likewise.
             print_fn: called with each line, instead of `print`.
+
+        Raises:
+            ValueError: if there is a line length, or there are positions.
 
         Reference: `keras.Model.summary`.
 
@@ -180,14 +186,14 @@ class Structure:
             | Layer (type)      | Output Shape      | Param # |
             +-------------------+-------------------+---------+
             | conv2d (Conv2D)   | (None, 26, 26, 8) |      80 |
-            line_length: None (default): the table is as wide as what it says.
-            positions: None (default), likewise.
             | flatten (Flatten) | (None, 5408)      |       0 |
             +-------------------+-------------------+---------+
              Total params: 80 (320.00 B)
              Trainable params: 80 (320.00 B)
              Non-trainable params: 0 (0.00 B)
         """
+        only("line_length", line_length, None)
+        only("positions", positions, None)
         with self._lock:
             rows = [Row(layer.name, type(layer).__name__) for layer in self._layers]
             if self._network is not None:
@@ -203,8 +209,6 @@ class Structure:
         Returns:
             Arrays of the model's dtype, in Keras's order and shapes: layer by layer, a kernel
             (kh, kw, in, out) or (in, out) before its bias.
-        only("line_length", line_length, None)
-        only("positions", positions, None)
 
         Raises:
             ValueError: if the model is not built.
@@ -240,11 +244,11 @@ class Structure:
         """
         network = self._need_network("set_weights")
         expected = sum(map(len, network.weight_shapes()))
+        weights = list(weights)
         if len(weights) != expected:
             raise ValueError(f"weights: expected {expected} arrays, got {len(weights)}")
         network.set_weights(
             [
-        weights = list(weights)
                 _arrays.plain(_arrays.real(f"weights[{n}]", array), self.dtype)
                 for n, array in enumerate(weights)
             ]
@@ -274,11 +278,11 @@ class Structure:
     def _set_layer_weights(self, layer: Layer, weights: Sequence[npt.ArrayLike]) -> None:
         with self._lock:
             parts: dict[Layer, Sequence[npt.ArrayLike]] = {**self._by_layer(self.get_weights())}
+            weights = list(weights)
             if len(weights) != len(parts[layer]):
                 raise ValueError(
                     f"{layer.name}: expected {len(parts[layer])} arrays, got {len(weights)}"
                 )
-            weights = list(weights)
             parts[layer] = weights
             self.set_weights([array for part in parts.values() for array in part])
 
@@ -325,6 +329,19 @@ class Structure:
                     f"input_shape: expected {self.input_shape}, which {self.name} has already, "
                     f"got {(None, *shape)}"
                 )
+
+    @contextmanager
+    def _unbuilt_if_refused(self) -> Iterator[None]:
+        """Take the building of the model back, if there is one and what follows it is refused."""
+        with self._lock:
+            network, shape, random = self._network, self._shape, self._rng.bit_generator.state
+            try:
+                yield
+            except BaseException:
+                if self._network is not network:
+                    self._network, self._shape, self._in_network = network, shape, []
+                    self._rng.bit_generator.state = random
+                raise
 
     def _change(
         self, change: Callable[[], object], weights: Mapping[str, Array] | None = None

@@ -190,9 +190,9 @@ class Sequential(Stored):
     ) -> History:
         """Train on images and labels, some epochs long.
 
-        Arrays of uint8, float32 or float64 in C order are read where they are; others are copied,
-        other element types as the model's dtype. Values are taken as they are: to divide pixels by
-        255, do so or put a `Rescaling` first. NaN is not looked for.
+        Arrays of uint8, float32 or float64 in C order are read where they are, and must not change
+        meanwhile; others are copied, other element types as the model's dtype. Values are taken as
+        they are: to divide pixels by 255, do so or put a `Rescaling` first. NaN is not looked for.
 
         Args:
             x: images or vectors (n, *input shape); a last axis of size 1 may be missing.
@@ -260,7 +260,6 @@ class Sequential(Stored):
         steps = math.ceil(len(data.x) / batch_size)
         called = CallbackList(callbacks, self, verbose=level, epochs=epochs, steps=steps)
         self.history = called.history
-        network = self._ready_network()
         self.stop_training = False
         self._initial_epoch = initial_epoch
         called.train_begin(
@@ -273,7 +272,6 @@ class Sequential(Stored):
         )
         fit = Fit(
             self,
-            network,
             data,
             batch_size=batch_size,
             steps_per_execution=self.steps_per_execution,
@@ -287,7 +285,7 @@ class Sequential(Stored):
             if self.stop_training:
                 break
         if logs or self._initial_epoch > initial_epoch:  # so epochs were trained, if not here
-            network.take_averages()
+            self._ready_network().take_averages()
         called.train_end(logs)
         return called.history
 
@@ -447,10 +445,11 @@ class Sequential(Stored):
         """Images and labels as the compiled network takes them."""
         if self.loss is None:
             raise ValueError(f"{method}: expected a compiled model, got {self.name} before compile")
-        images = self._inputs(f"x{of}", x)
-        if not len(images):
-            raise ValueError(f"x{of}: expected at least one image, got none")
-        labels = self.loss._targets(f"y{of}", y, len(images), self._outputs(), self.dtype)
+        with self._unbuilt_if_refused():
+            images = self._inputs(f"x{of}", x)
+            if not len(images):
+                raise ValueError(f"x{of}: expected at least one image, got none")
+            labels = self.loss._targets(f"y{of}", y, len(images), self._outputs(), self.dtype)
         return Data(images, labels)
 
     def _ready_network(self) -> _core.Network:

@@ -5,13 +5,13 @@ with only its import lines changed. `cnnrs.numpy_reference` has the same three c
 loops.
 """
 
-import operator
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _core
+from cnnrs._checks import integer
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -40,7 +40,7 @@ class Conv3x3:
     """
 
     def __init__(self, num_filters: int) -> None:
-        _check_size("num_filters", num_filters)
+        num_filters = integer("num_filters", num_filters)
         self.filters = np.random.randn(num_filters, 3, 3) / 9
         self._last_input: npt.ArrayLike | None = None
 
@@ -223,8 +223,7 @@ class Softmax:
     """
 
     def __init__(self, input_len: int, nodes: int) -> None:
-        _check_size("input_len", input_len)
-        _check_size("nodes", nodes)
+        input_len, nodes = integer("input_len", input_len), integer("nodes", nodes)
         self.weights = np.random.randn(input_len, nodes) / input_len
         self.biases = np.zeros(nodes)
         # The input, its shape, and the totals, assigned at once: threads that share a layer never
@@ -333,11 +332,6 @@ class Softmax:
             d_L_d_out, flat, totals, self._weights, self._biases, learn_rate
         )
         return d_L_d_input.reshape(shape)
-
-
-def _check_size(name: str, value: int) -> None:
-    if operator.index(value) < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}")
 
 
 def _parameter(
