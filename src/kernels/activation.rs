@@ -52,22 +52,6 @@ impl Activation {
     }
 }
 
-/// `out = f(x)`; see [`Activation`].
-///
-/// `out` and `x` (n, .., width).
-#[inline(always)]
-pub fn activation_forward<T: Element, S: Simd<T>>(
-    simd: S,
-    out: &mut [T],
-    x: &[T],
-    activation: Activation,
-    width: usize,
-) {
-    assert_eq!(out.len(), x.len(), "length");
-    out.copy_from_slice(x);
-    activation_in_place(simd, out, activation, width);
-}
-
 /// `x = f(x)`; see [`Activation`].
 ///
 /// `x` (n, .., width).
@@ -125,23 +109,6 @@ pub fn activation_in_place<T: Element, S: Simd<T>>(
         Activation::Exponential => map!(|x| exp(simd, x)),
         Activation::Softmax => softmax_in_place(simd, x, width),
     }
-}
-
-/// `d_x = d_out * f'(x)`; see [`activation_backward_in_place`].
-///
-/// `d_x`, `d_out` and `out` (n, .., width).
-#[inline(always)]
-pub fn activation_backward<T: Element, S: Simd<T>>(
-    simd: S,
-    d_x: &mut [T],
-    d_out: &[T],
-    out: &[T],
-    activation: Activation,
-    width: usize,
-) {
-    assert_eq!(d_x.len(), d_out.len(), "length");
-    d_x.copy_from_slice(d_out);
-    activation_backward_in_place(simd, d_x, out, activation, width);
 }
 
 /// `d = d * f'(x)`, from `out = f(x)`: `d` is the output's gradient before and the input's after. At
@@ -260,8 +227,8 @@ mod tests {
     ];
 
     fn forward<T: Element>(level: Level, x: &[T], activation: Activation, width: usize) -> Vec<T> {
-        let mut out = vec![T::nan(); x.len()];
-        dispatch!(T, level, simd => activation_forward(simd, &mut out, x, activation, width));
+        let mut out = x.to_vec();
+        dispatch!(T, level, simd => activation_in_place(simd, &mut out, activation, width));
         out
     }
 
@@ -272,11 +239,11 @@ mod tests {
         activation: Activation,
         width: usize,
     ) -> Vec<T> {
-        let mut d_x = vec![T::nan(); out.len()];
+        let mut d = d_out.to_vec();
         dispatch!(T, level, simd => {
-            activation_backward(simd, &mut d_x, d_out, out, activation, width)
+            activation_backward_in_place(simd, &mut d, out, activation, width)
         });
-        d_x
+        d
     }
 
     /// As one would write it.

@@ -355,10 +355,16 @@ impl ConvPoolShape {
     pub fn conv(&self) -> &ConvShape {
         &self.conv
     }
+
     /// The pooling.
     #[inline(always)]
     pub fn pool(&self) -> &PoolShape {
         &self.pool
+    }
+
+    /// Whether offsets in an image with its padding are numbers of 32 bits.
+    pub fn has_small_offsets(&self) -> bool {
+        u32::try_from(self.conv.padded_len()).is_ok()
     }
 }
 

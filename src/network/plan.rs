@@ -173,7 +173,7 @@ impl<T: Element> Plan<T> {
     /// Updates the moving averages with the statistics of a batch.
     pub fn update_moving(&self, moving: &mut [T], stats: &Shared<T>, chunks: Chunks) {
         for &i in &self.meetings {
-            let batch = self.batch(i, stats, stats, chunks);
+            let batch = self.batch(i, stats, chunks);
             self.nodes[i].step.update_moving(moving, batch);
         }
     }
@@ -249,7 +249,7 @@ impl<T: Element> Plan<T> {
                     weights: block.params.read(node.params.clone()),
                     prepared: &block.prepared[node.prepared.clone()],
                     random: block.random,
-                    batch: self.batch(i, block.stats, block.d_stats, block.chunk),
+                    batch: self.batch(i, block.stats, block.chunk),
                 }
             });
             if stops() {
@@ -286,7 +286,10 @@ impl<T: Element> Plan<T> {
                 return;
             }
             // SAFETY: the pass is gone before the next one is made.
-            let pass = unsafe { self.backward_pass(block, i, d_params) };
+            let mut pass = unsafe { self.backward_pass(block, i, d_params) };
+            let all = self.stats_range(i, block.chunk.count());
+            // SAFETY: all chunks have written theirs before they met, and this is after it.
+            pass.batch.d_stats = unsafe { block.d_stats.read(all) };
             match rate {
                 Some(rate) if node.step.can_descend() => {
                     // SAFETY: with a learning rate, this block is the only one.
@@ -307,7 +310,8 @@ impl<T: Element> Plan<T> {
             && let Node { step, meeting: Some(meeting), .. } = &self.nodes[i]
         {
             let at = meeting.start + block.chunk.at * meeting.len;
-            // SAFETY: this part is the chunk's own until all chunks have met; and as above.
+            // SAFETY: this part is the chunk's own until all chunks have met, and the pass does not
+            // show it; and as above.
             unsafe {
                 let d_stats = block.d_stats.write(at..at + meeting.len);
                 step.d_stats(d_stats, self.backward_pass(block, i, d_params));
@@ -337,7 +341,7 @@ impl<T: Element> Plan<T> {
                 saved: block.arena.write(node.saved(n)),
                 scratch: block.arena.write(self.scratch(i, n)),
                 prepared: &block.prepared[node.prepared.clone()],
-                batch: self.batch(i, block.stats, block.d_stats, block.chunk),
+                batch: self.batch(i, block.stats, block.chunk),
             }
         }
     }
@@ -346,20 +350,19 @@ impl<T: Element> Plan<T> {
         self.scratch..self.scratch + self.nodes[i].step.scratch_len(n)
     }
 
-    /// What the chunks say about the batch to node `i`.
-    fn batch<'a>(
-        &self,
-        i: usize,
-        stats: &'a Shared<T>,
-        d_stats: &'a Shared<T>,
-        chunks: Chunks,
-    ) -> Batch<'a, T> {
-        let all = self.nodes[i]
+    /// What the chunks say on the way forward about the batch to node `i`.
+    fn batch<'a>(&self, i: usize, stats: &'a Shared<T>, chunks: Chunks) -> Batch<'a, T> {
+        let all = self.stats_range(i, chunks.count());
+        // SAFETY: all chunks have written theirs before they met, and this is after it.
+        let stats = unsafe { stats.read(all) };
+        Batch { stats, d_stats: &[], chunk: chunks.len, images: chunks.images }
+    }
+
+    /// Where so many chunks' statistics for node `i` lie.
+    fn stats_range(&self, i: usize, chunks: usize) -> Range<usize> {
+        self.nodes[i]
             .meeting
-            .map_or(0..0, |meeting| meeting.start..meeting.start + chunks.count() * meeting.len);
-        // SAFETY: chunks write their statistics before they meet, and this is after it.
-        let (stats, d_stats) = unsafe { (stats.read(all.clone()), d_stats.read(all)) };
-        Batch { stats, d_stats, chunk: chunks.len, images: chunks.images }
+            .map_or(0..0, |meeting| meeting.start..meeting.start + chunks * meeting.len)
     }
 }
 

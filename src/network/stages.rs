@@ -140,7 +140,7 @@ impl Rest<'_> {
     /// The next layer, if it halves the image by its maxima.
     fn take_pool(&mut self, conv: ConvShape) -> Option<ConvPoolShape> {
         let Some(LayerKind::MaxPool(_)) = self.kind() else { return None };
-        let fused = ConvPoolShape::new(conv).ok()?;
+        let fused = ConvPoolShape::new(conv).ok().filter(ConvPoolShape::has_small_offsets)?;
         let wanted = self.layers[self.next].pool?;
         (halves(&wanted) && wanted.output() == fused.pool().output()).then(|| {
             self.next += 1;

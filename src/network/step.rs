@@ -36,7 +36,7 @@ impl Random {
 pub struct Batch<'a, T> {
     /// (chunks, the step's `stats_len`)
     pub stats: &'a [T],
-    /// (chunks, the step's `stats_len`); on the way back only.
+    /// (chunks, the step's `stats_len`) in `backward`, else empty: chunks are still writing them.
     pub d_stats: &'a [T],
     /// Images in every chunk but the last.
     pub chunk: usize,

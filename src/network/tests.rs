@@ -1,6 +1,7 @@
 //! Networks as a whole: gradients, threads, interruptions.
 
 use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::kernels::activation::Activation;
@@ -83,7 +84,16 @@ fn call<'a>(order: &'a [usize], batch: usize, rates: &'a [f64], threads: usize) 
     Call { order, batch, rates, seed: 3, first_step: 0, threads }
 }
 
+/// With labels of all images.
 fn train(net: &mut Network<f64>, x: &[f64], targets: Targets<'_, f64>, call: Call<'_>) -> Outcome {
+    let taken: Vec<i64>;
+    let targets = match targets {
+        Targets::Labels(labels) => {
+            taken = call.order.iter().map(|&image| labels[image]).collect();
+            Targets::Labels(&taken)
+        }
+        values => values,
+    };
     net.train(Examples { x, targets }, call, &|| false).unwrap()
 }
 
@@ -478,22 +488,34 @@ fn evaluation_is_the_loss_of_predictions() {
 
 #[test]
 fn a_stop_leaves_whole_steps() {
-    let (mut net, x, labels) = busy();
-    let targets = Targets::Labels(&labels);
+    let descending = || {
+        let kinds = [conv(8, 3, RELU), LayerKind::Flatten, dense(10, Activation::Softmax)];
+        let mut net = network(&[12, 12, 1], &kinds);
+        net.compile(SPARSE, PLAIN, None).unwrap();
+        net
+    };
+    let (_, x, labels) = busy();
     let order: Vec<usize> = (0..150).cycle().take(60_000).collect();
-    for batch in [1, 64] {
+    let taken: Vec<i64> = order.iter().map(|&image| labels[image]).collect();
+    let examples = Examples { x: &x[..], targets: Targets::Labels(&taken) };
+    let busy = || busy().0;
+    for (make, batch) in [(&busy as &dyn Fn() -> _, 1), (&busy, 64), (&descending, 1)] {
         let rates = vec![1e-4; order.len().div_ceil(batch)];
-        let polls = std::sync::atomic::AtomicUsize::new(0);
-        let poll = || polls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
-        let before = net.optimizer().unwrap().steps;
-        let call = call(&order, batch, &rates, 2);
-        let outcome = net.train(Examples { x: &x[..], targets }, call, &poll).unwrap();
-        let steps = net.optimizer().unwrap().steps - before;
-        if outcome.stopped {
-            assert!((steps as usize) < rates.len());
-        }
-        assert!(outcome.stopped || polls.into_inner() < 2);
-        assert!(weights(&mut net).iter().all(|w| w.is_finite()));
+        let polls = AtomicUsize::new(0);
+        let poll = || polls.fetch_add(1, Ordering::Relaxed) > 0;
+        let mut net: Network<f64> = make();
+        let outcome = net.train(examples, call(&order, batch, &rates, 2), &poll).unwrap();
+        assert!(outcome.stopped, "{polls:?}");
+        let steps = net.optimizer().unwrap().steps as usize;
+        assert!(0 < steps && steps < rates.len());
+        assert_eq!(outcome.losses.len(), steps);
+
+        let order = &order[..steps * batch];
+        let mut again = make();
+        let expected = again.train(examples, call(order, batch, &rates[..steps], 1), &|| false);
+        let Outcome { losses, correct, stopped } = expected.unwrap();
+        assert_eq!((losses, correct, stopped), (outcome.losses, outcome.correct, false));
+        assert_eq!(bits(&weights(&mut net)), bits(&weights(&mut again)), "{steps} of {batch}");
     }
 }
 

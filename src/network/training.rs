@@ -29,12 +29,16 @@ const GRADIENT_BYTES: usize = 1 << 26;
 /// 30 us of work, forward and backward.
 pub const WORK_FOR_THREADS: usize = 500_000;
 
+/// Products of one step, forward, up to which nodes may descend by themselves: such a step cannot be
+/// stopped, and so takes some milliseconds at most.
+const WORK_OF_DESCENT: usize = 1 << 26;
+
 /// Images and what should be said of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Examples<'a, X, T> {
     /// (images, input)
     pub x: &'a [X],
-    /// For all images.
+    /// Values for all images, or labels for those that are looked at, in their order.
     pub targets: Targets<'a, T>,
 }
 
@@ -196,13 +200,10 @@ impl<T: Element> Training<T> {
         if self.stale {
             let model = Model { params: params.get_mut(), moving: moving.get_mut() };
             prepare_all(&self.plan, self.prepared.get_mut(), model);
-            self.stale = false;
         }
+        // Until it is known how the call has ended, be it in a panic.
+        self.stale = true;
         self.exchange.begin(params, chunks.count(), threads)?;
-        let labels: Vec<i64> = match examples.targets {
-            Targets::Labels(labels) => call.order.iter().map(|&image| labels[image]).collect(),
-            Targets::Values(_) => vec![],
-        };
         let phases = self.phases();
         let descended = self.plan.descended();
         let job = Job {
@@ -211,7 +212,6 @@ impl<T: Element> Training<T> {
             moving,
             examples,
             call,
-            labels: &labels,
             phases: &phases,
             shares: Shares::new(layers.params_len, &[], threads),
             shares_beside_descent: Shares::new(layers.params_len, &descended, threads),
@@ -314,8 +314,6 @@ struct Job<'a, X, T> {
     moving: &'a Shared<T>,
     examples: Examples<'a, X, T>,
     call: Call<'a>,
-    /// In the order in which they are trained on.
-    labels: &'a [i64],
     phases: &'a [Phase],
     shares: Shares,
     shares_beside_descent: Shares,
@@ -339,6 +337,8 @@ struct At {
     /// Its first image in the order.
     start: usize,
     chunks: Chunks,
+    /// At work.
+    threads: usize,
     rate: f64,
     /// Whether nodes descend by themselves, because there is one block and nothing but descent.
     descends: bool,
@@ -347,14 +347,15 @@ struct At {
 impl<X: Source, T: Element> Job<'_, X, T> {
     /// What each thread does. All take the same turns.
     fn work(&self, worker: usize, barrier: &Barrier, clock: &mut Clock<'_>) -> Result<(), Broken> {
-        let threads = barrier.threads();
+        let (plan, threads) = (&self.training.plan, barrier.threads());
         let mut room = [T::zero(); UPDATE];
         let batches = parts(self.call.order.len(), self.call.batch);
         for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
             let chunks = self.training.chunks(batch.len());
-            let one_block = chunks.count() == 1 && chunks.len <= self.training.plan.block;
-            let descends = one_block && self.training.optimizer.is_plain();
-            let at = At { step, start: batch.start, chunks, rate, descends };
+            let one_block = chunks.count() == 1 && chunks.len <= plan.block;
+            let short = plan.work.saturating_mul(batch.len()) <= WORK_OF_DESCENT;
+            let descends = one_block && short && self.training.optimizer.is_plain();
+            let at = At { step, start: batch.start, chunks, threads, rate, descends };
             for (number, phase) in self.phases.iter().enumerate() {
                 for chunk in self.turns(chunks.count(), worker, threads, self.training.meets()) {
                     if self.stop.load(Ordering::Relaxed) && !descends {
@@ -381,7 +382,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
             if self.stopped() {
                 return Ok(());
             }
-            if self.training.plan.prepared_len > 0 {
+            if plan.prepared_len > 0 {
                 self.prepare(worker, threads);
                 barrier.wait(|| self.next.0.store(0, Ordering::Relaxed))?;
             }
@@ -466,7 +467,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 for n in 0..block.n {
                     plan.read(&block, n, self.examples.x, order[n]);
                 }
-                let start = order.len().min(block.n * self.call.threads);
+                let start = order.len().min(block.n * at.threads);
                 next = &order[start..order.len().min(start + block.n)];
             }
             let turns = phase.forward.len() + phase.backward.len();
@@ -508,7 +509,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         let Training { plan, loss, end, .. } = self.training;
         let width = plan.width;
         let targets = match self.examples.targets {
-            Targets::Labels(_) => Targets::Labels(&self.labels[start..start + block.n]),
+            Targets::Labels(labels) => Targets::Labels(&labels[start..start + block.n]),
             Targets::Values(y) => {
                 // SAFETY: gone before the block's next loss.
                 let rows = unsafe { plan.targets(block) };

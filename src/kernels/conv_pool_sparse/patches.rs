@@ -33,10 +33,7 @@ impl Patches {
         let (sh, sw) = conv.strides();
         let (down, right) = (sh * wp * c_in, sw * c_in);
         let (pooled_h, pooled_w, _) = shape.pool().output();
-        assert!(
-            u32::try_from(conv.padded_len()).is_ok(),
-            "an image whose offsets fit into 32 bits"
-        );
+        assert!(shape.has_small_offsets(), "an image whose offsets fit into 32 bits");
         Self {
             rows: conv.window().0,
             run: conv.run(),

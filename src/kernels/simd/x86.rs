@@ -92,7 +92,6 @@ macro_rules! impl_call {
 
 impl_call!(Avx2, "avx2,fma");
 impl_call!(Avx512, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
-impl_call!(Avx512Narrow, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
 
 /// The low `n` bits set; `n` is at most 16.
 #[inline(always)]

@@ -259,6 +259,8 @@ impl<'a, T: Element> Builder<'a, T> {
             }
         }
         let width: usize = self.layers.output().iter().product();
+        let targets = arena.reserve(checked_len("a block of targets", &[block, width])?)?;
+        let scratch = arena.reserve(scratch_len)?;
         Ok(Plan {
             scale: T::from_f64(self.scale),
             offset: T::from_f64(self.offset),
@@ -267,8 +269,8 @@ impl<'a, T: Element> Builder<'a, T> {
             block,
             values,
             d_values,
-            targets: arena.reserve(checked_len("a block of targets", &[block, width])?)?,
-            scratch: arena.reserve(scratch_len)?,
+            targets,
+            scratch,
             arena_len: arena.len,
             prepared_len: self.prepared.len,
             stats_len: stats.len,
@@ -291,10 +293,10 @@ fn image(layer: &Layer) -> Result<WarpShape, ShapeError> {
     }
 }
 
-/// Of images whose pixels' places, with a border, are numbers of type `T`.
+/// Of images whose pixels' places, with a border, are numbers of type `T` and of 31 bits.
 fn bordered<T: Element>(layer: &Layer) -> Result<WarpShape, ShapeError> {
     let shape = image(layer)?;
-    let most = 2.0 / T::epsilon().to_f64(); // and every natural number below it
+    let most = most_natural::<T>().min(f64::from(i32::MAX));
     if shape.bordered_pixels() as f64 > most {
         return Err(ShapeError::new(format!(
             "{}: expected images of at most {most} pixels with a border, got {}",
@@ -305,11 +307,16 @@ fn bordered<T: Element>(layer: &Layer) -> Result<WarpShape, ShapeError> {
     Ok(shape)
 }
 
+/// The largest number of type `T` below which every natural number is one.
+fn most_natural<T: Element>() -> f64 {
+    2.0 / T::epsilon().to_f64()
+}
+
 /// With windows whose places are numbers of type `T`.
 fn max_pool<T: Element>(layer: &Layer) -> Result<PoolShape, ShapeError> {
     let shape = pool(layer)?;
     let (h, w) = shape.windows().window();
-    let most = 2.0 / T::epsilon().to_f64(); // and every natural number below it
+    let most = most_natural::<T>();
     if (h as f64) * (w as f64) > most {
         return Err(ShapeError::new(format!(
             "pool_size: expected at most {most} pixels in a window, got ({h}, {w})"
