@@ -75,8 +75,12 @@ const ROUNDS: usize = 10_000;
 /// The most float32 operations a second that this core has done in `seconds` of fused multiply-adds
 /// in registers, a product and a sum being two, in GFLOP/s.
 #[pyfunction]
-pub fn fma_peak(py: Python<'_>, seconds: f64) -> f64 {
-    py.detach(|| {
+pub fn fma_peak(py: Python<'_>, seconds: f64) -> PyResult<f64> {
+    if !seconds.is_finite() {
+        let why = format!("seconds: expected a finite number, got {seconds}");
+        return Err(PyValueError::new_err(why));
+    }
+    Ok(py.detach(|| {
         let level = simd::level();
         let operations = dispatch!(f32, level, simd => operations_of_a_round::<f32, _>(simd));
         let (begin, mut best) = (Instant::now(), f64::INFINITY);
@@ -90,5 +94,5 @@ pub fn fma_peak(py: Python<'_>, seconds: f64) -> f64 {
                 return (operations * ROUNDS) as f64 / best / 1e9;
             }
         }
-    })
+    }))
 }

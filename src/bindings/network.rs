@@ -1,6 +1,7 @@
 //! Networks: the user's description to a plan, arrays to slices, many steps without the interpreter's
 //! lock.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
@@ -11,6 +12,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::array::{contiguous, expect_shape, filled, kind};
 use super::config::num_threads;
+use super::holder::{Held, Holder};
 use super::spec;
 use crate::kernels::loss::{Loss, Targets};
 use crate::kernels::shape::tuple;
@@ -66,6 +68,8 @@ macro_rules! with_slice {
 #[pyclass(frozen, module = "cnnrs._core")]
 pub struct Network {
     net: Mutex<Net>,
+    /// Who has locked it.
+    holder: Holder,
 }
 
 #[pymethods]
@@ -89,19 +93,19 @@ impl Network {
                 return Err(PyValueError::new_err(why));
             }
         };
-        Ok(Self { net: Mutex::new(net) })
+        Ok(Self { net: Mutex::new(net), holder: Holder::default() })
     }
 
     /// The output shape of every layer, without the batch axis.
     fn output_shapes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyTuple>>> {
-        let net = self.lock(py);
+        let net = self.lock(py)?;
         let layers = with!(&*net, net => &net.layers().layers);
         layers.iter().map(|layer| PyTuple::new(py, &layer.output)).collect()
     }
 
     /// For every layer, its weights in Keras's order: name, shape, and whether it is trained.
     fn weight_shapes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let net = self.lock(py);
+        let net = self.lock(py)?;
         let layers = with!(&*net, net => &net.layers().layers);
         let all = PyList::empty(py);
         for layer in layers {
@@ -117,7 +121,7 @@ impl Network {
 
     /// Copies of all weights, in Keras's order and layouts.
     fn get_weights<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        with!(&mut *self.lock(py), net => {
+        with!(&mut *self.lock(py)?, net => {
             let weights = weights(net);
             let copy = |(_, weight): &(String, Weight)| {
                 let stored = net.weight(weight);
@@ -133,7 +137,7 @@ impl Network {
 
     /// Sets what `get_weights` returns; if one does not fit, none is set.
     fn set_weights(&self, py: Python<'_>, weights: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
-        with!(&mut *self.lock(py), net => set_weights(net, &weights))
+        with!(&mut *self.lock(py)?, net => set_weights(net, &weights))
     }
 
     /// Chooses the loss and the optimiser, whose state starts anew.
@@ -146,7 +150,7 @@ impl Network {
         let loss = spec::loss(&loss.0, &loss.1)?;
         let rule = spec::rule(&optimizer.0, &optimizer.1)?;
         let averaging = spec::averaging(&optimizer.1)?;
-        Ok(with!(&mut *self.lock(py), net => net.compile(loss, rule, averaging))?)
+        Ok(with!(&mut *self.lock(py)?, net => net.compile(loss, rule, averaging))?)
     }
 
     /// Takes one step for every rate, on `batch_size` of the images `order` each. Returns the sum of
@@ -178,11 +182,10 @@ impl Network {
             let why = format!("rates: expected finite learning rates, got {rate}");
             return Err(PyValueError::new_err(why));
         }
-        with!(&mut *self.lock(py), net => {
+        with!(&mut *self.lock(py)?, net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
-            let answers = Answers::new(net, y, pixels.images())?;
             let order = indices(order, pixels.images())?;
-            answers.check(net, order.iter().copied())?;
+            let answers = Answers::new(net, y, pixels.images(), order.iter().copied())?;
             let targets = answers.targets()?;
             let threads = num_threads();
             let call =
@@ -201,10 +204,9 @@ impl Network {
         x: &Bound<'_, PyAny>,
         y: &Bound<'_, PyAny>,
     ) -> PyResult<(f64, usize)> {
-        with!(&mut *self.lock(py), net => {
+        with!(&mut *self.lock(py)?, net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
-            let answers = Answers::new(net, y, pixels.images())?;
-            answers.check(net, 0..pixels.images())?;
+            let answers = Answers::new(net, y, pixels.images(), 0..pixels.images())?;
             let targets = answers.targets()?;
             let (images, threads) = (pixels.images(), num_threads());
             let outcome = with_slice!(pixels, x => {
@@ -225,7 +227,7 @@ impl Network {
         x: &Bound<'py, PyAny>,
         augmented: Option<u64>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        with!(&mut *self.lock(py), net => {
+        with!(&mut *self.lock(py)?, net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
             let (images, threads) = (pixels.images(), num_threads());
             let mut shape = vec![images];
@@ -247,26 +249,29 @@ impl Network {
 
     /// Puts the averages of the trained weights in their place, or the weights back there, which
     /// `train` and `set_weights` do first. Nothing happens if averages are not kept, or none yet.
-    fn show_averages(&self, py: Python<'_>, shown: bool) {
-        with!(&mut *self.lock(py), net => net.show_averages(shown));
+    fn show_averages(&self, py: Python<'_>, shown: bool) -> PyResult<()> {
+        with!(&mut *self.lock(py)?, net => net.show_averages(shown));
+        Ok(())
     }
 
     /// Makes the trained weights their averages. Nothing happens if averages are not kept, or none
     /// yet.
-    fn take_averages(&self, py: Python<'_>) {
-        with!(&mut *self.lock(py), net => net.take_averages());
+    fn take_averages(&self, py: Python<'_>) -> PyResult<()> {
+        with!(&mut *self.lock(py)?, net => net.take_averages());
+        Ok(())
     }
 
     /// How many steps the optimiser has taken.
-    fn steps(&self, py: Python<'_>) -> u64 {
-        with!(&mut *self.lock(py), net => net.optimizer().map_or(0, |optimizer| optimizer.steps))
+    fn steps(&self, py: Python<'_>) -> PyResult<u64> {
+        let steps = with!(&mut *self.lock(py)?, net => net.optimizer().map(|it| it.steps));
+        Ok(steps.unwrap_or(0))
     }
 
     /// What the optimiser remembers: the number of its steps (1,), then arrays of all parameters, as
     /// they are stored, the averages last; then, if there are averages, whether they stand in the
     /// weights' place, 0 or 1 (1,). Empty before `compile`.
     fn optimizer_state<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        with!(&mut *self.lock(py), net => {
+        with!(&mut *self.lock(py)?, net => {
             let Some(optimizer) = net.optimizer() else { return Ok(vec![]) };
             let steps = PyArray1::from_slice(py, &[optimizer.steps as i64]).into_any();
             let slots = optimizer.slots().map(|slot| PyArray1::from_slice(py, slot).into_any());
@@ -280,7 +285,7 @@ impl Network {
 
     /// Sets what `optimizer_state` returns.
     fn set_optimizer_state(&self, py: Python<'_>, state: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
-        with!(&mut *self.lock(py), net => {
+        with!(&mut *self.lock(py)?, net => {
             let optimizer = net.optimizer().ok_or_else(not_compiled)?;
             let slots = optimizer.slots().count();
             let expected = 1 + slots + usize::from(optimizer.shown().is_some());
@@ -311,6 +316,10 @@ impl Network {
                     return Err(PyValueError::new_err(why));
                 }
             };
+            if is_shown && steps == 0 {
+                let why = "state: expected averages in the weights' place after a step, got 0 steps";
+                return Err(PyValueError::new_err(why));
+            }
             if let Some(shown) = optimizer.shown() {
                 *shown = is_shown;
             }
@@ -326,8 +335,34 @@ impl Network {
 impl Network {
     /// Waits without the interpreter's lock. A panic cannot leave the network half-built, only
     /// half-trained, so poison is ignored.
-    fn lock(&self, py: Python<'_>) -> MutexGuard<'_, Net> {
-        self.net.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
+    ///
+    /// # Errors
+    /// If it would wait for ever.
+    fn lock(&self, py: Python<'_>) -> PyResult<Locked<'_>> {
+        self.holder.check()?;
+        let net = self.net.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        Ok(Locked { _held: self.holder.hold(), net })
+    }
+}
+
+/// A network that nobody else uses now.
+struct Locked<'a> {
+    /// Given up before the lock is.
+    _held: Held<'a>,
+    net: MutexGuard<'a, Net>,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Net;
+
+    fn deref(&self) -> &Net {
+        &self.net
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Net {
+        &mut self.net
     }
 }
 
@@ -412,18 +447,27 @@ impl<'py> Pixels<'py> {
 
 /// What should be said of the images, as the loss wants it.
 enum Answers<'py, T: numpy::Element> {
-    Labels(PyReadonlyArrayDyn<'py, i64>),
+    /// Of the images that are looked at, in their order. They are copies, since what they are of may
+    /// change after it has been checked.
+    Labels(Vec<i64>),
     Values(PyReadonlyArrayDyn<'py, T>),
 }
 
 impl<'py, T: Element + numpy::Element> Answers<'py, T> {
-    fn new(net: &network::Network<T>, y: &Bound<'py, PyAny>, images: usize) -> PyResult<Self> {
+    /// For so many images, of which some are `looked_at`.
+    fn new(
+        net: &network::Network<T>,
+        y: &Bound<'py, PyAny>,
+        images: usize,
+        looked_at: impl Iterator<Item = usize>,
+    ) -> PyResult<Self> {
         let output = net.layers().output();
         match net.loss().ok_or_else(not_compiled)? {
             Loss::SparseCategoricalCrossentropy { .. } => {
                 let labels = contiguous::<i64>("y", y)?.try_readonly()?;
                 expect_shape("y", labels.shape(), &[images])?;
-                Ok(Self::Labels(labels))
+                let classes = output.iter().product();
+                taken(labels.as_slice()?, looked_at, classes).map(Self::Labels)
             }
             _ => {
                 let values = contiguous::<T>("y", y)?.try_readonly()?;
@@ -435,31 +479,30 @@ impl<'py, T: Element + numpy::Element> Answers<'py, T> {
         }
     }
 
-    /// Checks the classes of the images that are looked at, each below the number of images.
-    fn check(
-        &self,
-        net: &network::Network<T>,
-        images: impl IntoIterator<Item = usize>,
-    ) -> PyResult<()> {
-        let Self::Labels(labels) = self else { return Ok(()) };
-        let labels = labels.as_slice()?;
-        let classes: usize = net.layers().output().iter().product();
-        let wrong = |&at: &usize| !usize::try_from(labels[at]).is_ok_and(|label| label < classes);
-        match images.into_iter().find(wrong) {
-            Some(at) => Err(PyValueError::new_err(format!(
-                "y: expected classes from 0 to below {classes}, got {} at index {at}",
-                labels[at]
-            ))),
-            None => Ok(()),
-        }
-    }
-
     fn targets(&self) -> PyResult<Targets<'_, T>> {
         Ok(match self {
-            Self::Labels(labels) => Targets::Labels(labels.as_slice()?),
+            Self::Labels(labels) => Targets::Labels(labels),
             Self::Values(values) => Targets::Values(values.as_slice()?),
         })
     }
+}
+
+/// The labels of the images that are looked at, if they are all classes.
+fn taken(
+    labels: &[i64],
+    looked_at: impl Iterator<Item = usize>,
+    classes: usize,
+) -> PyResult<Vec<i64>> {
+    let label = |at: usize| {
+        let label = labels[at];
+        if usize::try_from(label).is_ok_and(|label| label < classes) {
+            return Ok(label);
+        }
+        Err(PyValueError::new_err(format!(
+            "y: expected classes from 0 to below {classes}, got {label} at index {at}"
+        )))
+    };
+    looked_at.map(label).collect()
 }
 
 fn not_compiled() -> PyErr {
