@@ -41,6 +41,19 @@ struct Inference<T> {
     arenas: Vec<Shared<T>>,
 }
 
+/// Images, and how they are run forward.
+struct Pass<'a, X> {
+    /// (images, input)
+    x: &'a [X],
+    images: usize,
+    /// How many of the plan's nodes are run.
+    end: usize,
+    /// Of the random numbers.
+    time: u64,
+    threads: usize,
+    poll: Poll<'a>,
+}
+
 impl<T: Element> Inference<T> {
     fn new(layers: &Layers, mode: Mode) -> Result<Self, BuildError> {
         let plan = Plan::new(layers, mode, None, 1)?;
@@ -48,21 +61,16 @@ impl<T: Element> Inference<T> {
         Ok(Self { plan, prepared, stale: true, arenas: vec![] })
     }
 
-    /// Runs all images through the first `end` steps, in blocks, and hands to `visit` what belongs to
-    /// a block: its images and its `len` elements of `out`.
+    /// Runs all images forward in blocks, and hands to `visit` what came of each: its images, their
+    /// values, and the next of `outs`. Returns whether it was stopped.
     fn run<X: Source, R: Send>(
         &mut self,
         (params, moving): (&mut Shared<T>, &mut Shared<T>),
-        x: &[X],
-        out: &mut [R],
-        len: usize,
-        images: usize,
-        end: usize,
-        time: u64,
-        threads: usize,
-        poll: Poll<'_>,
-        visit: impl Fn(&Plan<T>, &Block<'_, T>, Range<usize>, &mut [R]) + Sync,
+        pass: Pass<'_, X>,
+        outs: impl Iterator<Item = R> + Send,
+        visit: impl Fn(Range<usize>, &[T], R) + Sync,
     ) -> Result<bool, BuildError> {
+        let Pass { x, images, end, time, threads, poll } = pass;
         let Self { plan, prepared, stale, arenas } = self;
         if *stale {
             let model = Model { params: params.get_mut(), moving: moving.get_mut() };
@@ -77,7 +85,7 @@ impl<T: Element> Inference<T> {
         }
         let none = Shared::zeros(0)?;
         let stop = AtomicBool::new(false);
-        let blocks = Mutex::new(parts(images, plan.block).zip(out.chunks_mut(len)));
+        let blocks = Mutex::new(parts(images, plan.block).zip(outs));
         team::run(threads, |worker, _| {
             let mut clock = Clock::new((worker == 0).then_some(poll));
             while !stop.load(Ordering::Relaxed) {
@@ -104,7 +112,8 @@ impl<T: Element> Inference<T> {
                     stop.load(Ordering::Relaxed)
                 };
                 if plan.forward(&block, 0..end, stops) {
-                    visit(plan, &block, at, out);
+                    // SAFETY: the block has been run, and is not run again before this is over.
+                    visit(at, unsafe { plan.value(&block, end) }, out);
                 }
             }
         });
@@ -244,22 +253,14 @@ impl<T: Element> Network<T> {
         let mut sums = vec![LossSums::default(); images.div_ceil(plan.block)];
         let stopped = self.inference.run(
             (&mut self.params, &mut self.moving),
-            examples.x,
-            &mut sums,
-            1,
-            images,
-            end,
-            0,
-            threads,
-            poll,
-            |plan, block, at, sums| {
-                // SAFETY: the block has been run, and is not run again before this is over.
-                let x = unsafe { plan.value(block, end) };
+            Pass { x: examples.x, images, end, time: 0, threads, poll },
+            sums.iter_mut(),
+            |at, x, sums| {
                 let targets = match examples.targets {
-                    Targets::Labels(labels) => Targets::Labels(&labels[at.clone()]),
+                    Targets::Labels(labels) => Targets::Labels(&labels[at]),
                     Targets::Values(y) => Targets::Values(&y[at.start * width..at.end * width]),
                 };
-                run::loss_forward(&mut sums[0], x, targets, loss, width);
+                run::loss_forward(sums, x, targets, loss, width);
             },
         )?;
         let loss = sums.iter().map(|sums| sums.loss).sum();
@@ -290,21 +291,8 @@ impl<T: Element> Network<T> {
         }
         let weights = (&mut self.params, &mut self.moving);
         let (end, len) = (inference.plan.len(), inference.plan.block * inference.plan.width);
-        let time = augmented.unwrap_or(0);
-        inference.run(
-            weights,
-            x,
-            out,
-            len,
-            images,
-            end,
-            time,
-            threads,
-            poll,
-            |plan, block, _, out| {
-                // SAFETY: the block has been run, and is not run again before this is over.
-                out.copy_from_slice(unsafe { plan.value(block, end) });
-            },
-        )
+        let pass = Pass { x, images, end, time: augmented.unwrap_or(0), threads, poll };
+        let outs = out.chunks_mut(len);
+        inference.run(weights, pass, outs, |_, value, out| out.copy_from_slice(value))
     }
 }
