@@ -1,13 +1,10 @@
 //! Convolution (cross-correlation, as everywhere in deep learning), alone or with the 2x2 max pooling
 //! behind it.
 
-use super::shape::{ConvPoolShape, ConvShape, POOL};
+use super::shape::{ConvPoolShape, ConvShape, POOL, POSITIONS};
 use super::simd::{Element, Simd, for_channels};
 use super::tile::{Sink, Taps, convolve};
 use super::walk::{Lattice, Pixels, Place};
-
-/// Positions in a pooling window.
-const POSITIONS: usize = POOL * POOL;
 
 /// `out[i, j, o] = bias[o] + sum over y, x, c of x[sh * i + y, sw * j + x, c] * kernel[y, x, c, o]`
 /// for each of `n` images; with `relu`, negative sums become 0.

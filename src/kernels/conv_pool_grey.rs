@@ -3,10 +3,7 @@
 //! back only the position that held the maximum has a gradient. With one input channel, multiplying by
 //! the zeros at the other three is faster than skipping them.
 
-use super::shape::{ConvPoolShape, POOL};
-
-/// Positions in a pooling window.
-const POSITIONS: usize = POOL * POOL;
+use super::shape::ConvPoolShape;
 
 /// Whether these kernels are made for the shape: images with one channel, and filters of 3x3
 /// or 5x5 in steps of 1.
@@ -40,20 +37,12 @@ mod winograd;
 pub use self::backward::grey_backward_kernel;
 pub use self::forward::grey_forward;
 
-fn check<T>(out: &[T], argmax: &[T], x: &[T], kernel: &[T], shape: &ConvPoolShape, n: usize) {
-    assert!(supports(shape), "a supported shape");
-    assert_eq!(out.len(), n * shape.pool().output_len(), "output length");
-    assert_eq!(argmax.len(), n * shape.pool().output_len(), "argmax length");
-    assert_eq!(x.len(), n * shape.conv().padded_len(), "image length");
-    assert_eq!(kernel.len(), shape.conv().kernel_len(), "kernel length");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dispatch;
     use crate::kernels::reference::conv_pool as reference;
-    use crate::kernels::shape::{ConvShape, Padding};
+    use crate::kernels::shape::{ConvShape, POSITIONS, Padding};
     use crate::kernels::simd::Level;
     use crate::kernels::testing::{assert_close, for_each_level, random};
 

@@ -12,8 +12,8 @@
 
 mod patches;
 
-use self::patches::{Block, POSITIONS, Patches, Source, Tile, evenly, most_vectors, with_block};
-use super::shape::{ConvPoolShape, POOL};
+use self::patches::{Block, Patches, Source, Tile, evenly, most_vectors, with_block};
+use super::shape::{ConvPoolShape, POOL, POSITIONS};
 use super::simd::{Element, Simd};
 
 /// Windows whose events are listed at a time: many events for each load and store of the sums.
@@ -65,7 +65,7 @@ pub fn sparse_backward_kernel<T: Element, S: Simd<T>>(
     shape: &ConvPoolShape,
     n: usize,
 ) {
-    check(d_out, argmax, x, d_filters, shape, n);
+    shape.check(d_out, argmax, x, d_filters, n);
     if n == 0 {
         d_filters.fill(T::zero());
     }
@@ -219,7 +219,7 @@ pub fn sparse_backward_input<T: Element, S: Simd<T>>(
     shape: &ConvPoolShape,
     n: usize,
 ) {
-    check(d_out, argmax, d_x, filters, shape, n);
+    shape.check(d_out, argmax, d_x, filters, n);
     let patches = Patches::new(shape);
     let (windows, image_len) = (patches.windows(), shape.conv().padded_len());
     let (taps, c_out) = (shape.conv().taps(), shape.conv().c_out());
@@ -362,13 +362,6 @@ fn add_filters<T: Element, S: Simd<T>, const R: usize, const V: usize>(
             }
         }
     }
-}
-
-fn check<T>(out: &[T], argmax: &[T], x: &[T], filters: &[T], shape: &ConvPoolShape, n: usize) {
-    assert_eq!(out.len(), n * shape.pool().output_len(), "output length");
-    assert_eq!(argmax.len(), n * shape.pool().output_len(), "argmax length");
-    assert_eq!(x.len(), n * shape.conv().padded_len(), "image length");
-    assert_eq!(filters.len(), shape.conv().kernel_len(), "filters length");
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! A mask is a function of a seed and the position of its element alone, so that it is the same for
 //! every number of threads and for every split of a batch.
 
-use super::counter::{GOLDEN, bits, key};
+use super::counter::{GOLDEN, bits};
 use super::simd::{Element, Simd, for_each_vector};
 
 /// Hashes worked on at once, which the compiler makes vectors of.
@@ -15,9 +15,9 @@ const BLOCK: usize = 2 * HASHES;
 
 /// `mask[i] = 1 / (1 - rate)` with probability `1 - rate`, else 0.
 ///
-/// `mask` (elements of one image,), `rate` from 0 to 1; `row` is the image's place in its batch.
+/// `mask` (elements of one image,), `rate` from 0 to 1; `key` is where the image's numbers begin.
 #[inline(always)]
-pub fn dropout_mask<T: Element>(mask: &mut [T], rate: f64, seed: u64, step: u64, row: u64) {
+pub fn dropout_mask<T: Element>(mask: &mut [T], rate: f64, key: u64) {
     assert!((0.0..=1.0).contains(&rate), "rate");
     if rate == 0.0 || rate == 1.0 {
         return mask.fill(T::from_f64(1.0 - rate));
@@ -25,7 +25,7 @@ pub fn dropout_mask<T: Element>(mask: &mut [T], rate: f64, seed: u64, step: u64,
     let kept = T::from_f64(1.0 / (1.0 - rate));
     let limit = ((1.0 - rate) * 2f64.powi(32)) as u32;
     let mut blocks = mask.chunks_exact_mut(BLOCK);
-    let mut counter = key(seed, step, row);
+    let mut counter = key;
     for block in &mut blocks {
         fill_block(block, kept, limit, counter);
         counter = counter.wrapping_add(GOLDEN.wrapping_mul(HASHES as u64));
@@ -69,12 +69,13 @@ pub fn multiply_in_place<T: Element, S: Simd<T>>(simd: S, x: &mut [T], mask: &[T
 mod tests {
     use super::*;
     use crate::dispatch;
+    use crate::kernels::counter::key;
     use crate::kernels::simd::Level;
     use crate::kernels::testing::{for_each_level, random};
 
     fn mask(len: usize, rate: f64, seed: u64, step: u64, row: u64) -> Vec<f64> {
         let mut mask = vec![f64::NAN; len];
-        dropout_mask(&mut mask, rate, seed, step, row);
+        dropout_mask(&mut mask, rate, key(seed, step, row));
         mask
     }
 
@@ -140,7 +141,7 @@ mod tests {
                 let mut mask = vec![f32::NAN; len];
                 dispatch!(f32, level, simd => {
                     let _ = simd;
-                    dropout_mask(&mut mask, 0.3, 1, 2, 3);
+                    dropout_mask(&mut mask, 0.3, key(1, 2, 3));
                 });
                 let expected: Vec<f32> = whole[..len].iter().map(|&m| m as f32).collect();
                 assert_eq!(mask, expected);

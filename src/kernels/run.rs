@@ -140,9 +140,9 @@ pub fn rescale<T: Element, X: Source>(out: &mut [T], x: &[X], scale: T, offset: 
 }
 
 /// [`dropout_mask`](super::dropout::dropout_mask)
-pub fn dropout_mask<T: Element>(mask: &mut [T], rate: f64, seed: u64, step: u64, row: u64) {
+pub fn dropout_mask<T: Element>(mask: &mut [T], rate: f64, key: u64) {
     dispatch!(T, simd::level(), simd => {
         let _ = simd;
-        super::dropout::dropout_mask(mask, rate, seed, step, row);
+        super::dropout::dropout_mask(mask, rate, key);
     });
 }

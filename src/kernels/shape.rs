@@ -281,6 +281,9 @@ impl ConvShape {
 /// The side of the pooling window that networks use most, which is also its stride.
 pub const POOL: usize = 2;
 
+/// Positions in that window.
+pub const POSITIONS: usize = POOL * POOL;
+
 /// Pooling: (h, w, c) -> (windows below each other, windows beside each other, c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolShape {
@@ -360,6 +363,15 @@ impl ConvPoolShape {
     #[inline(always)]
     pub fn pool(&self) -> &PoolShape {
         &self.pool
+    }
+
+    /// Checks what the kernels for `n` images trust: `out` (or its gradient) and `argmax` (n, pooled h,
+    /// pooled w, c_out), `x` (or its gradient) (n, h, w, c_in) with its padding, and the kernel.
+    pub fn check<T>(&self, out: &[T], argmax: &[T], x: &[T], kernel: &[T], n: usize) {
+        assert_eq!(Some(out.len()), n.checked_mul(self.pool.output_len()), "output length");
+        assert_eq!(argmax.len(), out.len(), "argmax length");
+        assert_eq!(Some(x.len()), n.checked_mul(self.conv.padded_len()), "image length");
+        assert_eq!(kernel.len(), self.conv.kernel_len(), "kernel length");
     }
 
     /// Whether offsets in an image with its padding are numbers of 32 bits.

@@ -3,8 +3,7 @@
 use std::ops::Range;
 
 use super::patches::{Patch, Patches, columns};
-use super::{POSITIONS, check};
-use crate::kernels::shape::{ConvPoolShape, POOL};
+use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
 
 /// `d_kernel[y, x, 0, o] = sum over images and windows of image[p + (y, x)] * d_out[i, j, o]`, where `p`
@@ -22,7 +21,8 @@ pub fn grey_backward_kernel<T: Element, S: Simd<T>>(
     shape: &ConvPoolShape,
     n: usize,
 ) {
-    check(d_out, argmax, x, d_kernel, shape, n);
+    assert!(super::supports(shape), "a supported shape");
+    shape.check(d_out, argmax, x, d_kernel, n);
     let c_out = shape.conv().c_out();
     let (_, windows, _) = shape.pool().output();
     let gradient = Gradient { d_out, argmax, c_out, windows };

@@ -1,8 +1,8 @@
 //! The convolution and the maxima.
 
 use super::patches::{Patch, Patches};
-use super::{POSITIONS, check, winograd};
-use crate::kernels::shape::{ConvPoolShape, POOL};
+use super::winograd;
+use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
 
 /// `out[i, j, o] = relu(max over the window of (i, j) of conv(x, kernel)[.., .., o] + bias[o])`, and in
@@ -24,7 +24,8 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     shape: &ConvPoolShape,
     n: usize,
 ) {
-    check(out, argmax, x, kernel, shape, n);
+    assert!(super::supports(shape), "a supported shape");
+    shape.check(out, argmax, x, kernel, n);
     let c_out = shape.conv().c_out();
     if let Some(bias) = bias {
         assert_eq!(bias.len(), c_out, "bias length");

@@ -1,10 +1,7 @@
 //! Where the patches lie that filters see, and how they are cut into blocks that fit into registers.
 
-use crate::kernels::shape::{ConvPoolShape, POOL};
+use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
-
-/// Positions in a pooling window.
-pub const POSITIONS: usize = POOL * POOL;
 
 /// The length of equal pieces, of at most `most` each and with none much smaller, that make up `len`.
 #[inline(always)]

@@ -19,8 +19,7 @@ impl<T: Element> Step<T> for DropoutStep {
     fn forward(&self, pass: Forward<'_, T>) {
         let Forward { x, out, saved: mask, random, .. } = pass;
         for (image, mask) in mask.chunks_exact_mut(self.len).enumerate() {
-            let row = random.row + image as u64;
-            run::dropout_mask(mask, self.rate, random.seed ^ self.salt, random.step, row);
+            run::dropout_mask(mask, self.rate, random.key(self.salt, None, image));
         }
         out.copy_from_slice(x);
         run::multiply_in_place(out, mask);
