@@ -73,11 +73,10 @@ pub fn conv3x3_backprop(
     let (d_out, image) = (d_out.elements()?, image.elements()?);
     let mut d_kernel = vec![0.0; shape.kernel_len()];
     run::conv_backward_kernel(&mut d_kernel, d_out, image, &shape, 1);
-    for (f, filter) in filters.as_slice_mut()?.chunks_exact_mut(TAPS).enumerate() {
-        for (tap, weight) in filter.iter_mut().enumerate() {
-            *weight -= learn_rate * d_kernel[tap * n + f];
-        }
-    }
+    // (taps, filters) to (filters, taps)
+    let d_filters: Vec<f64> =
+        (0..d_kernel.len()).map(|i| d_kernel[i % TAPS * n + i / TAPS]).collect();
+    run::sgd(filters.as_slice_mut()?, &d_filters, learn_rate);
     Ok(())
 }
 
@@ -209,8 +208,6 @@ pub fn softmax_backprop<'py>(
     };
     // SAFETY: the kernel checks the lengths and writes its whole output.
     let d_x = unsafe { filled(py, &[shape.inputs()], fill) }?;
-    for (bias, d) in biases.as_slice_mut()?.iter_mut().zip(&d_totals) {
-        *bias -= learn_rate * d;
-    }
+    run::sgd(biases.as_slice_mut()?, &d_totals, learn_rate);
     Ok(d_x)
 }
