@@ -89,97 +89,12 @@ impl<'a, T: Element> Builder<'a, T> {
         }
     }
 
+    /// Adds what the stage does.
     pub(super) fn stage(&mut self, stage: &Stage) -> Result<(), ShapeError> {
-        let layers = &self.layers.layers;
-        let layer = &layers[stage.layer];
-        let norm = |index: Option<usize>| index.and_then(|i| norm(&layers[i]));
-        let out_len = layers[stage.last].output_len();
+        let layer = &self.layers.layers[stage.layer];
+        let out_len = self.layers.layers[stage.last].output_len();
         let width = *layer.output.last().unwrap_or(&1);
-        let stored = layer.weights.first().map_or(Stored::AsIs, |weight| weight.stored);
-        let needs_d_x = self.needs_d_x();
-        let step: Box<dyn Step<T>> = match (&stage.operation, layer.spec.kind) {
-            (
-                &Operation::Conv { norm: index, pool, relu, grey },
-                LayerKind::Conv { use_bias, .. },
-            ) => {
-                let Some(shape) = layer.conv else { return Ok(()) };
-                let pixels = pool.map_or(shape.output_len(), |pool| 4 * pool.pool().output_len());
-                self.work = self.work.saturating_add(shape.taps().saturating_mul(pixels));
-                let norm = norm(index);
-                Box::new(ConvStep { shape, pool, grey, use_bias, relu, stored, needs_d_x, norm })
-            }
-            (
-                &Operation::Dense { norm: index, relu, few },
-                LayerKind::Dense { units, use_bias, .. },
-            ) => {
-                let shape = DenseShape::new(layer.input_len(), units)?;
-                self.work = self.work.saturating_add(shape.weights_len());
-                let norm = norm(index);
-                if few {
-                    Box::new(DenseStep { shape, use_bias, relu, norm })
-                } else {
-                    let shape = ConvShape::dense(layer.input_len(), units)?;
-                    let (pool, grey) = (None, false);
-                    Box::new(ConvStep {
-                        shape,
-                        pool,
-                        grey,
-                        use_bias,
-                        relu,
-                        stored,
-                        needs_d_x,
-                        norm,
-                    })
-                }
-            }
-            (_, LayerKind::MaxPool(_)) => Box::new(MaxPoolStep { shape: max_pool::<T>(layer)? }),
-            (_, LayerKind::AveragePool(_) | LayerKind::GlobalAveragePool { .. }) => {
-                Box::new(AveragePoolStep { shape: pool(layer)? })
-            }
-            (_, LayerKind::Activation(activation)) => {
-                Box::new(ActivationStep { activation, width })
-            }
-            (_, LayerKind::Dropout { rate }) => {
-                let salt = self.nodes.len() as u64;
-                Box::new(DropoutStep { rate, len: out_len, salt })
-            }
-            (_, LayerKind::Warp(spec)) => {
-                let (shape, salt) = (bordered::<T>(layer)?, self.nodes.len() as u64);
-                self.work = self.work.saturating_add(WARP_WORK.saturating_mul(out_len));
-                Box::new(WarpStep { spec, shape, salt })
-            }
-            (_, LayerKind::Erase(spec)) => {
-                let (shape, salt) = (image(layer)?, self.nodes.len() as u64);
-                Box::new(EraseStep { spec, shape, salt })
-            }
-            (_, LayerKind::BatchNorm { momentum, epsilon, center, scale }) => {
-                match (self.mode, layer.weight("moving_mean"), layer.weight("moving_variance")) {
-                    (Mode::Training, Some(mean), Some(variance)) => Box::new(BatchNormStep {
-                        c: width,
-                        pixels: out_len / width,
-                        momentum,
-                        epsilon,
-                        scale,
-                        center,
-                        mean: mean.clone(),
-                        variance: variance.clone(),
-                    }),
-                    _ => match norm(Some(stage.layer)) {
-                        Some(norm) => Box::new(AffineStep { c: width, norm }),
-                        None => return Ok(()),
-                    },
-                }
-            }
-            (_, LayerKind::Rescale { scale, offset }) if self.nodes.is_empty() => {
-                self.offset = self.offset * scale + offset;
-                self.scale *= scale;
-                return Ok(());
-            }
-            (_, LayerKind::Rescale { scale, offset }) => Box::new(RescaleStep { scale, offset }),
-            (_, LayerKind::Flatten | LayerKind::Conv { .. } | LayerKind::Dense { .. }) => {
-                return Ok(());
-            }
-        };
+        let Some(step) = self.step(stage, out_len, width)? else { return Ok(()) };
         self.push(step, out_len, layer.params())?;
         if !matches!(stage.activation, Activation::Linear) {
             let step = Box::new(ActivationStep { activation: stage.activation, width });
@@ -190,6 +105,103 @@ impl<'a, T: Element> Builder<'a, T> {
         self.ends_in_softmax = softmax(stage.activation)
             || matches!(layer.spec.kind, LayerKind::Activation(activation) if softmax(activation));
         Ok(())
+    }
+
+    /// The stage's step, or none if nothing is left to do; `width` is the size of the output's last
+    /// axis.
+    fn step(
+        &mut self,
+        stage: &Stage,
+        out_len: usize,
+        width: usize,
+    ) -> Result<Option<Box<dyn Step<T>>>, ShapeError> {
+        let layer = &self.layers.layers[stage.layer];
+        let salt = self.nodes.len() as u64;
+        Ok(Some(match layer.spec.kind {
+            LayerKind::Conv { use_bias, .. } => self.conv(stage, layer, use_bias)?,
+            LayerKind::Dense { units, use_bias, .. } => {
+                self.dense(stage, layer, units, use_bias)?
+            }
+            LayerKind::Flatten => return Ok(None),
+            LayerKind::Rescale { scale, offset } if self.nodes.is_empty() => {
+                self.offset = self.offset * scale + offset;
+                self.scale *= scale;
+                return Ok(None);
+            }
+            LayerKind::Rescale { scale, offset } => Box::new(RescaleStep { scale, offset }),
+            LayerKind::MaxPool(_) => Box::new(MaxPoolStep { shape: max_pool::<T>(layer)? }),
+            LayerKind::AveragePool(_) | LayerKind::GlobalAveragePool { .. } => {
+                Box::new(AveragePoolStep { shape: pool(layer)? })
+            }
+            LayerKind::Activation(activation) => Box::new(ActivationStep { activation, width }),
+            LayerKind::Dropout { rate } => Box::new(DropoutStep { rate, len: out_len, salt }),
+            LayerKind::Warp(spec) => {
+                self.work = self.work.saturating_add(WARP_WORK.saturating_mul(out_len));
+                Box::new(WarpStep { spec, shape: bordered::<T>(layer)?, salt })
+            }
+            LayerKind::Erase(spec) => Box::new(EraseStep { spec, shape: image(layer)?, salt }),
+            LayerKind::BatchNorm { momentum, epsilon, center, scale } => {
+                let norm = norm(layer)?;
+                if self.mode == Mode::Training {
+                    let (pixels, Norm { mean, variance, .. }) = (out_len / width, norm);
+                    Box::new(BatchNormStep {
+                        c: width,
+                        pixels,
+                        momentum,
+                        epsilon,
+                        scale,
+                        center,
+                        mean,
+                        variance,
+                    })
+                } else {
+                    Box::new(AffineStep { c: width, norm })
+                }
+            }
+        }))
+    }
+
+    fn conv(
+        &mut self,
+        stage: &Stage,
+        layer: &Layer,
+        use_bias: bool,
+    ) -> Result<Box<dyn Step<T>>, ShapeError> {
+        let (&Operation::Conv { norm, pool, relu, grey }, Some(shape)) =
+            (&stage.operation, layer.conv)
+        else {
+            return Err(ShapeError::new("expected a convolution".to_owned()));
+        };
+        let pixels = pool.map_or(shape.output_len(), |pool| 4 * pool.pool().output_len());
+        self.work = self.work.saturating_add(shape.taps().saturating_mul(pixels));
+        let (norm, stored, needs_d_x) = (self.norm(norm)?, stored(layer), self.needs_d_x());
+        Ok(Box::new(ConvStep { shape, pool, grey, use_bias, relu, stored, needs_d_x, norm }))
+    }
+
+    fn dense(
+        &mut self,
+        stage: &Stage,
+        layer: &Layer,
+        units: usize,
+        use_bias: bool,
+    ) -> Result<Box<dyn Step<T>>, ShapeError> {
+        let Operation::Dense { norm, relu, few } = stage.operation else {
+            return Err(ShapeError::new("expected a dense layer".to_owned()));
+        };
+        let norm = self.norm(norm)?;
+        let shape = DenseShape::new(layer.input_len(), units)?;
+        self.work = self.work.saturating_add(shape.weights_len());
+        if few {
+            return Ok(Box::new(DenseStep { shape, use_bias, relu, norm }));
+        }
+        let shape = ConvShape::dense(layer.input_len(), units)?;
+        let (pool, grey, stored, needs_d_x) = (None, false, stored(layer), self.needs_d_x());
+        Ok(Box::new(ConvStep { shape, pool, grey, use_bias, relu, stored, needs_d_x, norm }))
+    }
+
+    /// The layer of batch normalisation with that number, if there is one.
+    fn norm(&self, index: Option<usize>) -> Result<Option<Norm>, ShapeError> {
+        index.map(|index| norm(&self.layers.layers[index])).transpose()
     }
 
     fn needs_d_x(&self) -> bool {
@@ -325,10 +337,16 @@ fn max_pool<T: Element>(layer: &Layer) -> Result<PoolShape, ShapeError> {
     Ok(shape)
 }
 
+/// How the layer's kernel is stored.
+fn stored(layer: &Layer) -> Stored {
+    layer.weights.first().map_or(Stored::AsIs, |weight| weight.stored)
+}
+
 /// The weights of a layer of batch normalisation.
-fn norm(layer: &Layer) -> Option<Norm> {
+fn norm(layer: &Layer) -> Result<Norm, ShapeError> {
     match layer.spec.kind {
         LayerKind::BatchNorm { epsilon, .. } => Norm::new(layer, epsilon),
         _ => None,
     }
+    .ok_or_else(|| ShapeError::new("expected a batch normalisation".to_owned()))
 }

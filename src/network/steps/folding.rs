@@ -10,8 +10,10 @@ use crate::network::step::Model;
 pub struct Norm {
     gamma: Option<Weight>,
     beta: Option<Weight>,
-    mean: Weight,
-    variance: Weight,
+    /// The moving average of the means.
+    pub mean: Weight,
+    /// That of the variances.
+    pub variance: Weight,
     epsilon: f64,
 }
 
