@@ -39,9 +39,13 @@ def data(n: int = 20, seed: int = 0) -> tuple[Array, Array]:
     return rng.random((n, 7, 6, 2), np.float32), rng.integers(0, 3, n)
 
 
+def assert_same(got: list[Array], expected: list[Array]) -> None:
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs, strict=True)
+
+
 def assert_same_weights(got: Sequential, expected: Sequential) -> None:
-    for ours, theirs in zip(got.get_weights(), expected.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same(got.get_weights(), expected.get_weights())
 
 
 def description(model: Sequential) -> list[Any]:

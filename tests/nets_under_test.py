@@ -1,9 +1,23 @@
-"""Whole networks for digits, of any library that has Keras's names: `tutorial(cnnrs.layers)`."""
+"""Digits, and whole networks for them, of any library that has Keras's names, such as
+`tutorial(cnnrs.layers)`."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from cnnrs.datasets import mnist
+
+Array: TypeAlias = npt.NDArray[Any]
 
 IMAGE = (28, 28, 1)
+
+
+def digits(n: int) -> tuple[Array, Array]:
+    """Images, float32 (n, 28, 28, 1) from 0 to 1, and their class numbers."""
+    images, labels = mnist.load_data("sample")[0]
+    return (images[:n, ..., np.newaxis] / 255).astype(np.float32), labels[:n].astype(np.int64)
 
 
 def tutorial(of: Any) -> list[Any]:

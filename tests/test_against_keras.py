@@ -13,8 +13,7 @@ import pytest
 import cnnrs
 from augmentation_under_test import FILL_MODES, augmented
 from cnnrs import Activation, Input, Sequential, layers, losses, optimizers, utils
-from cnnrs.datasets import mnist
-from nets_under_test import NETS, convnet, lenet, normed, tutorial
+from nets_under_test import NETS, convnet, digits, lenet, normed, tutorial
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -54,11 +53,6 @@ def draw(variable: Any, rng: np.random.Generator) -> Array:
         return rng.uniform(0.5, 1.5, shape)
     size = np.prod(shape[:-1]) if len(shape) > 1 else 4
     return rng.standard_normal(shape) / np.sqrt(size)
-
-
-def digits(n: int) -> tuple[Array, Array]:
-    images, labels = mnist.load_data("sample")[0]
-    return (images[:n, ..., np.newaxis] / 255).astype(np.float32), labels[:n].astype(np.int64)
 
 
 # Weights and predictions

@@ -24,7 +24,7 @@ from cnnrs.callbacks import (
 from cnnrs.optimizers import SGD, Adam, AdamW, Optimizer
 from cnnrs.optimizers.schedules import CosineDecay
 from cnnrs.utils import set_random_seed
-from model_under_test import SPARSE, Plain, assert_same_weights, data, small_model
+from model_under_test import SPARSE, Plain, assert_same, assert_same_weights, data, small_model
 from nets_under_test import NETS
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -55,11 +55,6 @@ def shown(model: Sequential) -> list[Array]:
 def assert_close(got: list[Array], expected: list[Array], tolerance: float = 1e-12) -> None:
     for ours, theirs in zip(got, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
-
-
-def assert_same(got: list[Array], expected: list[Array]) -> None:
-    for ours, theirs in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
 
 
 # What they come to
@@ -413,6 +408,7 @@ def test_states_that_do_not_fit_are_refused() -> None:
     for wrong, message in [
         (state[:-1], "expected 3 arrays, got 2"),
         ([*state[:-1], np.array([2])], "0 or 1 at its end, got 2"),
+        ([*state[:-1], np.array([1])], "in the weights' place after a step, got 0 steps"),
         ([*state[:-1], np.array([0, 1])], r"\(1,\)"),
     ]:
         with pytest.raises(ValueError, match=message):

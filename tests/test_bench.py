@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cli_under_test import MODULE, NO_MATPLOTLIB, cnnrs_command
 from cnnrs import numpy_reference, numpy_vectorised
-from cnnrs._core import simd_level
+from cnnrs._core import fma_peak, simd_level
 
 OPERATIONS = [
     "Conv3x3 forward",
@@ -173,3 +173,9 @@ def test_a_training_step_is_that_of_the_loops() -> None:
         trained.append((conv.filters, softmax.weights, softmax.biases))
     for loops, fast in zip(*trained, strict=True):
         np.testing.assert_allclose(fast, loops, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+def test_a_peak_is_not_looked_for_for_ever(seconds: float) -> None:
+    with pytest.raises(ValueError, match="seconds: expected a finite number, got"):
+        fma_peak(seconds)

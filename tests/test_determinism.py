@@ -2,11 +2,8 @@
 children and after interruptions."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,10 +12,10 @@ import pytest
 
 import cnnrs
 from cnnrs import Sequential, layers
-from cnnrs.datasets import mnist
 from cnnrs.optimizers import SGD, Adam, AdamW, Optimizer
 from cnnrs.utils import set_random_seed
-from nets_under_test import NETS
+from nets_under_test import NETS, digits
+from processes_under_test import forks, python, sends_signals
 from threads_under_test import in_threads
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -31,11 +28,6 @@ def _same_threads_after() -> Iterator[None]:
     threads = cnnrs.get_num_threads()
     yield
     cnnrs.set_num_threads(threads)
-
-
-def digits(n: int) -> tuple[Array, Array]:
-    images, labels = mnist.load_data("sample")[0]
-    return images[:n, ..., np.newaxis] / np.float32(255), labels[:n].astype(np.int64)
 
 
 def model_of(
@@ -165,24 +157,11 @@ def test_two_models_train_at_once_as_they_do_alone(nets: tuple[str, str]) -> Non
 
 PREAMBLE = """
 import os, signal, sys, threading, time
-sys.path.insert(0, sys.argv[1])
 import numpy as np
 import cnnrs
-from cnnrs import (
-    BatchNormalization, Conv2D, Dense, GlobalAveragePooling2D, Input, Sequential
-)
-from test_determinism import assert_same_bits, digits, model_of
+from nets_under_test import digits
+from test_determinism import assert_same_bits, model_of, steps
 """
-
-
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", PREAMBLE + code, str(Path(__file__).parent)],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 FORK = """
@@ -232,33 +211,15 @@ print("equal" if answers == [goes_on(model)] * 2 else "differ")
 """
 
 
-@pytest.mark.skipif(
-    sys.platform in ("win32", "darwin"),
-    reason="there is no fork here, or none that the system's own libraries survive",
-)
+@forks
 @pytest.mark.parametrize("beside", [False, True])
 def test_forked_children_train_as_their_parent_does(beside: bool) -> None:
     """Also while another thread of the parent trains."""
-    done = python(f"BESIDE = {beside}\n{FORK}")
+    done = python(f"{PREAMBLE}\nBESIDE = {beside}\n{FORK}")
     assert done.stdout == "equal\n", done.stderr
 
 
-INTERRUPTED = """
-def send():
-    global sent
-    sent = time.monotonic()
-    os.kill(os.getpid(), signal.SIGINT)
-
-def interrupted(call, after=0.5):
-    timer = threading.Timer(after, send)
-    timer.start()
-    try:
-        call()
-    except KeyboardInterrupt:
-        print(f"KeyboardInterrupt after {time.monotonic() - sent:.3f} s", file=sys.stderr)
-        return
-    print("no KeyboardInterrupt")
-
+STILL_WORKS = """
 def still_works(model, x, y):
     weights = model.get_weights()
     assert all(np.isfinite(array).all() for array in weights)
@@ -270,71 +231,138 @@ def still_works(model, x, y):
 """
 
 MANY_STEPS = """
+def send():
+    global sent
+    sent = time.monotonic()
+    os.kill(os.getpid(), signal.SIGINT)
+
 x, y = digits(500)
 for net in ("tutorial", "convnet", "normed"):
     model = model_of(net)
-    interrupted(lambda: model.fit(x, y, batch_size=8, epochs=10**6, verbose=0))
+    threading.Timer(0.5, send).start()
+    try:
+        model.fit(x, y, batch_size=8, epochs=10**6, verbose=0)
+    except KeyboardInterrupt:
+        print(f"KeyboardInterrupt after {time.monotonic() - sent:.3f} s", file=sys.stderr)
     still_works(model, x, y)
 """
 
-LONG_STEPS = """
-x, y = digits(5000)
-model = model_of("convnet")
-interrupted(lambda: model.fit(x, y, batch_size=5000, epochs=10**6, verbose=0))
-still_works(model, x[:50], y[:50])
-"""
-
-NO_TRAINING = """
-x, y = digits(5000)
-model, x = model_of("convnet"), np.concatenate([x] * 8)
-y = np.concatenate([y] * 8)
-def evaluate():
-    while True:
-        model.evaluate(x, y, verbose=0)
-def predict():
-    while True:
-        model.predict(x)
-interrupted(evaluate)
-interrupted(predict)
-still_works(model, x[:50], y[:50])
-"""
-
-
-sends_signals = pytest.mark.skipif(
-    sys.platform == "win32", reason="signals are sent in another way there"
-)
-
 
 @sends_signals
-@pytest.mark.parametrize(
-    ("code", "times"),
-    [(MANY_STEPS, 3), (LONG_STEPS, 1), (NO_TRAINING, 1)],
-    ids=["many steps", "long steps", "evaluate and predict"],
-)
-def test_sigint_ends_a_call_and_the_model_goes_on(code: str, times: int) -> None:
+def test_sigint_ends_a_training_of_many_steps_and_the_model_goes_on() -> None:
     """How long it took stands on standard error, which is shown if this fails."""
-    done = python(INTERRUPTED + code)
-    assert done.stdout == "goes on\n" * times, done.stderr
+    done = python(PREAMBLE + STILL_WORKS + MANY_STEPS)
+    assert done.stdout == "goes on\n" * 3, done.stderr
 
 
-SEVERAL_LOOKS = """
+INTERRUPTED = """
+from threads_under_test import AtWork
+
+sys.setswitchinterval(1000)
+
+def interrupted(model, call):
+    # A SIGINT comes while the compiled network is at work, and ends its call there.
+    with AtWork(model) as network:
+        def send():
+            network.begun.wait()
+            os.kill(os.getpid(), signal.SIGINT)
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        try:
+            call()
+        except KeyboardInterrupt:
+            assert network.begun.is_set()
+            assert network.returned == []
+        else:
+            print("no KeyboardInterrupt")
+        sender.join()
+"""
+
+MANY_IMAGES = """
+x, y = digits(5000)
+
+def made():
+    return model_of("convnet", RULE)
+"""
+
+ONE_IMAGE = """
+from cnnrs import BatchNormalization, Conv2D, Dense, GlobalAveragePooling2D, Input, Sequential
+
+rng = np.random.default_rng(0)
+x, y = rng.random((1, 256, 256, 32), np.float32), np.ones((1, 1), np.float32)
+
 def block():
     return [Conv2D(32, 3, padding="same", use_bias=False), BatchNormalization()]
 
-layers = [Input((256, 256, 32)), *block(), *block(), *block(), GlobalAveragePooling2D(), Dense(1)]
-model = Sequential(layers)
-model.compile("sgd", "mse")
-x, y = np.ones((1, 256, 256, 32), np.float32), np.ones((1, 1), np.float32)
-cnnrs.set_num_threads(1)
-interrupted(lambda: model.fit(x, y, verbose=0), after=0.1)
-still_works(model, x, y)
+def made():
+    cnnrs.utils.set_random_seed(1)
+    blocks = [*block(), *block(), *block()]
+    model = Sequential([Input((256, 256, 32)), *blocks, GlobalAveragePooling2D(), Dense(1)])
+    model.compile(RULE, "mse")
+    return model
+"""
+
+ONE_STEP = """
+def state(model):
+    return [*model.get_weights(), *model._ready_network().optimizer_state()]
+
+model, expected = made(), made()
+for each in (model, expected):
+    steps(each, x[:9], y[:9], batch=1, calls=[1])
+before = state(model)
+interrupted(model, lambda: model.fit(x, y, batch_size=len(x), verbose=0))
+assert model._ready_network().steps() == 1
+assert_same_bits(state(model), before)
+for each in (model, expected):
+    steps(each, x[:9], y[:9], batch=1, calls=[1])
+assert_same_bits(state(model), state(expected))
+print("goes on")
 """
 
 
 @sends_signals
-def test_sigint_is_not_forgotten_in_a_step_of_several_looks() -> None:
-    """Where a batch of one block is normalised, and each stretch between meetings takes long."""
-    done = python(INTERRUPTED + SEVERAL_LOOKS, CNNRS_SIMD="scalar")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("rule", "kind"),
+    [
+        ("SGD(0.02)", MANY_IMAGES),
+        ("SGD(0.02, momentum=0.9)", MANY_IMAGES),
+        ("Adam()", MANY_IMAGES),
+        ("SGD(0.02, momentum=0.9)", ONE_IMAGE),
+    ],
+    ids=["plain", "momentum", "adam", "one image"],
+)
+def test_a_step_that_sigint_ends_does_not_count(rule: str, kind: str, threads: int) -> None:
+    """Nor is the signal forgotten where the images of a step meet again and again, as one image
+    does in batch normalisation, and each stretch between meetings takes long."""
+    done = python(
+        f"{PREAMBLE}\nfrom cnnrs.optimizers import SGD, Adam\nRULE = {rule}\n"
+        + kind
+        + INTERRUPTED
+        + ONE_STEP,
+        CNNRS_SIMD="scalar",
+        CNNRS_NUM_THREADS=str(threads),
+    )
+    assert done.stdout == "goes on\n", done.stderr
+
+
+NO_TRAINING = """
+x, y = digits(5000)
+model, many, labels = model_of("convnet"), np.concatenate([x] * 4), np.concatenate([y] * 4)
+interrupted(model, lambda: model.evaluate(many, labels, verbose=0))
+interrupted(model, lambda: model.predict(many))
+still_works(model, x[:50], y[:50])
+"""
+
+
+@sends_signals
+@pytest.mark.parametrize("threads", [1, 3])
+def test_sigint_ends_evaluate_and_predict(threads: int) -> None:
+    done = python(
+        PREAMBLE + STILL_WORKS + INTERRUPTED + NO_TRAINING,
+        CNNRS_SIMD="scalar",
+        CNNRS_NUM_THREADS=str(threads),
+    )
     assert done.stdout == "goes on\n", done.stderr
 
 
@@ -343,19 +371,19 @@ def test_sigint_is_not_forgotten_in_a_step_of_several_looks() -> None:
 
 @pytest.mark.parametrize("threads", [1, 3, 64])
 def test_the_environment_says_how_many_threads(threads: int) -> None:
-    done = python("print(cnnrs.get_num_threads())", CNNRS_NUM_THREADS=str(threads))
+    done = python("import cnnrs; print(cnnrs.get_num_threads())", CNNRS_NUM_THREADS=str(threads))
     assert done.stdout == f"{threads}\n", done.stderr
 
 
 def test_an_empty_number_of_threads_means_the_processors() -> None:
     """Those that this process may use, which can be fewer than the machine has."""
-    done = python("print(cnnrs.get_num_threads())", CNNRS_NUM_THREADS="")
+    done = python("import cnnrs; print(cnnrs.get_num_threads())", CNNRS_NUM_THREADS="")
     assert 1 <= int(done.stdout) <= (os.cpu_count() or 1), done.stderr
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " 2", "99999999999999999999"])
 def test_unfit_numbers_of_threads_are_refused_by_the_import(text: str) -> None:
-    done = python("print('imported')", CNNRS_NUM_THREADS=text)
+    done = python("import cnnrs; print('imported')", CNNRS_NUM_THREADS=text)
     assert done.returncode == 1
     assert done.stdout == ""
     expected = f'ValueError: CNNRS_NUM_THREADS: expected an integer from 1, got "{text}"'

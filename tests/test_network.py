@@ -1,6 +1,5 @@
 """The compiled network below `Sequential`: what it takes, what it refuses, and its threads."""
 
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -13,6 +12,8 @@ import pytest
 from cnnrs._core import Network
 from cnnrs.recipes.tutorial import tutorial_network
 from cnnrs.utils import set_random_seed
+from model_under_test import assert_same
+from processes_under_test import python
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -35,11 +36,6 @@ def step(net: Network, x: Any, y: Any, order: Any, **changes: Any) -> Any:
     """Train on one image a step."""
     others = {"batch": 1, "rates": np.full(np.size(order), 0.1), "seed": 0, "first": 0} | changes
     return net.train(x, y, order, *others.values())
-
-
-def assert_same(got: list[np.ndarray], expected: list[np.ndarray]) -> None:
-    for ours, theirs in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs, strict=True)
 
 
 # What is refused
@@ -147,7 +143,7 @@ def test_a_network_larger_than_memory_is_an_exception_and_no_abort(layers: str) 
         except (MemoryError, ValueError) as error:
             print("refused")
     """
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    ran = python(program)
     assert (ran.returncode, ran.stdout.strip()) == (0, "refused")
 
 

@@ -6,10 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.resources
 import inspect
-import os
 import pkgutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -35,6 +32,7 @@ from cnnrs import (
 from cnnrs.datasets import fashion_mnist, mnist
 from cnnrs.optimizers import schedules
 from cnnrs.recipes.tutorial import tutorial_network
+from processes_under_test import python
 
 HEAVY = {
     "PIL",
@@ -88,12 +86,6 @@ PUBLIC_MODULES = sorted(
     for found in pkgutil.walk_packages(cnnrs.__path__, "cnnrs.")
     if not any(part.startswith("_") for part in found.name.split("."))
 )
-
-
-def python(program: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | env
-    )
 
 
 # Imports

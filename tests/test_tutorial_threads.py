@@ -3,12 +3,9 @@
 import copy
 import gc
 import itertools
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +14,16 @@ import pytest
 from cnnrs import Conv3x3, MaxPool2, Softmax, _core
 from cnnrs import numpy_reference as plain
 from layers_under_test import Array, assert_same_parameters, pair, state
+from processes_under_test import python
 from threads_under_test import in_threads
 
 # --- Instruction sets, each in a process of its own --------------------------------------------
 
 EACH_INSTRUCTION_SET = """
-import sys; sys.path.insert(0, sys.argv[1])
+import sys
 import test_tutorial_numbers as t
 from cnnrs import _core
-assert _core.simd_level() == sys.argv[2], _core.simd_level()
+assert _core.simd_level() == sys.argv[1], _core.simd_level()
 t.test_conv_equals_numpy(); t.test_max_pool_equals_numpy(); t.test_softmax_equals_numpy()
 for n in t.AROUND_VECTORS:
     t.test_sizes_around_vectors_and_tiles_equal_numpy(n, t.np.random.default_rng(n))
@@ -33,24 +31,14 @@ print("equal")
 """
 
 
-def python(*arguments: str, simd: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", *arguments],
-        env={**os.environ, "CNNRS_SIMD": simd},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.mark.parametrize("level", sorted({*_core.simd_levels()} - {_core.simd_level()}))
 def test_every_other_instruction_set_equals_numpy(level: str) -> None:
-    done = python(EACH_INSTRUCTION_SET, str(Path(__file__).parent), level, simd=level)
+    done = python(EACH_INSTRUCTION_SET, level, CNNRS_SIMD=level)
     assert done.stdout == "equal\n", done.stderr
 
 
 def test_an_unknown_instruction_set_is_refused_by_the_import() -> None:
-    done = python("import cnnrs", simd="nonsense")
+    done = python("import cnnrs", CNNRS_SIMD="nonsense")
     assert done.returncode == 1
     names = ", ".join(_core.simd_levels())
     expected = f'ValueError: CNNRS_SIMD: expected one of this machine\'s {names}, got "nonsense"'
@@ -58,7 +46,7 @@ def test_an_unknown_instruction_set_is_refused_by_the_import() -> None:
 
 
 def test_an_empty_instruction_set_means_the_fastest() -> None:
-    done = python("from cnnrs import _core; print(_core.simd_level())", simd="")
+    done = python("from cnnrs import _core; print(_core.simd_level())", CNNRS_SIMD="")
     assert done.stdout.strip() == _core.simd_levels()[-1]
 
 
@@ -116,7 +104,7 @@ except (TypeError, ValueError) as error:
 
 
 def test_a_gradient_that_changes_while_the_image_is_converted_is_refused() -> None:
-    done = python(CHANGES_MEANWHILE, simd="")
+    done = python(CHANGES_MEANWHILE)
     assert done.stdout == "refused True\n", done.stderr
 
 
