@@ -272,6 +272,40 @@ def test_a_schedule_can_be_assigned_on_the_way() -> None:
     assert model.optimizer._rates(7, 2).tolist() == [0.25, 0.25]
 
 
+class From5(LearningRateSchedule):
+    """What comes from step 5 on."""
+
+    def __init__(self, rate: Any) -> None:
+        self.rate = rate
+
+    def __call__(self, step: int) -> Any:
+        return self.rate if step >= 5 else 0.125
+
+
+@pytest.mark.parametrize(
+    ("schedule", "error", "got"),
+    [
+        (From5(-0.5), ValueError, "-0.5"),
+        (From5(math.nan), ValueError, "nan"),
+        (From5(math.inf), ValueError, "inf"),
+        (ExponentialDecay(1e-10, 1, 1e62), ValueError, "inf"),
+        (From5(None), TypeError, "None"),
+        (From5([0.125]), TypeError, r"\[0.125\]"),
+    ],
+    ids=["negative", "nan", "infinite", "overflow", "none", "list"],
+)
+def test_a_rate_that_no_step_can_take_is_refused_with_its_step(
+    schedule: Any, error: type[Exception], got: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnrs._fit.CALL_SECONDS", 1e6)
+    x, y = np.zeros((20, 3)), np.zeros(20)
+    model = linear_model(SGD(schedule))
+    model.fit(x[:2], y[:2], 1, verbose=0)  # steps 0 and 1
+    with pytest.raises(error, match=f"learning_rate: .*got {got} at step 5$"):
+        model.fit(x, y, 1, verbose=0)  # step 2, and in another call those from 3 on
+    assert model._ready_network().steps() == 3
+
+
 # Against Keras and PyTorch
 
 

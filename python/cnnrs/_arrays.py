@@ -40,7 +40,7 @@ def inputs(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     array = real(name, value)
     if array.ndim == 0:
         raise ValueError(f"{name}: expected an array with a batch axis, got the number {array}")
-    native = array.dtype.newbyteorder("=")
+    native = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
     return plain(array, native if native in TAKEN_AS_THEY_ARE else dtype)
 
 

@@ -129,7 +129,8 @@ def rates_of(learning_rate: float | Callable[[int], float], first: int, count: i
         return np.full(count, learning_rate, np.float64)
     # A subclass may be called with single steps only.
     if isinstance(learning_rate, Formula) and type(learning_rate).__call__ is Formula.__call__:
-        rates = learning_rate._at(np.arange(first, first + count, dtype=np.float64))
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is refused below
+            rates = learning_rate._at(np.arange(first, first + count, dtype=np.float64))
     else:
         steps = range(first, first + count)
         rates = np.fromiter(
