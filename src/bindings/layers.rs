@@ -9,7 +9,7 @@ use pyo3::sync::MutexExt;
 use pyo3::types::PyTuple;
 
 use super::array::{Input, Order, expect_shape, filled, read, sizes, write};
-use crate::kernels::pack::{pack_filters, packed_len};
+use crate::kernels::pack::packed_len;
 use crate::kernels::run;
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape};
 
@@ -47,7 +47,7 @@ pub fn conv3x3_forward<'py>(
 
     let (h, w, n) = shape.output();
     let mut packed = vec![0.0; packed_len::<f64>(TAPS, n)];
-    pack_filters(&mut packed, filters, TAPS, n);
+    run::pack_filters(&mut packed, filters, TAPS, n);
     let fill = |out: &mut [f64]| {
         run::conv_forward(out, image, &packed, None, false, &shape, 1);
     };

@@ -411,8 +411,9 @@ mod tests {
     use super::*;
     use crate::dispatch;
     use crate::kernels::conv::tests::cases;
-    use crate::kernels::pack::{pack_input, pad};
+    use crate::kernels::pack::pad;
     use crate::kernels::reference;
+    use crate::kernels::run;
     use crate::kernels::testing::{assert_close, for_each_level, random};
 
     fn equals_reference<T: Element>() {
@@ -423,7 +424,7 @@ mod tests {
             let mut padded = vec![T::nan(); n * shape.padded_len()];
             pad(&mut padded, &x, shape.windows(), n);
             let mut packed = vec![T::nan(); packed_input_len::<T>(&shape)];
-            pack_input(&mut packed, &kernel, &shape);
+            run::pack_input(&mut packed, &kernel, &shape);
             let mut expected_kernel = vec![T::nan(); kernel.len()];
             let mut expected_x = vec![T::nan(); x.len()];
             reference::conv_backward_kernel(&mut expected_kernel, &d_out, &x, &shape);

@@ -6,7 +6,7 @@
 //! is full.
 
 use super::shape::{ConvShape, WindowShape};
-use super::simd::Element;
+use super::simd::{Element, MAX_LANES, Simd};
 
 /// Channels of a block: those of a cache line, which is the widest vector there is.
 pub const fn block<T>() -> usize {
@@ -41,56 +41,59 @@ pub fn pack_taps<T: Element>(packed: &mut [T], kernel: &[T], taps: usize, c_out:
 
 /// Packs a kernel stored (c_out, taps).
 #[inline(always)]
-pub fn pack_filters<T: Element>(packed: &mut [T], filters: &[T], taps: usize, c_out: usize) {
+pub fn pack_filters<T: Element, S: Simd<T>>(
+    simd: S,
+    packed: &mut [T],
+    filters: &[T],
+    taps: usize,
+    c_out: usize,
+) {
     assert_eq!(packed.len(), packed_len::<T>(taps, c_out), "packed length");
     assert_eq!(filters.len(), taps * c_out, "filters' length");
     let block = block::<T>();
     let blocks = packed.chunks_exact_mut(taps * block).zip(filters.chunks(taps * block));
     for (packed, filters) in blocks {
-        transpose(packed, filters, taps);
+        transpose(simd, packed, filters, taps);
     }
 }
-
-/// The side of the squares in which [`transpose`] goes, so that neighbours meet in registers.
-const SQUARE: usize = 4;
 
 /// One block of a packed kernel: `out[j, i] = x[i, j]`, where `out` (columns, channels of a block) is
 /// filled up with zeros and `x` is (rows, columns).
 #[inline(always)]
-fn transpose<T: Element>(out: &mut [T], x: &[T], columns: usize) {
+fn transpose<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T], columns: usize) {
     let block = block::<T>();
     let rows = x.len() / columns;
-    if rows < block {
-        out.fill(T::zero());
-    }
-    let mut i = 0;
-    while i + SQUARE <= rows {
-        let mut j = 0;
-        while j + SQUARE <= columns {
-            let mut square = [[T::zero(); SQUARE]; SQUARE];
-            for (n, row) in square.iter_mut().enumerate() {
-                row.copy_from_slice(&x[(i + n) * columns + j..][..SQUARE]);
+    for (square, out) in out.chunks_mut(S::LANES * block).enumerate() {
+        let left = square * S::LANES;
+        let right = columns.min(left + S::LANES);
+        for top in (0..block).step_by(S::LANES) {
+            let mut lines = [simd.zero(); MAX_LANES];
+            for i in top..rows.min(top + S::LANES) {
+                lines[i - top] = simd.load_up_to(&x[i * columns..][left..right]);
             }
-            for m in 0..SQUARE {
-                let out = &mut out[(j + m) * block + i..][..SQUARE];
-                for n in 0..SQUARE {
-                    out[n] = square[n][m];
-                }
-            }
-            j += SQUARE;
-        }
-        for j in j..columns {
-            for n in i..i + SQUARE {
-                out[j * block + n] = x[n * columns + j];
+            let lines = transposed(simd, lines);
+            for (out, line) in out.chunks_exact_mut(block).zip(lines) {
+                simd.store(line, &mut out[top..]);
             }
         }
-        i += SQUARE;
     }
-    for i in i..rows {
-        for j in 0..columns {
-            out[j * block + i] = x[i * columns + j];
+}
+
+/// The square of the first `LANES` vectors, with its columns for its rows. To put all even lanes before
+/// all odd ones is to turn the bits of a lane's number by one place; after as many turns as a lane's
+/// number has bits, row and column have changed places.
+#[inline(always)]
+fn transposed<T: Element, S: Simd<T>>(
+    simd: S,
+    mut lines: [S::Vector; MAX_LANES],
+) -> [S::Vector; MAX_LANES] {
+    for _ in 0..S::LANES.ilog2() {
+        let before = lines;
+        for i in 0..S::LANES / 2 {
+            [lines[i], lines[i + S::LANES / 2]] = simd.unzip(before[2 * i], before[2 * i + 1]);
         }
     }
+    lines
 }
 
 /// How the taps of one axis meet the input pixels of one phase: those whose number leaves the
@@ -127,7 +130,12 @@ pub fn packed_input_len<T>(shape: &ConvShape) -> usize {
 /// through every sh-th row and sw-th column of the kernel, flipped, as a convolution with stride 1
 /// from c_out to c_in channels. One packed kernel for each phase follows the other, row by row.
 #[inline(always)]
-pub fn pack_input<T: Element>(packed: &mut [T], kernel: &[T], shape: &ConvShape) {
+pub fn pack_input<T: Element, S: Simd<T>>(
+    simd: S,
+    packed: &mut [T],
+    kernel: &[T],
+    shape: &ConvShape,
+) {
     assert_eq!(packed.len(), packed_input_len::<T>(shape), "packed length");
     assert_eq!(kernel.len(), shape.kernel_len(), "kernel length");
     let ((kh, kw), (sh, sw)) = (shape.window(), shape.strides());
@@ -146,7 +154,7 @@ pub fn pack_input<T: Element>(packed: &mut [T], kernel: &[T], shape: &ConvShape)
                         // The kernel at one tap is (c_in, c_out).
                         let kernel = &kernel[((y * kw + x) * c_in + c) * c_out..];
                         if let Some(packed) = packed.next() {
-                            transpose(packed, &kernel[..channels * c_out], c_out);
+                            transpose(simd, packed, &kernel[..channels * c_out], c_out);
                         }
                     }
                 }
@@ -217,29 +225,38 @@ pub fn crop<T: Element>(x: &mut [T], padded: &[T], windows: &WindowShape, n: usi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatch;
     use crate::kernels::shape::Padding;
-    use crate::kernels::testing::random;
+    use crate::kernels::simd::Level;
+    use crate::kernels::testing::{for_each_level, random};
 
     #[test]
     fn packed_kernels_are_blocks_of_channels() {
-        for taps in [1, 2, 9] {
-            for c_out in [1, 15, 16, 17, 33] {
-                let kernel: Vec<f32> = random(taps * c_out, 1);
-                let mut packed = vec![f32::NAN; packed_len::<f32>(taps, c_out)];
-                pack_taps(&mut packed, &kernel, taps, c_out);
-                for (i, &got) in packed.iter().enumerate() {
-                    let (o, tap) = (i / (taps * 16) * 16 + i % 16, i / 16 % taps);
-                    assert_eq!(got, if o < c_out { kernel[tap * c_out + o] } else { 0.0 });
-                }
-                let mut filters = vec![0.0; kernel.len()];
-                for (i, filter) in filters.iter_mut().enumerate() {
-                    *filter = kernel[i % taps * c_out + i / taps];
-                }
-                let mut again = vec![f32::NAN; packed.len()];
-                pack_filters(&mut again, &filters, taps, c_out);
-                assert_eq!(again, packed);
+        fn case<T: Element>(level: Level, taps: usize, c_out: usize) {
+            let kernel: Vec<T> = random(taps * c_out, 1);
+            let mut packed = vec![T::nan(); packed_len::<T>(taps, c_out)];
+            pack_taps(&mut packed, &kernel, taps, c_out);
+            let block = block::<T>();
+            for (i, &got) in packed.iter().enumerate() {
+                let (o, tap) = (i / (taps * block) * block + i % block, i / block % taps);
+                assert_eq!(got, if o < c_out { kernel[tap * c_out + o] } else { T::zero() });
             }
+            let mut filters = vec![T::zero(); kernel.len()];
+            for (i, filter) in filters.iter_mut().enumerate() {
+                *filter = kernel[i % taps * c_out + i / taps];
+            }
+            let mut again = vec![T::nan(); packed.len()];
+            dispatch!(T, level, simd => pack_filters(simd, &mut again, &filters, taps, c_out));
+            assert_eq!(again, packed, "{level:?}, {taps} taps, {c_out} channels");
         }
+        for_each_level(|level| {
+            for taps in [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33] {
+                for c_out in [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 33] {
+                    case::<f32>(level, taps, c_out);
+                    case::<f64>(level, taps, c_out);
+                }
+            }
+        });
     }
 
     #[test]

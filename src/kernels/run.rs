@@ -95,6 +95,8 @@ kernels! {
     optimizer::sgd_momentum(
         params: &mut [T], velocity: &mut [T], grad: &[T], rate: f64, momentum: f64, nesterov: bool,
     );
+    pack::pack_filters(packed: &mut [T], filters: &[T], taps: usize, c_out: usize);
+    pack::pack_input(packed: &mut [T], kernel: &[T], shape: &ConvShape);
     pool::average_pool_forward(out: &mut [T], x: &[T], shape: &PoolShape, n: usize);
     pool::average_pool_backward(d_x: &mut [T], d_out: &[T], shape: &PoolShape, n: usize);
     pool::max_pool_forward(out: &mut [T], x: &[T], shape: &PoolShape, n: usize);

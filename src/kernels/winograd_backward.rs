@@ -47,7 +47,7 @@ pub fn winograd_backward_input<T: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::pack::{pack_input, packed_input_len};
+    use crate::kernels::pack::packed_input_len;
     use crate::kernels::reference;
     use crate::kernels::testing::{assert_close, random};
     use crate::kernels::winograd::tests::{growth, shapes};
@@ -63,7 +63,7 @@ mod tests {
             reference::conv_backward_input(&mut expected, &d_out, &kernel, &shape);
 
             let mut taps = vec![T::nan(); packed_input_len::<T>(&shape)];
-            pack_input(&mut taps, &kernel, &shape);
+            run::pack_input(&mut taps, &kernel, &shape);
             let mut packed = vec![T::nan(); winograd::packed_len::<T>(&gradient)];
             run::winograd_pack(&mut packed, &taps, &gradient);
             let mut scratch = vec![T::nan(); scratch_len::<T>(&gradient, n)];

@@ -34,36 +34,49 @@ pub fn forward<T: Element, S: Simd<T>>(
     let (h, w, _) = shape.conv().windows().padded();
     let (out_h, out_w, c_out) = shape.pool().output();
     let mut kernel = [[[T::zero(); CHANNELS]; PATCH]; PATCH];
-    let mut pixels = [[[T::zero(); MAX_LANES]; PATCH]; PATCH];
     for o in (0..c_out).step_by(CHANNELS) {
         let layer = layer.part(o, CHANNELS);
         set_kernel(simd, &mut kernel, &layer);
         for (image, x) in x.chunks_exact(h * w).enumerate() {
             for j in (0..out_w).step_by(S::LANES) {
                 let windows = S::LANES.min(out_w - j);
-                let row = |y| y * w + POOL * j;
-                // Two of four rows of pixels are under the next row of windows too.
-                let mut above = [row_points(simd, x, row(0)), row_points(simd, x, row(1))];
-                for i in 0..out_h {
-                    let y = POOL * (i + 1);
-                    let below = [row_points(simd, x, row(y)), row_points(simd, x, row(y + 1))];
-                    set_pixels(simd, &mut pixels, above, below);
-                    above = below;
-                    let first = ((image * out_h + i) * out_w + j) * c_out;
-                    let outputs = first..first + windows * c_out;
-                    let (out, argmax) = (&mut out[outputs.clone()], &mut argmax[outputs]);
-                    for o in (o..layer.end).step_by(S::LANES) {
-                        let layer = layer.part(o, S::LANES);
-                        // Half a vector of channels takes half the time, if there are such vectors.
-                        if layer.end - o <= <S::Narrow as Simd<T>>::LANES {
-                            store_windows(simd.narrow(), out, argmax, &kernel, &pixels, &layer);
-                        } else {
-                            store_windows(simd, out, argmax, &kernel, &pixels, &layer);
-                        }
-                    }
-                }
+                for_each_row(
+                    simd,
+                    &x[POOL * j..],
+                    w,
+                    out_h,
+                    #[inline(always)]
+                    |i, pixels| {
+                        let first = ((image * out_h + i) * out_w + j) * c_out;
+                        let outputs = first..first + windows * c_out;
+                        let (out, argmax) = (&mut out[outputs.clone()], &mut argmax[outputs]);
+                        store_channels(simd, out, argmax, &kernel, pixels, &layer);
+                    },
+                );
             }
         }
+    }
+}
+
+/// Calls `store` with the number of each row of windows, and the points of the pixels under as many of
+/// them as there are lanes; `x` begins at the first window, and its rows are `w` pixels apart.
+#[inline(always)]
+fn for_each_row<T: Element, S: Simd<T>>(
+    simd: S,
+    x: &[T],
+    w: usize,
+    rows: usize,
+    mut store: impl FnMut(usize, &Points<[T; MAX_LANES]>),
+) {
+    let mut points = [[[T::zero(); MAX_LANES]; PATCH]; PATCH];
+    // Two of four rows of pixels are under the next row of windows too.
+    let mut above = [row_points(simd, x, 0), row_points(simd, x, w)];
+    for i in 0..rows {
+        let y = POOL * (i + 1);
+        let below = [row_points(simd, x, y * w), row_points(simd, x, (y + 1) * w)];
+        set_pixels(simd, &mut points, above, below);
+        above = below;
+        store(i, &points);
     }
 }
 
@@ -132,8 +145,28 @@ fn set_pixels<T: Element, S: Simd<T>>(
     }
 }
 
-/// The layer's outputs and the places of the maxima for windows beside each other, for a vector of
-/// channels. In a function of its own, where the kernel's points stay in registers.
+/// The layer's outputs and the places of the maxima for windows beside each other.
+#[inline(always)]
+fn store_channels<T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    argmax: &mut [T],
+    kernel: &Points<[T; CHANNELS]>,
+    pixels: &Points<[T; MAX_LANES]>,
+    layer: &Channels<T>,
+) {
+    for o in (layer.o..layer.end).step_by(S::LANES) {
+        let layer = layer.part(o, S::LANES);
+        // Half a vector of channels takes half the time, if there are such vectors.
+        if layer.end - o <= <S::Narrow as Simd<T>>::LANES {
+            store_windows(simd.narrow(), out, argmax, kernel, pixels, &layer);
+        } else {
+            store_windows(simd, out, argmax, kernel, pixels, &layer);
+        }
+    }
+}
+
+/// As [`store_channels`], for a vector of channels. In a function of its own, where the kernel's points stay in registers.
 #[inline(always)]
 fn store_windows<T: Element, S: Simd<T>>(
     simd: S,

@@ -3,9 +3,7 @@
 use std::ops::Range;
 
 use crate::kernels::conv_backward::input_scratch_len;
-use crate::kernels::pack::{
-    crop, pack_filters, pack_input, pack_taps, packed_input_len, packed_len, pad,
-};
+use crate::kernels::pack::{crop, pack_taps, packed_input_len, packed_len, pad};
 use crate::kernels::run;
 use crate::kernels::shape::{ConvPoolShape, ConvShape};
 use crate::kernels::simd::Element;
@@ -222,14 +220,14 @@ impl<T: Element> Step<T> for ConvStep {
         if !packed.is_empty() {
             match self.stored {
                 Stored::AsIs => pack_taps(packed, kernel, taps, c_out),
-                Stored::Transposed => pack_filters(packed, kernel, taps, c_out),
+                Stored::Transposed => run::pack_filters(packed, kernel, taps, c_out),
             }
         }
         if !points.is_empty() {
             run::winograd_pack(points, packed, &self.shape);
         }
         if !packed_input.is_empty() {
-            pack_input(packed_input, kernel, &self.shape);
+            run::pack_input(packed_input, kernel, &self.shape);
         }
         if let Some(gradient) = self.gradient_shape() {
             run::winograd_pack(input_points, packed_input, &gradient);
