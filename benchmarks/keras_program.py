@@ -9,7 +9,9 @@ library takes by itself, or `--threads`; half of the runs of cnnrs come before t
 half after.
 
 `--images` shortens the peers' runs, which take minutes: training and validation alike. What is
-compared then is the time of a step. cnnrs always runs the whole program.
+compared then is the time of a step. cnnrs always runs the whole program. So that what happens once
+(tracing, compiling) does not count, however few the steps, each run trains before it is timed, with
+100 images, and begins again from its first weights.
 """
 
 import argparse

@@ -1,12 +1,15 @@
 """The tutorial's Keras program as one would write it in PyTorch, without a `DataLoader`.
 
 The loop takes its images from a tensor in a random order, which is the fastest way; and it keeps no
-running loss and accuracy, as Keras and cnnrs do.
+running loss and accuracy, as Keras and cnnrs do. It runs twice, as their `fit` does: before it
+counts, with a few images.
 """
 
 import os
 import time
 from typing import Any
+
+from keras_program_child import DATA, FEW
 
 
 def run(data: str, seed: int) -> dict[str, Any]:
@@ -21,14 +24,12 @@ def run(data: str, seed: int) -> dict[str, Any]:
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     with np.load(data) as arrays:
-        train_images, test_images = (
+        tensors = [
             torch.from_numpy(arrays[name] / np.float32(255) - np.float32(0.5)).unsqueeze(1)
-            for name in ("train_images", "test_images")
-        )
-        train_labels, test_labels = (
-            torch.from_numpy(arrays[name].astype(np.int64))
-            for name in ("train_labels", "test_labels")
-        )
+            if name.endswith("images")
+            else torch.from_numpy(arrays[name].astype(np.int64))
+            for name in DATA
+        ]
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3, bias=False), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(13 * 13 * 8, 10)
     )
@@ -36,23 +37,35 @@ def run(data: str, seed: int) -> dict[str, Any]:
         nn.init.xavier_uniform_(parameter) if parameter.ndim > 1 else nn.init.zeros_(parameter)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.005)
     prepared = time.perf_counter()
-
     epochs = 3
-    for _ in range(epochs):
-        for i in torch.randperm(len(train_images)).tolist():
-            optimizer.zero_grad()
-            outputs = model(train_images[i : i + 1])
-            nn.functional.cross_entropy(outputs, train_labels[i : i + 1]).backward()
-            optimizer.step()
-        with torch.inference_mode():
-            right = sum(
-                (model(x).argmax(1) == y).sum().item()
-                for x, y in zip(test_images.split(1000), test_labels.split(1000), strict=True)
-            )
+
+    def fit(
+        images: torch.Tensor, labels: torch.Tensor, test_images: torch.Tensor, tests: torch.Tensor
+    ) -> float:
+        for _ in range(epochs):
+            for i in torch.randperm(len(images)).tolist():
+                optimizer.zero_grad()
+                outputs = model(images[i : i + 1])
+                nn.functional.cross_entropy(outputs, labels[i : i + 1]).backward()
+                optimizer.step()
+            with torch.inference_mode():
+                right = sum(
+                    (model(x).argmax(1) == y).sum().item()
+                    for x, y in zip(test_images.split(1000), tests.split(1000), strict=True)
+                )
+        return right / len(tests)
+
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    fit(*(tensor[:FEW] for tensor in tensors))
+    with torch.no_grad():
+        for parameter, weight in zip(model.parameters(), weights, strict=True):
+            parameter.copy_(weight)
+
+    begun = time.perf_counter()
+    accuracy = fit(*tensors)
     seconds = {
         "imports": imported - start,
-        "fit": time.perf_counter() - prepared,
+        "fit": time.perf_counter() - begun,
         "rest": prepared - imported,
     }
-    steps = epochs * len(train_images)
-    return {"seconds": seconds, "steps": steps, "accuracy": right / len(test_images)}
+    return {"seconds": seconds, "steps": epochs * len(tensors[0]), "accuracy": accuracy}

@@ -1,11 +1,17 @@
-"""Keras on TensorFlow in the peer benchmark, in two ways.
+"""Keras on TensorFlow in the peer benchmark, in three ways.
 
 `keras`: `train_on_batch` and `predict_on_batch` of a compiled model, on tensors that lie ready.
 
-`tf`: the fastest way that TensorFlow was found to have. Training is one `tf.function` that loops in
-its graph over the steps of 512 images, with `tf.nn` operations, the loss from logits, and weights
-that it updates itself; inference is one such function a batch. XLA (`jit_compile=True`) made it
-slower. Outputs of inference end as NumPy arrays in both.
+`tf`: training is one `tf.function` that loops in its graph over the steps of 512 images, with
+`tf.nn` operations, the loss from logits, and weights that it updates itself; inference is one such
+function a batch.
+
+`tf-xla`: the same functions, compiled by XLA (`jit_compile=True`). The convolution is a product of
+patches, joined from shifted slices, and the kernel; the pooling is by reshape. At batch 1 it is
+faster than `tf`, at the larger ones slower. Compiled with the convolution of `tf.nn`, training is
+several times slower.
+
+Outputs of inference end as NumPy arrays in all of them.
 """
 
 import os
@@ -32,7 +38,9 @@ def prepare(
     if tf.config.threading.get_intra_op_parallelism_threads() != threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-    return (KerasWork if key == "keras" else FunctionWork)(row, images, labels)
+    if key == "keras":
+        return KerasWork(row, images, labels)
+    return FunctionWork(row, images, labels, xla=key == "tf-xla")
 
 
 def keras_model(network: Network) -> keras.Sequential:
@@ -83,16 +91,36 @@ class KerasWork(BatchWork):
         return self.model.train_on_batch(x, y)
 
 
+def patches(x: tf.Tensor, size: int, same: bool) -> tf.Tensor:
+    """What a convolution's filters see, in the last axis."""
+    if same:
+        x = tf.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    h, w = x.shape[1] - size + 1, x.shape[2] - size + 1
+    x = tf.concat([x[:, :, j : j + w] for j in range(size)], -1)
+    return tf.concat([x[:, i : i + h] for i in range(size)], -1)
+
+
 @tf.autograph.experimental.do_not_convert  # its loop is over layers: one graph, not a loop in it
-def logits(network: Network, weights: list[tf.Variable], x: tf.Tensor) -> tf.Tensor:
-    """The network without the softmax."""
+def logits(
+    network: Network, weights: list[tf.Variable], x: tf.Tensor, by_patches: bool
+) -> tf.Tensor:
+    """The network without the softmax, by TensorFlow's operations or by patches and a reshape."""
     given = iter(weights)
-    for layer, before, _ in network.steps():
+    for layer, before, after in network.steps():
         match layer:
-            case Conv(same=same):
-                x = tf.nn.conv2d(x, next(given), 1, "SAME" if same else "VALID")
+            case Conv(filters, size, same):
+                kernel = next(given)
+                if by_patches:
+                    kernel = tf.reshape(kernel, (-1, filters))
+                    x = tf.tensordot(patches(x, size, same), kernel, 1)
+                else:
+                    x = tf.nn.conv2d(x, kernel, 1, "SAME" if same else "VALID")
                 x = tf.nn.bias_add(x, next(given)) if layer.bias else x
                 x = tf.nn.relu(x) if layer.relu else x
+            case Pool() if by_patches:
+                h, w, c = after
+                windows = tf.reshape(x[:, : 2 * h, : 2 * w], (-1, h, 2, w, 2, c))
+                x = tf.reduce_max(windows, (2, 4))
             case Pool():
                 x = tf.nn.max_pool2d(x, 2, 2, "VALID")
             case Flatten():
@@ -104,22 +132,18 @@ def logits(network: Network, weights: list[tf.Variable], x: tf.Tensor) -> tf.Ten
 
 
 class FunctionWork(BatchWork):
-    """Functions that TensorFlow has made a graph of."""
+    """Functions that TensorFlow has made a graph of, and XLA perhaps compiled."""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Any, xla: bool) -> None:
         super().__init__(*arguments)
+        self.xla = xla
         self.parameters = [tf.Variable(w) for w in self.weights]
         training = self.row.task == "train"
         self.images_per_call = CHUNK if training else self.row.batch
-        if training:
-            steps = CHUNK // self.row.batch
-            self.calls = [
-                (tf.constant(x.reshape(steps, -1, *x.shape[1:])), tf.constant(y.reshape(steps, -1)))
-                for x, y in self.batches(CHUNK)
-            ]
-        else:
-            self.calls = [(tf.constant(x),) for x, _ in self.batches()]
-        function = tf.function(self.train if training else self.infer)
+        batches = self.chunks() if training else self.batches()
+        arrays = 2 if training else 1
+        self.calls = [tuple(map(tf.constant, batch[:arrays])) for batch in batches]
+        function = tf.function(self.train if training else self.infer, jit_compile=xla)
         # The graph for arguments of this shape: a call need not look for it.
         self.function = function.get_concrete_function(*self.calls[0])
 
@@ -133,7 +157,7 @@ class FunctionWork(BatchWork):
         losses = tf.TensorArray(tf.float32, size=steps)
         for step in tf.range(steps):
             with tf.GradientTape() as tape:
-                outputs = logits(self.network, self.parameters, xs[step])
+                outputs = logits(self.network, self.parameters, xs[step], self.xla)
                 loss = tf.reduce_mean(
                     tf.nn.sparse_softmax_cross_entropy_with_logits(ys[step], outputs)
                 )
@@ -145,7 +169,7 @@ class FunctionWork(BatchWork):
 
     def infer(self, x: tf.Tensor) -> tf.Tensor:
         """Probabilities."""
-        return tf.nn.softmax(logits(self.network, self.parameters, x))
+        return tf.nn.softmax(logits(self.network, self.parameters, x, self.xla))
 
     def step(self, *arguments: tf.Tensor) -> Any:
         return self.function(*arguments).numpy()

@@ -70,8 +70,10 @@ CONTENDERS = [
     Contender("torch-nhwc", "PyTorch, channels last", "PyTorch", "peers_torch", "torch"),
     Contender("jax", "JAX, reduce_window", "JAX", "peers_jax", "jax"),
     Contender("jax-reshape", "JAX, pool by reshape", "JAX", "peers_jax", "jax", ("train",)),
+    Contender("jax-scan", "JAX, scan, patches", "JAX", "peers_jax", "jax"),
     Contender("keras", "Keras, on_batch", "TensorFlow", "peers_keras", "tensorflow"),
     Contender("tf", "TensorFlow, tf.function", "TensorFlow", "peers_keras", "tensorflow"),
+    Contender("tf-xla", "TensorFlow, XLA, patches", "TensorFlow", "peers_keras", "tensorflow"),
 ]
 
 
@@ -90,6 +92,14 @@ class Work(ABC):
         size = size or self.row.batch
         starts = range(0, len(self.x) - size + 1, size)
         return [(self.x[at : at + size], self.y[at : at + size]) for at in starts]
+
+    def chunks(self) -> list[tuple[Array, npt.NDArray[np.int32]]]:
+        """The same batches, with those of `CHUNK` images in one array: (steps, batch, ...)."""
+        steps = CHUNK // self.row.batch
+        return [
+            (x.reshape(steps, -1, *x.shape[1:]), y.reshape(steps, -1))
+            for x, y in self.batches(CHUNK)
+        ]
 
     @abstractmethod
     def reset(self) -> None:
