@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 import numpy.typing as npt
 
 from cnnrs import initializers
-from cnnrs._checks import only, sizes, text
-from cnnrs._settings import Settled
+from cnnrs._checks import sizes, text
+from cnnrs._settings import Settled, Trained
 
 if TYPE_CHECKING:
     from cnnrs._structure import Structure
@@ -52,7 +52,7 @@ class Input:
         return f"<Input shape={self.shape}>"
 
 
-class Layer(Settled):
+class Layer(Settled, Trained):
     """The base of all layers.
 
     A layer is a class with `_kind`, the compiled network's name for it, and `_settings`, the
@@ -82,15 +82,6 @@ class Layer(Settled):
         self._named = name is not None
         self.name = self._base_name or self._kind if name is None else text("name", name)
         self._input_shape = None if input_shape is None else sizes("input_shape", input_shape)
-
-    @property
-    def trainable(self) -> bool:
-        """Whether weights are trained: always True, another value is refused."""
-        return True
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        only("trainable", value, True)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer.

@@ -1,6 +1,8 @@
-"""Objects that are descriptions: what they were made with stays."""
+"""What cannot be assigned to layers, losses, optimizers and models."""
 
 from typing import Any, ClassVar
+
+from cnnrs._checks import only
 
 
 class Settled:
@@ -22,3 +24,16 @@ class Settled:
                 f"make another {type(self).__name__}"
             )
         super().__setattr__(name, value)
+
+
+class Trained:
+    """An object whose weights cannot be frozen."""
+
+    @property
+    def trainable(self) -> bool:
+        """Whether weights are trained: always True, another value is refused."""
+        return True
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        only("trainable", value, True)

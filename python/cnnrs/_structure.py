@@ -12,12 +12,13 @@ import numpy.typing as npt
 from cnnrs import _arrays, _core, initializers
 from cnnrs._checks import Shape, choice, only, sizes, text
 from cnnrs._layer import Input, Layer
+from cnnrs._settings import Trained
 from cnnrs._summary import Row, summary
 
 Array: TypeAlias = npt.NDArray[Any]
 
 
-class Structure:
+class Structure(Trained):
     """A list of layers, compiled to a network whenever it changes."""
 
     def _begin(
@@ -72,15 +73,6 @@ class Structure:
         if self._network is None:
             raise AttributeError(f"{self.name} has no output shape yet")
         return None, *self._outputs()
-
-    @property
-    def trainable(self) -> bool:
-        """Whether weights are trained: always True, another value is refused."""
-        return True
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        only("trainable", value, True)
 
     def add(self, layer: Layer | Input) -> None:
         """Add a layer behind the last one. The others keep their weights.
