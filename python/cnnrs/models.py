@@ -95,10 +95,18 @@ class Sequential(Stored):
         """What the model was compiled with, or None. `compile` chooses another."""
         return self._optimizer
 
+    @optimizer.setter
+    def optimizer(self, value: object) -> None:
+        raise _compile_chooses("optimizer", value, self._optimizer)
+
     @property
     def loss(self) -> Loss | None:
         """What the model was compiled with, or None. `compile` chooses another."""
         return self._loss
+
+    @loss.setter
+    def loss(self, value: object) -> None:
+        raise _compile_chooses("loss", value, self._loss)
 
     @property
     def steps_per_execution(self) -> int:
@@ -500,6 +508,12 @@ class Sequential(Stored):
 
     def __repr__(self) -> str:
         return f"<Sequential name={self.name}, built={self.built}>"
+
+
+def _compile_chooses(name: str, value: object, chosen: object) -> AttributeError:
+    return AttributeError(
+        f"{name}: expected to stay {chosen!r}, got {value!r}; compile(...) chooses another"
+    )
 
 
 def _mean_output(network: _core.Network, x: Array, versions: int) -> Array:
