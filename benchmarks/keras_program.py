@@ -73,7 +73,8 @@ def changes(library: str) -> str:
 
 def step_time(runs: list[Run]) -> float:
     """The median seconds of a step, validation included."""
-    return statistics.median(run["seconds"]["fit"] / run["steps"] for run in runs)
+    times: list[float] = [run["seconds"]["fit"] / run["steps"] for run in runs]
+    return statistics.median(times)
 
 
 def table(runs: dict[str, list[Run]]) -> str:

@@ -50,7 +50,7 @@ def run(data: str, seed: int) -> dict[str, Any]:
                 optimizer.step()
             with torch.inference_mode():
                 right = sum(
-                    (model(x).argmax(1) == y).sum().item()
+                    int((model(x).argmax(1) == y).sum())
                     for x, y in zip(test_images.split(1000), tests.split(1000), strict=True)
                 )
         return right / len(tests)

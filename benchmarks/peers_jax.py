@@ -91,7 +91,7 @@ class JaxWork(BatchWork):
         def infer(weights: list[Any], x: Any) -> Any:
             return jax.nn.softmax(logits(network, weights, x, by_reshape, scan))
 
-        def train_many(weights: list[Any], xs: Any, ys: Any) -> tuple[list[Any], Any]:
+        def train_many(weights: list[Any], xs: Any, ys: Any) -> Any:
             return lax.scan(lambda weights, batch: train(weights, *batch), weights, (xs, ys))
 
         training = self.row.task == "train"

@@ -100,7 +100,8 @@ def patches(x: tf.Tensor, size: int, same: bool) -> tf.Tensor:
     return tf.concat([x[:, i : i + h] for i in range(size)], -1)
 
 
-@tf.autograph.experimental.do_not_convert  # its loop is over layers: one graph, not a loop in it
+# Its loop is over layers: one graph, not a loop in it.
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def logits(
     network: Network, weights: list[tf.Variable], x: tf.Tensor, by_patches: bool
 ) -> tf.Tensor:

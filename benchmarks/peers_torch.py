@@ -99,4 +99,4 @@ class TorchWork(BatchWork):
         return loss
 
     def numbers(self, result: torch.Tensor) -> Array:
-        return result.detach().numpy()
+        return np.asarray(result.detach())

@@ -36,7 +36,8 @@ class Worker:
 
     def answer(self, request: children.Answer) -> children.Answer:
         """Call the method that the request names."""
-        return getattr(self, request.pop("do"))(**request)
+        answer: children.Answer = getattr(self, request.pop("do"))(**request)
+        return answer
 
     def versions(self) -> children.Answer:
         """Those of the libraries at work."""

@@ -53,7 +53,7 @@ class Structure(Trained):
         return self._network is not None
 
     @property
-    def input_shape(self) -> tuple[int | None, ...]:
+    def input_shape(self) -> tuple[None, *tuple[int, ...]]:
         """The shape of what the model is fed, None standing for the batch axis.
 
         Raises:
@@ -64,7 +64,7 @@ class Structure(Trained):
         return None, *self._shape
 
     @property
-    def output_shape(self) -> tuple[int | None, ...]:
+    def output_shape(self) -> tuple[None, *tuple[int, ...]]:
         """The shape of what the model predicts, None standing for the batch axis.
 
         Raises:
