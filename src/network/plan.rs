@@ -171,10 +171,20 @@ impl<T: Element> Plan<T> {
     }
 
     /// Updates the moving averages with the statistics of a batch.
-    pub fn update_moving(&self, moving: &mut [T], stats: &Shared<T>, chunks: Chunks) {
+    ///
+    /// # Safety
+    /// Nobody else uses the arena's scratch meanwhile.
+    pub unsafe fn update_moving(
+        &self,
+        moving: &mut [T],
+        stats: &Shared<T>,
+        arena: &Shared<T>,
+        chunks: Chunks,
+    ) {
         for &i in &self.meetings {
-            let batch = self.batch(i, stats, chunks);
-            self.nodes[i].step.update_moving(moving, batch);
+            // SAFETY: the caller's promise; and it is gone before the next one is borrowed.
+            let scratch = unsafe { arena.write(self.scratch(i, 0)) };
+            self.nodes[i].step.update_moving(moving, self.batch(i, stats, chunks), scratch);
         }
     }
 

@@ -142,8 +142,8 @@ pub trait Step<T: Element>: Debug + Send + Sync {
     /// Sets a chunk's `d_stats`, and the gradient of the parameters.
     fn d_stats(&self, _d_stats: &mut [T], _pass: Backward<'_, T>) {}
 
-    /// Updates the moving averages with a batch's statistics.
-    fn update_moving(&self, _moving: &mut [T], _batch: Batch<'_, T>) {}
+    /// Updates the moving averages with a batch's statistics; `scratch` is (`scratch_len(0)`,) of anything.
+    fn update_moving(&self, _moving: &mut [T], _batch: Batch<'_, T>, _scratch: &mut [T]) {}
 }
 
 /// All that a network has learnt.

@@ -529,13 +529,15 @@ impl<X: Source, T: Element> Job<'_, X, T> {
     /// A thread's share of updating parameters and moving averages by what the chunks have found, with
     /// room for a part's gradient.
     fn update(&self, at: &At, worker: usize, threads: usize, room: &mut [T; UPDATE]) {
-        let Training { plan, optimizer, exchange, stats, .. } = self.training;
+        let Training { plan, optimizer, exchange, stats, arenas, .. } = self.training;
         let step = optimizer.steps + at.step as u64 + 1;
         let chunks = at.chunks.count();
         if worker == threads - 1 {
-            // SAFETY: this thread alone touches moving averages.
-            let moving = unsafe { self.moving.write(0..self.moving.len()) };
-            plan.update_moving(moving, stats, at.chunks);
+            // SAFETY: this thread alone touches moving averages and, between two steps, an arena.
+            unsafe {
+                let moving = self.moving.write(0..self.moving.len());
+                plan.update_moving(moving, stats, &arenas[0], at.chunks);
+            }
         }
         let own = self.params(worker);
         for part in self.shares(at).own(worker, threads) {

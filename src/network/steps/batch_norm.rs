@@ -112,9 +112,8 @@ impl<T: Element> Step<T> for BatchNormStep {
         }
     }
 
-    fn update_moving(&self, moving: &mut [T], batch: Batch<'_, T>) {
-        let mut stats = vec![T::zero(); 2 * self.c];
-        let (mean, variance) = stats.split_at_mut(self.c);
+    fn update_moving(&self, moving: &mut [T], batch: Batch<'_, T>, scratch: &mut [T]) {
+        let (mean, variance) = scratch.split_at_mut(self.c);
         self.merge(mean, variance, &batch);
         for (weight, values) in [(&self.mean, mean), (&self.variance, variance)] {
             update_moving(&mut moving[weight.range()], values, self.momentum);
