@@ -117,6 +117,7 @@ pub fn run<T: Element, S: Simd<T>, O: Output<T>>(
     for first in (0..strips).step_by(strip.group.max(1)) {
         let group = strip.group.min(strips - first);
         products(simd, (before, after), x, packed, shape, &strip, rows, first..first + group);
+        let sums = Sums { x: after, step: after_step, outputs, c_out };
         for_each_vector(
             simd,
             c_out,
@@ -125,32 +126,54 @@ pub fn run<T: Element, S: Simd<T>, O: Output<T>>(
                 let mut write = output.writer(simd, channels.start, channels.len());
                 for s in 0..group {
                     let number = first + s;
-                    let after = &after[s * strip.after..];
-                    assert!((POINTS - 1) * after_step + strip.after <= after.len(), "all points");
+                    let (image, i) = (number / rows, number % rows);
                     for j in 0..columns {
-                        let mut sums = [[simd.zero(); SIDE]; SIDE];
-                        for column in 0..SIDE {
-                            // Beside the image, its last column will do.
-                            let at = (SIDE * j + column).min(outputs - 1) * c_out;
-                            let mut points = [simd.zero(); POINTS];
-                            for point in 0..POINTS {
-                                let from = point * after_step + at;
-                                // SAFETY: the row has `outputs` outputs of `c_out` channels, and the
-                                // assertion above.
-                                let sum = unsafe {
-                                    after.get_unchecked(from + channels.start..from + channels.end)
-                                };
-                                points[point] = simd.load_up_to(sum);
-                            }
-                            let [upper, lower] = outputs_of(simd, points);
-                            (sums[0][column], sums[1][column]) = (upper, lower);
-                        }
-                        let (image, i) = (number / rows, number % rows);
-                        write(Tile { number: number * columns + j, image, i, j }, sums);
+                        let tile = Tile { number: number * columns + j, image, i, j };
+                        write(tile, sums.outputs(simd, s, j, &channels));
                     }
                 }
             },
         );
+    }
+}
+
+/// The sums of some strips at all points: (points, strips, outputs, c_out), with a step from point to
+/// point.
+struct Sums<'a, T> {
+    x: &'a [T],
+    step: usize,
+    outputs: usize,
+    c_out: usize,
+}
+
+impl<T: Element> Sums<'_, T> {
+    /// The outputs of tile `j` of strip `s` for a vector of channels. Beside the image, its last column
+    /// will do.
+    #[inline(always)]
+    fn outputs<S: Simd<T>>(
+        &self,
+        simd: S,
+        s: usize,
+        j: usize,
+        channels: &Range<usize>,
+    ) -> [[S::Vector; SIDE]; SIDE] {
+        let row = self.outputs * self.c_out;
+        assert!(channels.end <= self.c_out, "channels of an output");
+        assert!((POINTS - 1) * self.step + (s + 1) * row <= self.x.len(), "all points of a strip");
+        let mut sums = [[simd.zero(); SIDE]; SIDE];
+        for column in 0..SIDE {
+            let output = (SIDE * j + column).min(self.outputs - 1);
+            let first = s * row + output * self.c_out;
+            let mut points = [simd.zero(); POINTS];
+            for point in 0..POINTS {
+                let at = first + point * self.step;
+                // SAFETY: the output is one of the row's, and the assertions above.
+                let sum = unsafe { self.x.get_unchecked(at + channels.start..at + channels.end) };
+                points[point] = simd.load_up_to(sum);
+            }
+            [sums[0][column], sums[1][column]] = outputs_of(simd, points);
+        }
+        sums
     }
 }
 
