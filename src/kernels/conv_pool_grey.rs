@@ -32,7 +32,7 @@ macro_rules! for_window {
 mod backward;
 mod forward;
 mod patches;
-mod winograd;
+mod square;
 
 pub use self::backward::grey_backward_kernel;
 pub use self::forward::grey_forward;

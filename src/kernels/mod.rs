@@ -15,6 +15,7 @@ pub mod dense;
 pub mod dropout;
 pub mod elastic;
 pub mod erase;
+mod filtering;
 pub mod loss;
 pub mod optimizer;
 pub mod pack;

@@ -13,8 +13,6 @@ use super::simd::{Element, Simd};
 mod rows;
 mod square;
 
-pub(super) use self::square::{PATCH, TAPS, kernel_points, pixel_points};
-
 /// Outputs of a tile, in either direction.
 const SIDE: usize = 2;
 

@@ -1,7 +1,7 @@
 //! The convolution and the maxima.
 
 use super::patches::{Patch, Patches};
-use super::winograd;
+use super::square;
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
 
@@ -32,8 +32,8 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     }
     let finite = products_are_finite(simd, x, kernel);
     let layer = Channels { kernel, bias, relu, o: 0, end: c_out, c_out, finite };
-    if winograd::pays::<T, S>(shape) && finite {
-        return winograd::forward(simd, out, argmax, x, &layer, shape);
+    if square::pays::<T, S>(shape) && finite {
+        return square::forward(simd, out, argmax, x, &layer, shape);
     }
     for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
         let layer = layer.part(o, S::LANES);

@@ -9,17 +9,12 @@ use std::ops::Range;
 
 use super::{Output, SIDE, Tile};
 use crate::kernels::conv;
+use crate::kernels::filtering::five::{POINTS, TAPS, kernel_points, outputs, pixel_points};
 use crate::kernels::pack::{block, packed_len as matrix_len};
 use crate::kernels::shape::ConvShape;
 use crate::kernels::simd::{Element, Simd, for_each_vector};
 use crate::kernels::tile::{Taps, convolve};
 use crate::kernels::walk::{Lattice, Pixels};
-
-/// Rows of a kernel.
-const TAPS: usize = 5;
-
-/// Rows of pixels for two rows of outputs, and of points.
-const POINTS: usize = TAPS + SIDE - 1;
 
 /// Outputs of a row of points, from which on no further strips go together: some tiles of sums, so that
 /// each vector of the kernel serves often.
@@ -171,7 +166,7 @@ impl<T: Element> Sums<'_, T> {
                 let sum = unsafe { self.x.get_unchecked(at + channels.start..at + channels.end) };
                 points[point] = simd.load_up_to(sum);
             }
-            [sums[0][column], sums[1][column]] = outputs_of(simd, points);
+            [sums[0][column], sums[1][column]] = outputs(simd, points);
         }
         sums
     }
@@ -243,51 +238,4 @@ fn set<T: Element, S: Simd<T>>(simd: S, out: &mut [T], step: usize, rows: [&[T];
             }
         },
     );
-}
-
-/// The points of pixels below each other.
-#[inline(always)]
-fn pixel_points<T: Element, S: Simd<T>>(simd: S, d: [S::Vector; POINTS]) -> [S::Vector; POINTS] {
-    let [two, minus_two, four, minus_four] = simd.constants([2.0, -2.0, 4.0, -4.0]);
-    let (even, odd) = (simd.mul_add(minus_four, d[2], d[4]), simd.mul_add(minus_four, d[1], d[3]));
-    let (steps, odd_steps) = (simd.sub(d[4], d[2]), simd.sub(d[3], d[1]));
-    [
-        simd.mul_add(four, simd.sub(d[0], d[2]), steps),
-        simd.add(even, odd),
-        simd.sub(even, odd),
-        simd.mul_add(two, odd_steps, steps),
-        simd.mul_add(minus_two, odd_steps, steps),
-        simd.mul_add(minus_four, odd_steps, simd.sub(d[5], d[3])),
-    ]
-}
-
-/// Those of a kernel's taps: the values at the points of a polynomial with these coefficients, divided by
-/// the product of the point's distances from the others.
-#[inline(always)]
-fn kernel_points<T: Element, S: Simd<T>>(simd: S, g: [S::Vector; TAPS]) -> [S::Vector; POINTS] {
-    let [two, four] = simd.constants([2.0, 4.0]);
-    let [at_zero, at_one, at_two] = simd.constants([1.0 / 4.0, -1.0 / 6.0, 1.0 / 24.0]);
-    let (even, odd) = (simd.add(simd.add(g[0], g[2]), g[4]), simd.add(g[1], g[3]));
-    let even_two = simd.mul_add(four, simd.mul_add(four, g[4], g[2]), g[0]);
-    let odd_two = simd.mul(two, simd.mul_add(four, g[3], g[1]));
-    [
-        simd.mul(at_zero, g[0]),
-        simd.mul(at_one, simd.add(even, odd)),
-        simd.mul(at_one, simd.sub(even, odd)),
-        simd.mul(at_two, simd.add(even_two, odd_two)),
-        simd.mul(at_two, simd.sub(even_two, odd_two)),
-        g[4],
-    ]
-}
-
-/// The two outputs from the products at the points.
-#[inline(always)]
-fn outputs_of<T: Element, S: Simd<T>>(simd: S, m: [S::Vector; POINTS]) -> [S::Vector; SIDE] {
-    let (ones, twos) = (simd.add(m[1], m[2]), simd.add(m[3], m[4]));
-    let (between_ones, between_twos) = (simd.sub(m[1], m[2]), simd.sub(m[3], m[4]));
-    let two = simd.splat(T::from_f64(2.0));
-    [
-        simd.add(m[0], simd.add(ones, twos)),
-        simd.add(simd.mul_add(two, between_twos, between_ones), m[5]),
-    ]
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::{Output, SIDE, Tile};
 use crate::kernels::conv;
+use crate::kernels::filtering::three::{self, TAPS, kernel_points, outputs, pixel_points};
 use crate::kernels::pack::{block, packed_len as matrix_len};
 use crate::kernels::shape::ConvShape;
 use crate::kernels::simd::{Element, Simd, for_each_vector};
@@ -15,10 +16,7 @@ use crate::kernels::tile::{Taps, convolve};
 use crate::kernels::walk::{Lattice, Pixels};
 
 /// Pixels of a tile, in either direction, and points.
-pub const PATCH: usize = 4;
-
-/// Taps of a kernel, in either direction.
-pub const TAPS: usize = 3;
+const PATCH: usize = three::POINTS;
 
 /// Points of a tile.
 const POINTS: usize = PATCH * PATCH;
@@ -263,30 +261,6 @@ impl<T: Element> Points<'_, T> {
         }
         sums
     }
-}
-
-/// The points of some pixels in a row, or in a column. Of equal pixels, all but the second are 0.
-#[inline(always)]
-pub fn pixel_points<T: Element, S: Simd<T>>(simd: S, d: [S::Vector; PATCH]) -> [S::Vector; PATCH] {
-    [simd.sub(d[0], d[2]), simd.add(d[1], d[2]), simd.sub(d[2], d[1]), simd.sub(d[3], d[1])]
-}
-
-/// Those of some taps.
-#[inline(always)]
-pub fn kernel_points<T: Element, S: Simd<T>>(
-    simd: S,
-    g: [S::Vector; TAPS],
-    half: S::Vector,
-) -> [S::Vector; PATCH] {
-    let ends = simd.add(g[0], g[2]);
-    let (sum, difference) = (simd.add(ends, g[1]), simd.sub(ends, g[1]));
-    [g[0], simd.mul(sum, half), simd.mul(difference, half), g[2]]
-}
-
-/// The outputs from the products at the points.
-#[inline(always)]
-fn outputs<T: Element, S: Simd<T>>(simd: S, m: [S::Vector; PATCH]) -> [S::Vector; SIDE] {
-    [simd.add(simd.add(m[0], m[1]), m[2]), simd.add(simd.sub(m[1], m[2]), m[3])]
 }
 
 /// `out[t, o] = sum over c of x[t, c] * packed[c, o]` for the first of the tiles.

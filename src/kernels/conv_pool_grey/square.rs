@@ -2,15 +2,15 @@
 //! product for each of its pixels, 16 in place of 36.
 
 use super::forward::Channels;
+use crate::kernels::filtering::three::{POINTS, TAPS, kernel_points, pixel_points};
 use crate::kernels::shape::{ConvPoolShape, POOL};
 use crate::kernels::simd::{Element, MAX_LANES, Simd};
-use crate::kernels::winograd::{PATCH, TAPS, kernel_points, pixel_points};
 
 /// Channels whose points are kept at a time.
 const CHANNELS: usize = 32;
 
 /// What there is at each point, column by column.
-type Points<V> = [[V; PATCH]; PATCH];
+type Points<V> = [[V; POINTS]; POINTS];
 
 /// Whether this is the faster way. Where each of a window's points has to be spread over the lanes by an
 /// instruction of its own, that takes as long as the products saved.
@@ -33,7 +33,7 @@ pub fn forward<T: Element, S: Simd<T>>(
 ) {
     let (h, w, _) = shape.conv().windows().padded();
     let (out_h, out_w, c_out) = shape.pool().output();
-    let mut kernel = [[[T::zero(); CHANNELS]; PATCH]; PATCH];
+    let mut kernel = [[[T::zero(); CHANNELS]; POINTS]; POINTS];
     for o in (0..c_out).step_by(CHANNELS) {
         let layer = layer.part(o, CHANNELS);
         set_kernel(simd, &mut kernel, &layer);
@@ -68,7 +68,7 @@ fn for_each_row<T: Element, S: Simd<T>>(
     rows: usize,
     mut store: impl FnMut(usize, &Points<[T; MAX_LANES]>),
 ) {
-    let mut points = [[[T::zero(); MAX_LANES]; PATCH]; PATCH];
+    let mut points = [[[T::zero(); MAX_LANES]; POINTS]; POINTS];
     // Two of four rows of pixels are under the next row of windows too.
     let mut above = [row_points(simd, x, 0), row_points(simd, x, w)];
     for i in 0..rows {
@@ -90,13 +90,13 @@ fn set_kernel<T: Element, S: Simd<T>>(
     let half = simd.splat(T::from_f64(0.5));
     for o in (layer.o..layer.end).step_by(S::LANES) {
         let taps: [[_; TAPS]; TAPS] = layer.part(o, S::LANES).taps(simd);
-        let mut rows = [[simd.zero(); PATCH]; TAPS];
+        let mut rows = [[simd.zero(); POINTS]; TAPS];
         for y in 0..TAPS {
             rows[y] = kernel_points(simd, taps[y], half);
         }
-        for x in 0..PATCH {
+        for x in 0..POINTS {
             let column = kernel_points(simd, [rows[0][x], rows[1][x], rows[2][x]], half);
-            for y in 0..PATCH {
+            for y in 0..POINTS {
                 simd.store(column[y], &mut points[x][y][o - layer.o..]);
             }
         }
@@ -106,7 +106,7 @@ fn set_kernel<T: Element, S: Simd<T>>(
 /// The points of a row of pixels from `start` on, with a window in each lane. Lanes beyond the row hold
 /// anything, beyond the image zeros: none of them is used.
 #[inline(always)]
-fn row_points<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> [S::Vector; PATCH] {
+fn row_points<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> [S::Vector; POINTS] {
     let [first, second] = pairs(simd, x, start);
     let [third, fourth] = pairs(simd, x, start + POOL);
     pixel_points(simd, [first, second, third, fourth])
@@ -133,13 +133,13 @@ fn load_within<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> S::Vec
 fn set_pixels<T: Element, S: Simd<T>>(
     simd: S,
     points: &mut Points<[T; MAX_LANES]>,
-    above: [[S::Vector; PATCH]; POOL],
-    below: [[S::Vector; PATCH]; POOL],
+    above: [[S::Vector; POINTS]; POOL],
+    below: [[S::Vector; POINTS]; POOL],
 ) {
-    for x in 0..PATCH {
+    for x in 0..POINTS {
         let column = [above[0][x], above[1][x], below[0][x], below[1][x]];
         let column = pixel_points(simd, column);
-        for y in 0..PATCH {
+        for y in 0..POINTS {
             simd.store(column[y], &mut points[x][y]);
         }
     }
@@ -179,9 +179,9 @@ fn store_windows<T: Element, S: Simd<T>>(
     simd.outlined(
         #[inline(always)]
         |simd| {
-            let mut taps = [[simd.zero(); PATCH]; PATCH];
-            for x in 0..PATCH {
-                for y in 0..PATCH {
+            let mut taps = [[simd.zero(); POINTS]; POINTS];
+            for x in 0..POINTS {
+                for y in 0..POINTS {
                     taps[x][y] = simd.load(&kernel[x][y][layer.o % CHANNELS..]);
                 }
             }
@@ -227,8 +227,8 @@ impl<T: Element, V: Copy> Window<'_, T, V> {
     /// What the products in column `x` of the points, and `start`, come to in both rows of outputs.
     #[inline(always)]
     fn column<S: Simd<T, Vector = V>>(&self, simd: S, x: usize, start: Option<V>) -> [V; POOL] {
-        let (g, mut d) = (self.taps[x], [simd.zero(); PATCH]);
-        for y in 0..PATCH {
+        let (g, mut d) = (self.taps[x], [simd.zero(); POINTS]);
+        for y in 0..POINTS {
             d[y] = simd.splat(self.pixels[x][y][self.n]);
         }
         let second = match start {
