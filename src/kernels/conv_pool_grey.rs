@@ -32,6 +32,7 @@ macro_rules! for_window {
 mod backward;
 mod forward;
 mod patches;
+mod rows;
 mod square;
 
 pub use self::backward::grey_backward_kernel;

@@ -115,6 +115,26 @@ pub mod five {
             simd.add(simd.mul_add(two, between_twos, between_ones), m[5]),
         ]
     }
+
+    /// Adds the product at a point to both outputs, as [`outputs`] does for all of them.
+    #[inline(always)]
+    pub fn add_point<T: Element, S: Simd<T>>(
+        simd: S,
+        [upper, lower]: &mut [S::Vector; OUTPUTS],
+        point: usize,
+        product: S::Vector,
+    ) {
+        if point < POINTS - 1 {
+            *upper = simd.add(*upper, product);
+        }
+        match point {
+            1 | 5 => *lower = simd.add(*lower, product),
+            2 => *lower = simd.sub(*lower, product),
+            3 => *lower = simd.add(*lower, simd.add(product, product)),
+            4 => *lower = simd.sub(*lower, simd.add(product, product)),
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -147,8 +167,13 @@ mod tests {
 
         let (k, x) = (five::kernel_points(simd, from_fn(g)), five::pixel_points(simd, from_fn(d)));
         let products = from_fn(|n| simd.mul(k[n], x[n]));
-        let outputs = five::outputs(simd, products);
-        assert_close(&outputs.map(value), &expected(five::TAPS), 20);
+        let mut added = [simd.zero(); OUTPUTS];
+        for point in 0..five::POINTS {
+            five::add_point(simd, &mut added, point, products[point]);
+        }
+        for outputs in [five::outputs(simd, products), added] {
+            assert_close(&outputs.map(value), &expected(five::TAPS), 20);
+        }
     }
 
     #[test]

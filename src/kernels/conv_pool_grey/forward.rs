@@ -1,7 +1,7 @@
 //! The convolution and the maxima.
 
 use super::patches::{Patch, Patches};
-use super::square;
+use super::{rows, square};
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
 
@@ -32,14 +32,16 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     }
     let finite = products_are_finite(simd, x, kernel);
     let layer = Channels { kernel, bias, relu, o: 0, end: c_out, c_out, finite };
-    if square::pays::<T, S>(shape) && finite {
+    if finite && square::pays(simd, shape) {
         return square::forward(simd, out, argmax, x, &layer, shape);
+    }
+    if finite && rows::pays(simd, &layer, shape) {
+        return rows::forward(simd, out, argmax, x, &layer, shape);
     }
     for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
         let layer = layer.part(o, S::LANES);
         let patches = Patches::<T, K>::new(x, shape);
-        // Half a short vector holds a channel or two, which is not worth code of their own.
-        if S::LANES > 4 && layer.end - o <= S::LANES / 2 {
+        if layer.fit_in_pairs::<S>() {
             forward_pairs(simd, out, argmax, patches, &layer);
         } else {
             forward_vectors(simd, out, argmax, patches, &layer);
@@ -60,19 +62,14 @@ fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
     // Tiles do not look for NaN; what they may not take is left to single windows.
     let tiled = if layer.finite { windows } else { 0 };
     let mut window = 0;
-    // As many windows at a time as there are registers for. With few registers and few taps, one is
-    // faster: the taps stay in the others.
+    // As many windows at a time as there are registers for. With few registers, one is faster: the taps
+    // stay in the others.
     while S::SUMS >= 24 && window + 4 <= tiled {
         let sums = window_sums::<T, S, K, 4>(simd, &mut patches, &taps);
         layer.store_windows::<S, 4, true>(simd, out, argmax, sums, bias, window);
         window += 4;
     }
-    while S::SUMS < 24 && K > 3 && window + 2 <= tiled {
-        let sums = window_sums::<T, S, K, 2>(simd, &mut patches, &taps);
-        layer.store_windows::<S, 2, true>(simd, out, argmax, sums, bias, window);
-        window += 2;
-    }
-    while S::SUMS < 24 && K == 3 && window < tiled {
+    while S::SUMS < 24 && window < tiled {
         let sums = window_sums(simd, &mut patches, &taps);
         layer.store_windows::<S, 1, true>(simd, out, argmax, sums, bias, window);
         window += 1;
@@ -121,32 +118,19 @@ fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
     mut patches: Patches<T, K>,
     layer: &Channels<T>,
 ) {
-    let mut taps: [[S::Vector; K]; K] = layer.taps(simd);
-    for y in 0..K {
-        for x in 0..K {
-            taps[y][x] = simd.zip(taps[y][x], taps[y][x])[0];
-        }
-    }
-    let bias = layer.bias(simd);
-    let bias = unzip(simd, [simd.zip(bias, bias)[0]; POOL], [simd.zip(bias, bias)[0]; POOL])[0];
+    let (taps, pairs) = (layer.pair_taps(simd), layer.pairs(simd));
     let windows = out.len() / layer.c_out;
     // As in `forward_vectors`.
     let tiled = if layer.finite { windows } else { 0 };
     let mut window = 0;
-    // Many taps are in memory: each is to meet more windows, if there are registers for their sums.
-    while S::SUMS >= 24 && K > 3 && window + 6 <= tiled {
-        let sums = pair_sums::<T, S, K, 6>(simd, &mut patches, &taps);
-        layer.store_pairs(simd, out, argmax, sums, bias, window);
-        window += 6;
-    }
     while window + 4 <= tiled {
         let sums = pair_sums::<T, S, K, 4>(simd, &mut patches, &taps);
-        layer.store_pairs(simd, out, argmax, sums, bias, window);
+        layer.store_pairs(simd, out, argmax, sums, &pairs, window);
         window += 4;
     }
     while window < windows {
         let [sums] = pair_sums(simd, &mut patches, &taps);
-        layer.store_pooled::<S, false>(simd, out, argmax, unzip(simd, sums, sums), bias, window, 1);
+        layer.store_pair::<S, false>(simd, out, argmax, sums, &pairs, window);
         window += 1;
     }
 }
@@ -206,6 +190,24 @@ fn unzip<T: Element, S: Simd<T>>(
     [upper[0], upper[1], lower[0], lower[1]]
 }
 
+/// A vector from `start` on, with zeros beyond the end.
+#[inline(always)]
+pub fn load_within<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> S::Vector {
+    match x.get(start..start + S::LANES) {
+        Some(x) => simd.load(x),
+        None => simd.load_part(x.get(start..).unwrap_or_default()),
+    }
+}
+
+/// What is the same for all pairs of windows that share a vector, each with half of it.
+pub struct Pairs<V> {
+    /// The bias of both.
+    bias: V,
+    /// Of few channels, those of the two windows are one vector in memory: where its lanes come from. Else
+    /// where those of the second window do.
+    behind: V,
+}
+
 /// Some of the layer's channels.
 #[derive(Clone, Copy)]
 pub struct Channels<'a, T> {
@@ -247,6 +249,38 @@ impl<T: Element> Channels<'_, T> {
             Some(bias) => simd.load_up_to(&bias[self.o..self.end]),
             None => simd.zero(),
         }
+    }
+
+    /// Whether they fill half a vector at most, and so do with two lanes each. Half a short vector holds a
+    /// channel or two, which is not worth code of their own.
+    #[inline(always)]
+    pub fn fit_in_pairs<S: Simd<T>>(&self) -> bool {
+        S::LANES > 4 && self.end - self.o <= S::LANES / 2
+    }
+
+    /// As [`taps`](Self::taps), in two neighbouring lanes each.
+    #[inline(always)]
+    pub fn pair_taps<S: Simd<T>, const K: usize>(&self, simd: S) -> [[S::Vector; K]; K] {
+        let mut taps = self.taps(simd);
+        for y in 0..K {
+            for x in 0..K {
+                taps[y][x] = simd.zip(taps[y][x], taps[y][x])[0];
+            }
+        }
+        taps
+    }
+
+    /// What is the same for all pairs of windows.
+    #[inline(always)]
+    pub fn pairs<S: Simd<T>>(&self, simd: S) -> Pairs<S::Vector> {
+        let bias = self.bias(simd);
+        let bias = simd.zip(bias, bias)[0];
+        let start = if self.c_out < S::LANES / 2 { self.c_out } else { 0 };
+        let behind = simd.numbers(
+            #[inline(always)]
+            |lane| if lane < start { lane } else { (lane - start + S::LANES / 2) % S::LANES },
+        );
+        Pairs { bias: simd.unzip(bias, bias)[0], behind }
     }
 
     /// The layer's output and the places of the maxima, from the convolution at the four positions of
@@ -292,7 +326,7 @@ impl<T: Element> Channels<'_, T> {
 
     /// As [`store_pooled`](Self::store_pooled) for windows from `window` on, one at a time.
     #[inline(always)]
-    fn store_windows<S: Simd<T>, const W: usize, const FINITE: bool>(
+    pub fn store_windows<S: Simd<T>, const W: usize, const FINITE: bool>(
         &self,
         simd: S,
         out: &mut [T],
@@ -306,27 +340,27 @@ impl<T: Element> Channels<'_, T> {
         }
     }
 
-    /// As [`store_pooled`](Self::store_pooled) for windows from `window` on, two at a time.
+    /// As [`store_pooled`](Self::store_pooled) for windows from `window` on, whose rows have both columns.
     #[inline(always)]
-    fn store_pairs<S: Simd<T>, const W: usize>(
+    pub fn store_pairs<S: Simd<T>, const W: usize>(
         &self,
         simd: S,
         out: &mut [T],
         argmax: &mut [T],
         sums: [[S::Vector; POOL]; W],
-        bias: S::Vector,
+        pairs: &Pairs<S::Vector>,
         window: usize,
     ) {
         // (Written twice, because the faster case needs all registers.)
         if self.c_out == S::LANES / 2 {
             for n in 0..W / 2 {
-                let sums = unzip(simd, sums[2 * n], sums[2 * n + 1]);
-                self.store_pooled::<S, true>(simd, out, argmax, sums, bias, window + 2 * n, 2);
+                let (sums, window) = (unzip(simd, sums[2 * n], sums[2 * n + 1]), window + 2 * n);
+                self.store_pooled::<S, true>(simd, out, argmax, sums, pairs.bias, window, 2);
             }
         } else {
             for n in 0..W / 2 {
-                let sums = unzip(simd, sums[2 * n], sums[2 * n + 1]);
-                self.store_apart(simd, out, argmax, sums, bias, window + 2 * n);
+                let (sums, window) = (unzip(simd, sums[2 * n], sums[2 * n + 1]), window + 2 * n);
+                self.store_apart(simd, out, argmax, sums, pairs, window);
             }
         }
     }
@@ -338,25 +372,32 @@ impl<T: Element> Channels<'_, T> {
         out: &mut [T],
         argmax: &mut [T],
         sums: [S::Vector; POSITIONS],
-        bias: S::Vector,
+        pairs: &Pairs<S::Vector>,
         window: usize,
     ) {
-        let half = S::LANES / 2;
-        let (max, at) = self.pooled::<S, true>(simd, sums, bias);
-        // Of few channels, those of the two windows are one vector in memory.
-        let few = self.c_out < half;
-        let start = if few { self.c_out } else { 0 };
-        let behind = simd.numbers(
-            #[inline(always)]
-            |lane| if lane < start { lane } else { (lane - start + half) % S::LANES },
-        );
-        let behind = (simd.pick(max, behind), simd.pick(at, behind));
-        if few {
+        let (max, at) = self.pooled::<S, true>(simd, sums, pairs.bias);
+        let behind = (simd.pick(max, pairs.behind), simd.pick(at, pairs.behind));
+        if self.c_out < S::LANES / 2 {
             self.store(simd, out, argmax, behind.0, behind.1, window, 2);
         } else {
             self.store(simd, out, argmax, max, at, window, 1);
             self.store(simd, out, argmax, behind.0, behind.1, window + 1, 1);
         }
+    }
+
+    /// As [`store_pairs`](Self::store_pairs) for one window.
+    #[inline(always)]
+    pub fn store_pair<S: Simd<T>, const FINITE: bool>(
+        &self,
+        simd: S,
+        out: &mut [T],
+        argmax: &mut [T],
+        sums: [S::Vector; POOL],
+        pairs: &Pairs<S::Vector>,
+        window: usize,
+    ) {
+        let sums = unzip(simd, sums, sums);
+        self.store_pooled::<S, FINITE>(simd, out, argmax, sums, pairs.bias, window, 1);
     }
 
     /// Writes them, for one window or several behind each other.

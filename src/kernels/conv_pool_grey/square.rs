@@ -1,7 +1,7 @@
 //! Forward with 3x3 filters by minimal filtering, F(2x2, 3x3): the four sums of a pooling window take one
 //! product for each of its pixels, 16 in place of 36.
 
-use super::forward::Channels;
+use super::forward::{Channels, load_within};
 use crate::kernels::filtering::three::{POINTS, TAPS, kernel_points, pixel_points};
 use crate::kernels::shape::{ConvPoolShape, POOL};
 use crate::kernels::simd::{Element, MAX_LANES, Simd};
@@ -15,7 +15,7 @@ type Points<V> = [[V; POINTS]; POINTS];
 /// Whether this is the faster way. Where each of a window's points has to be spread over the lanes by an
 /// instruction of its own, that takes as long as the products saved.
 #[inline(always)]
-pub fn pays<T: Element, S: Simd<T>>(shape: &ConvPoolShape) -> bool {
+pub fn pays<T: Element, S: Simd<T>>(_: S, shape: &ConvPoolShape) -> bool {
     S::BROADCASTS && shape.conv().window() == (TAPS, TAPS)
 }
 
@@ -117,15 +117,6 @@ fn row_points<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> [S::Vec
 fn pairs<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> [S::Vector; POOL] {
     let near = load_within(simd, x, start);
     simd.unzip(near, load_within(simd, x, start + S::LANES))
-}
-
-/// A vector from `start` on, with zeros beyond the end.
-#[inline(always)]
-fn load_within<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> S::Vector {
-    match x.get(start..start + S::LANES) {
-        Some(x) => simd.load(x),
-        None => simd.load_part(x.get(start..).unwrap_or_default()),
-    }
 }
 
 /// Sets the points of the pixels under a row of windows, from those of the rows of pixels.
