@@ -119,9 +119,9 @@ class Arithmetic:
     `executed` counts what cnnrs computes. Behind a convolution stands a 2x2 pooling, so it
 
     - leaves out rows and columns of the convolution that the pooling drops;
-    - takes 16 products for 36, or 6 for 10, where Winograd's filtering serves (3x3 and 5x5,
-      channels enough; with AVX-512 3x3 on a first layer's one channel too); the sums before and
-      after them are not counted;
+    - takes 16 products for 36 (3x3), or 6 for 10 (5x5), where Winograd's filtering serves: with
+      channels enough, and on a first layer's one channel, 3x3 with AVX-512 only; the sums before
+      and after them are not counted;
     - computes the gradients of a convolution for one of the four positions in a window only, and
       there only if the pooled element is alive: a quarter, times the share of live elements. The
       first layer takes dead ones too.
@@ -167,13 +167,15 @@ def arithmetic(
 def _winograd_share(size: int, c_in: int, c_out: int, instruction_set: str) -> float:
     """The share of the products of a convolution that cnnrs takes.
 
-    In Rust: `winograd::supports`, and for a first layer `conv_pool_grey::winograd::pays`.
+    In Rust: `winograd::supports`, and for a first layer `pays` in `conv_pool_grey`.
     """
     match size:
         case 3 if c_in == 1 and instruction_set == "avx512":
             return 16 / 36
         case 3 if c_in * c_out // (c_in + c_out) >= 8:
             return 16 / 36
+        case 5 if c_in == 1 and (instruction_set != "avx2" or c_out > 4):
+            return 6 / 10
         case 5 if 5 * c_in >= 24:
             return 6 / 10
         case _:
