@@ -32,21 +32,37 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     }
     let finite = products_are_finite(simd, x, kernel);
     let layer = Channels { kernel, bias, relu, o: 0, end: c_out, c_out, finite };
-    if finite && square::pays(simd, shape) {
-        return square::forward(simd, out, argmax, x, &layer, shape);
-    }
-    if finite && rows::pays(simd, &layer, shape) {
-        return rows::forward(simd, out, argmax, x, &layer, shape);
-    }
-    for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
-        let layer = layer.part(o, S::LANES);
-        let patches = Patches::<T, K>::new(x, shape);
-        if layer.fit_in_pairs::<S>() {
-            forward_pairs(simd, out, argmax, patches, &layer);
-        } else {
-            forward_vectors(simd, out, argmax, patches, &layer);
+    for_window!(shape, K => {
+        if finite && square::pays(simd, K) {
+            return square::forward(simd, out, argmax, x, &layer, shape);
+        }
+        for o in (0..c_out).step_by(S::LANES) {
+            let layer = layer.part(o, S::LANES);
+            let in_pairs = layer.fit_in_pairs::<S>();
+            let patches = Patches::<T, K>::new(x, shape);
+            if finite && rows::pays(simd, K, in_pairs) {
+                rows::forward(simd, out, argmax, x, &layer, shape, in_pairs);
+            } else if in_pairs {
+                forward_pairs(simd, out, argmax, patches, &layer);
+            } else {
+                forward_vectors(simd, out, argmax, patches, &layer);
+            }
         }
     });
+}
+
+/// Where tiles of windows end among `windows`. They do not look for NaN; what they may not take is left to
+/// single windows. There are none where minimal filtering takes their place.
+#[inline(always)]
+fn end_of_tiles<T: Element, S: Simd<T>>(
+    simd: S,
+    layer: &Channels<T>,
+    windows: usize,
+    k: usize,
+    in_pairs: bool,
+) -> usize {
+    let filtered = square::pays(simd, k) || rows::pays(simd, k, in_pairs);
+    if layer.finite && !filtered { windows } else { 0 }
 }
 
 #[inline(always)]
@@ -59,8 +75,7 @@ fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
 ) {
     let (taps, bias) = (layer.taps(simd), layer.bias(simd));
     let windows = out.len() / layer.c_out;
-    // Tiles do not look for NaN; what they may not take is left to single windows.
-    let tiled = if layer.finite { windows } else { 0 };
+    let tiled = end_of_tiles(simd, layer, windows, K, false);
     let mut window = 0;
     // As many windows at a time as there are registers for. With few registers, one is faster: the taps
     // stay in the others.
@@ -120,8 +135,7 @@ fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
 ) {
     let (taps, pairs) = (layer.pair_taps(simd), layer.pairs(simd));
     let windows = out.len() / layer.c_out;
-    // As in `forward_vectors`.
-    let tiled = if layer.finite { windows } else { 0 };
+    let tiled = end_of_tiles(simd, layer, windows, K, true);
     let mut window = 0;
     while window + 4 <= tiled {
         let sums = pair_sums::<T, S, K, 4>(simd, &mut patches, &taps);

@@ -21,14 +21,15 @@ type Points<T> = [[T; COLUMNS]; POINTS];
 /// The points of each column of a filter, in as many lanes as there are channels.
 type Kernel<V> = [[V; TAPS]; POINTS];
 
-/// Whether this is the faster way. Where few channels fill half a short vector, what follows the sums takes
-/// longer than the products saved.
+/// Whether this is the faster way for filters of side `k`. Where few channels fill half a short vector, what
+/// follows the sums takes longer than the products saved.
 #[inline(always)]
-pub fn pays<T: Element, S: Simd<T>>(_: S, layer: &Channels<T>, shape: &ConvPoolShape) -> bool {
-    shape.conv().window() == (TAPS, TAPS) && (S::BROADCASTS || !layer.fit_in_pairs::<S>())
+pub fn pays<T: Element, S: Simd<T>>(_: S, k: usize, in_pairs: bool) -> bool {
+    k == TAPS && (S::BROADCASTS || !in_pairs)
 }
 
-/// As [`grey_forward`](super::grey_forward), where all sums of products are known to be finite, as
+/// As [`grey_forward`](super::grey_forward) for at most a vector of channels, or half of one `in_pairs`, where
+/// all sums of products are known to be finite, as
 /// [`products_are_finite`](super::forward::products_are_finite) says. Those of points are finite then too:
 /// their factors are at most 10 and 31/24 times as large.
 #[inline(always)]
@@ -39,27 +40,24 @@ pub fn forward<T: Element, S: Simd<T>>(
     x: &[T],
     layer: &Channels<T>,
     shape: &ConvPoolShape,
+    in_pairs: bool,
 ) {
     let (h, w, _) = shape.conv().windows().padded();
-    let (out_h, out_w, c_out) = shape.pool().output();
+    let (out_h, out_w, _) = shape.pool().output();
+    let taps = if in_pairs { layer.pair_taps(simd) } else { layer.taps(simd) };
+    let (bias, pairs) = (layer.bias(simd), layer.pairs(simd));
+    let filters = Filters { kernel: at_points(simd, taps), bias, pairs, layer };
     let mut points = [[T::zero(); COLUMNS]; POINTS];
-    for o in (0..c_out).step_by(S::LANES) {
-        let layer = layer.part(o, S::LANES);
-        let in_pairs = layer.fit_in_pairs::<S>();
-        let taps = if in_pairs { layer.pair_taps(simd) } else { layer.taps(simd) };
-        let (bias, pairs) = (layer.bias(simd), layer.pairs(simd));
-        let filters = Filters { kernel: at_points(simd, taps), bias, pairs, layer };
-        for (image, x) in x.chunks_exact(h * w).enumerate() {
-            for j in (0..out_w).step_by(WINDOWS) {
-                for i in 0..out_h {
-                    set_points(simd, &mut points, &x[POOL * (i * w + j)..], w);
-                    let first = (image * out_h + i) * out_w + j;
-                    let windows = first..first + WINDOWS.min(out_w - j);
-                    if in_pairs {
-                        filters.store_pairs(simd, out, argmax, &points, windows);
-                    } else {
-                        filters.store_windows(simd, out, argmax, &points, windows);
-                    }
+    for (image, x) in x.chunks_exact(h * w).enumerate() {
+        for j in (0..out_w).step_by(WINDOWS) {
+            for i in 0..out_h {
+                set_points(simd, &mut points, &x[POOL * (i * w + j)..], w);
+                let first = (image * out_h + i) * out_w + j;
+                let windows = first..first + WINDOWS.min(out_w - j);
+                if in_pairs {
+                    filters.store_pairs(simd, out, argmax, &points, windows);
+                } else {
+                    filters.store_windows(simd, out, argmax, &points, windows);
                 }
             }
         }
@@ -107,7 +105,7 @@ struct Filters<'a, T, V> {
     kernel: Kernel<V>,
     bias: V,
     pairs: Pairs<V>,
-    layer: Channels<'a, T>,
+    layer: &'a Channels<'a, T>,
 }
 
 impl<T: Element, V: Copy> Filters<'_, T, V> {
@@ -155,7 +153,7 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
         simd.outlined(
             #[inline(always)]
             |simd| {
-                let (layer, first) = (&self.layer, windows.start);
+                let (layer, first) = (self.layer, windows.start);
                 let mut n = 0;
                 while S::SUMS >= 24 && n + 6 <= windows.len() {
                     let sums = self.sums::<S, 6, 1>(simd, points, n);
@@ -192,7 +190,7 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
             let [left, right] = sums[window];
             positions[window] = [left[0], right[0], left[1], right[1]];
         }
-        let layer = &self.layer;
+        let layer = self.layer;
         layer.store_windows::<S, W, true>(simd, out, argmax, positions, self.bias, first + n);
     }
 

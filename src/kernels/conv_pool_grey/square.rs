@@ -12,11 +12,11 @@ const CHANNELS: usize = 32;
 /// What there is at each point, column by column.
 type Points<V> = [[V; POINTS]; POINTS];
 
-/// Whether this is the faster way. Where each of a window's points has to be spread over the lanes by an
+/// Whether this is the faster way for filters of side `k`. Where each of a window's points has to be spread over the lanes by an
 /// instruction of its own, that takes as long as the products saved.
 #[inline(always)]
-pub fn pays<T: Element, S: Simd<T>>(_: S, shape: &ConvPoolShape) -> bool {
-    S::BROADCASTS && shape.conv().window() == (TAPS, TAPS)
+pub fn pays<T: Element, S: Simd<T>>(_: S, k: usize) -> bool {
+    S::BROADCASTS && k == TAPS
 }
 
 /// As [`grey_forward`](super::grey_forward), where all sums of products are known to be finite, as
