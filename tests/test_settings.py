@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cnnrs import BatchNormalization, Conv2D, Dense, Dropout, RandomErasing, Sequential
-from cnnrs.losses import CategoricalCrossentropy
+from cnnrs.layers import Layer
+from cnnrs.losses import CategoricalCrossentropy, Loss
 from cnnrs.optimizers import SGD, Adam, AdamW
 from model_under_test import assert_same_weights, compiled, data
 
@@ -78,3 +79,69 @@ def test_weights_may_come_one_by_one() -> None:
     layer = model.layers[0]
     layer.set_weights(iter(np.zeros_like(part) for part in layer.get_weights()))  # type: ignore[arg-type]
     assert not any(part.any() for part in layer.get_weights())
+
+
+@pytest.mark.parametrize("name", ["clipnorm", "global_clipnorm", "weight_decay", "iterations"])
+def test_what_an_optimizer_would_not_heed_is_refused(name: str) -> None:
+    optimizer = SGD(0.1)
+    with pytest.raises(AttributeError, match=f"^{name}: expected no assignment, .* SGD would not"):
+        setattr(optimizer, name, 1e-6)
+    assert AdamW(weight_decay=0.5).weight_decay == 0.5
+    assert not hasattr(optimizer, name)
+
+
+def test_what_layers_and_models_would_not_heed_is_refused() -> None:
+    layer, model = Dense(3), compiled()
+    for owner, name in [
+        (layer, "kernel"),
+        (layer, "kernel_regularizer"),
+        (BatchNormalization(), "gamma_constraint"),
+        (model, "weights"),
+        (model, "dtype"),
+    ]:
+        with pytest.raises(AttributeError, match=f"^{name}: expected no assignment, .*, got 'l2'"):
+            setattr(owner, name, "l2")
+    layer.note = "mine"  # type: ignore[attr-defined]
+    assert model.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("base", "method"),
+    [
+        (Dense, "call"),
+        (Layer, "build"),
+        (Loss, "call"),
+        (CategoricalCrossentropy, "__call__"),
+        (SGD, "update_step"),
+        (Sequential, "train_step"),
+    ],
+)
+def test_a_method_that_would_not_be_called_is_refused(base: type, method: str) -> None:
+    with pytest.raises(TypeError, match=f"^Mine: expected a class without a {method} of its own"):
+        type("Mine", (base,), {method: lambda self, *_: None})
+
+
+def test_classes_may_be_made_of_layers_and_models() -> None:
+    class Small(Dense):
+        def __init__(self) -> None:
+            super().__init__(3, "softmax")
+
+    class Mine(Sequential):
+        def describe(self) -> str:
+            return f"{len(self.layers)} layers"
+
+    assert Mine([Small()]).describe() == "1 layers"
+    bare = type("Bare", (Layer,), {})
+    with pytest.raises(TypeError, match=r"^Bare: expected a layer of cnnrs\.layers"):
+        bare()
+
+
+def test_unknown_arguments_are_said_to_be_a_layers() -> None:
+    with pytest.raises(TypeError, match=r"^Dropout: .*name or input_shape, got seed=1"):
+        Dropout(0.5, seed=1)  # type: ignore[call-arg]
+
+
+def test_a_learning_rate_needs_a_step() -> None:
+    for take in (lambda: SGD(lambda: 0.1), lambda: setattr(SGD(), "learning_rate", lambda: 0.1)):
+        with pytest.raises(TypeError, match="learning_rate: expected a function of the step, got"):
+            take()

@@ -1,5 +1,6 @@
 """Checks of arguments: each error names the argument, what was expected and what came."""
 
+import inspect
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -38,7 +39,7 @@ def pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
         side = integer(name, value)  # type: ignore[arg-type]
         return side, side
     if len(value) != 2:
-        raise ValueError(f"{name}: expected one integer or two, got {value!r}")
+        raise ValueError(f"{name}: expected an integer or a pair of them, got {value!r}")
     return integer(name, value[0]), integer(name, value[1])
 
 
@@ -107,6 +108,19 @@ def only(name: str, value: Any, *supported: Any) -> None:
     """Refuse any value but the ones that Keras has and this library supports."""
     if value not in supported:
         raise ValueError(f"{name}: expected {one_of(supported)}, got {value!r}")
+
+
+def takes(function: Callable[..., object], *arguments: object) -> bool:
+    """Whether a function can be called with these arguments; those that do not tell can."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return True
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def channels_last(data_format: str | None) -> None:

@@ -72,12 +72,26 @@ class Layer(Settled, Trained):
         True
     """
 
+    _compiled_methods = ("call", "build", "compute_output_shape", "add_weight", "add_loss")
     _kind: ClassVar[str]
     _weights: ClassVar[tuple[str, ...]] = ()
     _base_name: ClassVar[str | None] = None
     """What names begin with, where it is not the kind."""
 
-    def __init__(self, *, name: str | None = None, input_shape: Sequence[int] | None = None):
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        input_shape: Sequence[int] | None = None,
+        **unknown: object,
+    ) -> None:
+        kind = type(self).__name__
+        if not hasattr(self, "_kind"):
+            raise TypeError(f"{kind}: expected a layer of cnnrs.layers, or a class made of one")
+        for key, value in unknown.items():
+            raise TypeError(
+                f"{kind}: expected its own arguments, name or input_shape, got {key}={value!r}"
+            )
         self._model: Structure | None = None
         self._named = name is not None
         self.name = self._base_name or self._kind if name is None else text("name", name)

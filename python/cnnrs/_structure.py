@@ -12,13 +12,13 @@ import numpy.typing as npt
 from cnnrs import _arrays, _core, initializers
 from cnnrs._checks import Shape, choice, only, sizes, text
 from cnnrs._layer import Input, Layer
-from cnnrs._settings import Trained
+from cnnrs._settings import Settled, Trained
 from cnnrs._summary import Row, summary
 
 Array: TypeAlias = npt.NDArray[Any]
 
 
-class Structure(Trained):
+class Structure(Settled, Trained):
     """A list of layers, compiled to a network whenever it changes."""
 
     def _begin(
@@ -33,7 +33,7 @@ class Structure(Trained):
         if not isinstance(layers, Iterable):
             raise TypeError(f"layers: expected a list of layers, got {layers!r}")
         self.name = text("name", name)
-        self.dtype = _dtype(dtype)
+        self._dtype = _dtype(dtype)
         self._rng = rng
         self._lock = threading.RLock()  # held while the structure changes
         self._layers: list[Layer] = []
@@ -41,6 +41,11 @@ class Structure(Trained):
         self._network: _core.Network | None = None
         self._in_network: list[Layer] = []
         self._change(lambda: self._extend(layers), weights)
+
+    @property
+    def dtype(self) -> str:
+        """Of the arithmetic and the weights: `"float32"` or `"float64"`, as the model was made."""
+        return self._dtype
 
     @property
     def layers(self) -> list[Layer]:

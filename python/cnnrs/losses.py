@@ -35,6 +35,7 @@ class Loss(Settled):
         True
     """
 
+    _compiled_methods = ("call", "__call__")
     _kind: ClassVar[str]
     _classifies: ClassVar[bool] = True
     """Whether the share of right predictions is reported too."""

@@ -63,6 +63,8 @@ class Sequential(Stored):
         True
     """
 
+    _compiled_methods = ("call", "train_step", "test_step", "predict_step", "compute_loss")
+
     def __init__(
         self,
         layers: Iterable[Layer | Input] | None = None,

@@ -10,7 +10,15 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs._checks import at_least_0, between, finite_at_least_0, from_0_below_1, integer, one_of
+from cnnrs._checks import (
+    at_least_0,
+    between,
+    finite_at_least_0,
+    from_0_below_1,
+    integer,
+    one_of,
+    takes,
+)
 from cnnrs._settings import Settled
 from cnnrs.optimizers import schedules
 from cnnrs.optimizers.schedules import LearningRateSchedule
@@ -43,6 +51,7 @@ class Optimizer(Settled):
         True
     """
 
+    _compiled_methods = ("update_step", "apply_gradients", "apply", "build")
     _kind: ClassVar[str]
     _arguments: ClassVar[tuple[str, ...]]
 
@@ -73,7 +82,9 @@ class Optimizer(Settled):
     def learning_rate(self) -> LearningRate:
         """The learning rate: a number, a schedule, or a function from the step to the rate.
 
-        May be assigned at any time, as callbacks do; also as `schedules.serialize` describes it.
+        May be assigned at any time, as callbacks do; also as `schedules.serialize` describes it. A
+        schedule stays one where Keras has the number of the moment: called with how many steps were
+        taken, it returns that.
         """
         return self._learning_rate
 
@@ -81,6 +92,8 @@ class Optimizer(Settled):
     def learning_rate(self, value: LearningRate | Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):
             value = schedules.deserialize(value)
+        if callable(value) and not takes(value, 0):
+            raise TypeError(f"learning_rate: expected a function of the step, got {value!r}")
         if not callable(value):
             value = finite_at_least_0("learning_rate", value)
         self._learning_rate = value
