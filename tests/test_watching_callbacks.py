@@ -17,6 +17,7 @@ from cnnrs.callbacks import (
     EarlyStopping,
     LambdaCallback,
     LearningRateScheduler,
+    ModelCheckpoint,
     ReduceLROnPlateau,
 )
 from cnnrs.optimizers import SGD, schedules
@@ -373,3 +374,37 @@ def test_watching_goes_on_in_another_process(
         assert json.dumps(got.get_state()) == json.dumps(wanted.get_state())
     assert_same_weights(parts, whole)
     assert parts.optimizer.learning_rate == whole.optimizer.learning_rate
+
+
+# Attributes count from when they are assigned
+
+
+def test_what_is_watched_may_be_assigned() -> None:
+    stop = EarlyStopping(patience=1)
+    stop.monitor, stop.mode, stop.min_delta = "figure", "max", 10.0
+    model = train([0.0, 11.0, 20.0, 40.0], stop, name="figure")
+    assert len(model.history.epoch) == 3
+
+    lower = ReduceLROnPlateau(patience=1, factor=0.5)
+    lower.min_delta = 10.0
+    model = train([50.0, 39.0, 30.0], lower)
+    assert model.optimizer.learning_rate == 0.25
+
+
+def test_whether_only_the_best_is_saved_may_be_assigned(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path / "{epoch}.safetensors")
+    keep.save_best_only, keep.best = True, 0.5
+    train([0.6, 0.4, 0.45], keep)
+    assert [path.name for path in tmp_path.iterdir()] == ["2.safetensors"]
+
+
+def test_hooks_may_be_set_as_training_begins() -> None:
+    batches: list[int] = []
+
+    class Late(Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.on_train_batch_end = lambda batch, logs=None: batches.append(batch)
+
+    x, y = data(8)
+    compiled().fit(x, y, 4, verbose=0, callbacks=[Late()])
+    assert batches == [0, 1]

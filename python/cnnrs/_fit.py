@@ -75,7 +75,7 @@ class CallbackList:
         histories = [callback for callback in given if isinstance(callback, History)]
         self.history = histories[-1] if histories else History()
         self._callbacks: list[Callback] = given if histories else [*given, self.history]
-        self.wants_batches = any(map(_wants_batches, self._callbacks))
+        self.wants_batches = False
         for callback in self._callbacks:
             callback.set_params(params)
             callback.set_model(model)
@@ -86,6 +86,7 @@ class CallbackList:
             callback.on_train_begin({})
         for callback in self._callbacks:
             callback._after_train_begin(self._callbacks, run)
+        self.wants_batches = any(map(_wants_batches, self._callbacks))  # they may have set hooks
 
     def train_end(self, logs: Logs) -> None:
         for callback in self._callbacks:

@@ -125,7 +125,7 @@ class History(Callback):
     `val_accuracy`, to lists with one number an epoch. `epoch` lists the epochs, counted from 0.
     Loss and accuracy are over the images as they were trained on, those with `val_` after it.
 
-    Reference: `keras.callbacks.History`.
+    Reference: `keras.callbacks.History`, where the names are sorted.
 
     Example:
         >>> import numpy as np

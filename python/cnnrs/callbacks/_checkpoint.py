@@ -37,7 +37,7 @@ class ModelCheckpoint(Callback):
     Warns:
         RuntimeWarning: if the logs have no such figure; then nothing is saved.
 
-    Reference: `keras.callbacks.ModelCheckpoint`.
+    Reference: `keras.callbacks.ModelCheckpoint`, where a first figure of NaN is never beaten.
 
     Example:
         >>> import os, tempfile
@@ -77,7 +77,8 @@ class ModelCheckpoint(Callback):
             if initial_value_threshold is None
             else number("initial_value_threshold", initial_value_threshold)
         )
-        self._watched = Monitor(monitor, mode) if save_best_only else None
+        self.mode = mode
+        self._watch()  # so that a wrong mode is refused now
         self._every: int | None = None
         self._seen = 0  # batches since the last saving
         if isinstance(save_freq, str):
@@ -88,6 +89,10 @@ class ModelCheckpoint(Callback):
             # Only then does training stop after every step to call hooks.
             self.on_train_batch_end = self._after_batch  # type: ignore[method-assign]
         self._epoch = self._last_batch = 0
+
+    def _watch(self) -> Monitor | None:
+        """What the attributes say now."""
+        return Monitor(self.monitor, self.mode) if self.save_best_only else None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Refuse a model that cannot be saved before it is trained, not after."""
@@ -103,8 +108,9 @@ class ModelCheckpoint(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Save, if it is time to."""
         if self._every is None:
-            value = None if self._watched is None else self._watched.value(logs)
-            self._save(value, logs or {}, epoch=epoch + 1)
+            watched = self._watch()
+            value = None if watched is None else watched.value(logs)
+            self._save(watched, value, logs or {}, epoch=epoch + 1)
 
     def _after_batch(self, batch: int, logs: Logs | None = None) -> None:
         assert self._every is not None
@@ -112,17 +118,20 @@ class ModelCheckpoint(Callback):
         self._last_batch = batch
         if self._seen >= self._every:
             self._seen = 0
-            value = None if self._watched is None else self._watched.value(logs)
-            self._save(value, logs or {}, epoch=self._epoch + 1, batch=batch + 1)
+            watched = self._watch()
+            value = None if watched is None else watched.value(logs)
+            self._save(watched, value, logs or {}, epoch=self._epoch + 1, batch=batch + 1)
 
-    def _save(self, value: float | None, logs: Logs, **counts: int) -> None:
+    def _save(
+        self, watched: Monitor | None, value: float | None, logs: Logs, **counts: int
+    ) -> None:
         """Save, if the figure is better or none is watched."""
         path = self._path({**logs, **counts})
-        if self._watched is not None:
+        if watched is not None:
             if value is None:
                 return
             was = "" if self.best is None else f" from {self.best:.5f}"
-            if not self._watched.is_better(value, self.best):
+            if not watched.is_better(value, self.best):
                 self._say(counts, f"{self.monitor} did not improve{was}")
                 return
             self.best = value

@@ -67,14 +67,18 @@ class EarlyStopping(Callback):
         restore_best_weights: bool = False,
         start_from_epoch: int = 0,
     ) -> None:
-        self._watched = Monitor(monitor, mode, min_delta)
-        self.monitor = monitor
+        self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
+        self._watch()  # so that wrong ones are refused now
         self.patience = integer("patience", patience, least=0)
         self.verbose = verbose
         self.baseline = None if baseline is None else number("baseline", baseline)
         self.restore_best_weights = bool(restore_best_weights)
         self.start_from_epoch = integer("start_from_epoch", start_from_epoch, least=0)
         self._begin()
+
+    def _watch(self) -> Monitor:
+        """What the attributes say now."""
+        return Monitor(self.monitor, self.mode, self.min_delta)
 
     def _begin(self) -> None:
         self.wait = 0
@@ -89,17 +93,18 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Compare the figure with the best, and end the training if that has been too long ago."""
-        value = self._watched.value(logs)
+        watched = self._watch()
+        value = watched.value(logs)
         if value is None or epoch < self.start_from_epoch:
             return
-        better = self._watched.is_better(value, self.best)
+        better = watched.is_better(value, self.best)
         if self.restore_best_weights and (better or self.best_weights is None):
             self.best_weights = self.model.get_weights()
             self.best_epoch = epoch
         self.wait += 1
         if better:
             self.best, self.best_epoch = value, epoch
-            if self.baseline is None or self._watched.is_better(value, self.baseline):
+            if self.baseline is None or watched.is_better(value, self.baseline):
                 self.wait = 0
         elif self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch

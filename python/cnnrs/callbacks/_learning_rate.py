@@ -1,11 +1,10 @@
 """Learning rates that change from epoch to epoch."""
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
-from cnnrs._checks import finite_at_least_0, from_0_below_1, integer, number
+from cnnrs._checks import finite_at_least_0, from_0_below_1, integer, number, takes
 from cnnrs._progress import say
 from cnnrs.callbacks._base import Callback, Logs
 from cnnrs.callbacks._monitor import Monitor
@@ -75,7 +74,7 @@ class LearningRateScheduler(_LearningRate):
             )
         self.schedule = schedule
         self.verbose = verbose
-        self._takes_the_rate = _takes_two(schedule)
+        self._takes_the_rate = takes(schedule, 0, 0.0)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Set the epoch's learning rate."""
@@ -113,7 +112,7 @@ class ReduceLROnPlateau(_LearningRate):
     Warns:
         RuntimeWarning: if the logs do not have the figure; the epoch does not count then.
 
-    Reference: `keras.callbacks.ReduceLROnPlateau`.
+    Reference: `keras.callbacks.ReduceLROnPlateau`, where a first figure of NaN is never beaten.
 
     Example:
         >>> import numpy as np
@@ -139,14 +138,18 @@ class ReduceLROnPlateau(_LearningRate):
         cooldown: int = 0,
         min_lr: float = 0.0,
     ) -> None:
-        self._watched = Monitor(monitor, mode, min_delta)
-        self.monitor = monitor
+        self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
+        self._watch()  # so that wrong ones are refused now
         self.factor = from_0_below_1("factor", factor)
         self.patience = integer("patience", patience, least=0)
         self.verbose = verbose
         self.cooldown = integer("cooldown", cooldown, least=0)
         self.min_lr = finite_at_least_0("min_lr", min_lr)
         self._begin()
+
+    def _watch(self) -> Monitor:
+        """What the attributes say now."""
+        return Monitor(self.monitor, self.mode, self.min_delta)
 
     def _begin(self) -> None:
         self.wait = 0
@@ -163,13 +166,14 @@ class ReduceLROnPlateau(_LearningRate):
         rate = self._rate()
         if logs is not None:
             logs["learning_rate"] = rate
-        value = self._watched.value(logs)
+        watched = self._watch()
+        value = watched.value(logs)
         if value is None:
             return
         if self.cooldown_counter:
             self.cooldown_counter -= 1
             self.wait = 0
-        if self._watched.is_better(value, self.best):
+        if watched.is_better(value, self.best):
             self.best = value
             self.wait = 0
         elif not self.cooldown_counter:
@@ -188,16 +192,3 @@ class ReduceLROnPlateau(_LearningRate):
         self.wait = state["wait"]
         self.cooldown_counter = state["cooldown_counter"]
         self.best = state["best"]
-
-
-def _takes_two(function: Callable[..., object]) -> bool:
-    """Whether a function can be called with two arguments; those that do not tell can."""
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return True
-    try:
-        signature.bind(0, 0.0)
-    except TypeError:
-        return False
-    return True
