@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,6 +119,19 @@ def test_config_holds_the_arguments() -> None:
         again = initializers.get(initializers.serialize(made))
         assert type(again) is type(made)
         np.testing.assert_array_equal(again((3, 4)), made((3, 4)))
+
+
+class OfKeras(Initializer):
+    def __call__(self, shape: Any, dtype: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        return np.full(shape, 0.5)
+
+
+@pytest.mark.parametrize(
+    "initializer", [OfKeras(), lambda shape, *, dtype=None: np.full(shape, 0.5, dtype)]
+)
+def test_an_initializer_may_be_written_as_for_keras(initializer: Any) -> None:
+    model = Sequential([Input((2,)), Dense(3, kernel_initializer=initializer)])
+    np.testing.assert_array_equal(model.get_weights()[0], np.full((2, 3), 0.5))
 
 
 def test_an_own_subclass_stays_itself() -> None:

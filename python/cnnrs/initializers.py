@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _random
-from cnnrs._checks import Shape, above_0, at_least_0, choice, integer, number, one_of
+from cnnrs._checks import Shape, above_0, at_least_0, choice, integer, number, one_of, takes
 
 __all__ = [
     "GlorotNormal",
@@ -446,9 +446,11 @@ def draw(
     rng: "np.random.Generator",
 ) -> Array:
     """Draw a weight from an initializer or a user's function."""
-    if isinstance(initializer, Initializer):
+    if isinstance(initializer, Initializer) and takes(initializer, shape, dtype, rng):
         return initializer(shape, dtype, rng)
-    return np.asarray(initializer(shape, dtype), dtype)
+    if takes(initializer, shape, dtype):
+        return np.asarray(initializer(shape, dtype), dtype)
+    return np.asarray(initializer(shape, dtype=dtype), dtype)
 
 
 def _fans(shape: Shape) -> tuple[int, int]:
