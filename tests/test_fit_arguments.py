@@ -1,13 +1,14 @@
 """What training and judging refuse."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cnnrs import BatchNormalization, Dense, Input, Sequential
-from cnnrs.callbacks import Callback
-from cnnrs.losses import CategoricalCrossentropy
+from cnnrs import BatchNormalization, Conv2D, Dense, Input, Sequential
+from cnnrs.callbacks import Callback, LambdaCallback
+from cnnrs.losses import CategoricalCrossentropy, SparseCategoricalCrossentropy
 from cnnrs.optimizers import SGD
 from cnnrs.utils import set_random_seed
 from model_under_test import SPARSE, compiled, data, small_model
@@ -185,3 +186,70 @@ def test_two_softmaxes_are_warned_of() -> None:
     with pytest.warns(RuntimeWarning, match=r"from_logits=True applies a softmax, and so does <De"):
         model.compile("sgd", CategoricalCrossentropy(from_logits=True))
     model.compile("sgd", CategoricalCrossentropy())
+
+
+def test_two_softmaxes_are_warned_of_where_they_come_together() -> None:
+    model = Sequential()
+    model.compile("sgd", SparseCategoricalCrossentropy(from_logits=True))
+    model.add(Dense(3, activation="softmax"))
+    x = np.zeros((2, 4), np.float32)
+    with pytest.warns(RuntimeWarning, match="from_logits=True applies a softmax") as warned:
+        model.fit(x, [0, 1], verbose=0)
+    assert [Path(it.filename).name for it in warned] == [Path(__file__).name]
+    model.fit(x, [0, 1], verbose=0)  # a second warning would be an error
+
+
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", "categorical_crossentropy"])
+def test_a_cross_entropy_needs_two_classes(loss: str) -> None:
+    model = Sequential([Input((4,)), Dense(1, activation="sigmoid")])
+    with pytest.raises(ValueError, match=r"two classes or more for a cross-entropy, got .*\(1,\)"):
+        model.compile("sgd", loss)
+
+
+@pytest.mark.parametrize("shuffle", ["batch", "False", None, 2])
+def test_shuffle_is_true_or_false(shuffle: Any) -> None:
+    x, y = data()
+    with pytest.raises(ValueError, match=f"^shuffle: expected True or False, got {shuffle!r}"):
+        compiled().fit(x, y, shuffle=shuffle, verbose=0)
+
+
+def test_the_accuracy_has_one_name() -> None:
+    with pytest.raises(ValueError, match=r"metrics: expected one name .*'acc'\]"):
+        small_model().compile("sgd", SPARSE, metrics=["accuracy", "acc"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"validation_data": (np.zeros((2, 9)), [0, 1])},
+        {"validation_split": 0.999},
+        {"callbacks": [3]},
+    ],
+)
+def test_a_refused_first_fit_builds_nothing(arguments: dict[str, Any]) -> None:
+    model = Sequential([Dense(3, activation="softmax")])
+    model.compile("sgd", SPARSE)
+    with pytest.raises((TypeError, ValueError), match="expected"):
+        model.fit(np.zeros((4, 5)), [0, 1, 2, 0], verbose=0, **arguments)
+    assert not model.built
+    model.fit(np.zeros((4, 6)), [0, 1, 2, 0], verbose=0)
+
+
+def test_a_loss_that_does_not_fit_is_refused_before_callbacks_are_called() -> None:
+    called: list[str] = []
+    model = Sequential([Conv2D(3, 3, activation="softmax")])
+    model.compile("sgd", SPARSE)
+    record = LambdaCallback(on_train_begin=lambda logs: called.append("begun"))
+    with pytest.raises(ValueError, match="expected an output of one axis"):
+        model.fit(np.zeros((4, 8, 8, 1)), np.zeros(4), verbose=0, callbacks=[record])
+    assert (called, model.built) == ([], False)
+
+
+def test_a_shape_to_build_is_a_tuple() -> None:
+    with pytest.raises(TypeError, match=r"input_shape: expected a shape such as .*, got 5"):
+        Sequential([Dense(3)]).build(5)  # type: ignore[arg-type]
+
+
+def test_a_model_without_layers_is_said_to_have_none() -> None:
+    with pytest.raises(ValueError, match="expected a built model, got sequential, which has no"):
+        Sequential([Input((4,))]).get_weights()

@@ -67,5 +67,5 @@ def test_other_arguments_are_refused(folder: Path) -> None:
         image_folder(folder, color_mode="grey")
     with pytest.raises(TypeError, match=r"image_size: expected an integer, got 8\.5"):
         image_folder(folder, 8.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="image_size: expected one integer or two"):
+    with pytest.raises(ValueError, match="image_size: expected an integer or a pair of them"):
         image_folder(folder, (8, 8, 3))

@@ -349,7 +349,11 @@ def test_a_copy_of_a_models_layer_can_go_to_another_model() -> None:
         (lambda: Conv2D(0, 3), ValueError, "filters: expected at least 1, got 0"),
         (lambda: Conv2D(2.5, 3), TypeError, "filters: expected an integer, got 2.5"),
         (lambda: Conv2D(8, 0), ValueError, "kernel_size: expected at least 1, got 0"),
-        (lambda: Conv2D(8, (3, 3, 3)), ValueError, r"kernel_size: .* two, got \(3, 3, 3\)"),
+        (
+            lambda: Conv2D(8, (3, 3, 3)),
+            ValueError,
+            r"kernel_size: .* a pair of them, got \(3, 3, 3\)",
+        ),
         (lambda: Conv2D(8, "3"), TypeError, "kernel_size: expected an integer, got '3'"),
         (lambda: Conv2D(8, 3, strides=(1, -1)), ValueError, "strides: .* at least 1, got -1"),
         (lambda: Conv2D(8, 3, padding="full"), ValueError, "padding: .*'same', got 'full'"),

@@ -20,6 +20,8 @@ def metric(metrics: Sequence[str] | None, loss: Loss) -> str | None:
     if not isinstance(metrics, str | list | tuple | None):
         raise TypeError(f"metrics: expected a list of names, got {metrics!r}")
     names = [metrics] if isinstance(metrics, str) else list(metrics or ())
+    if len(names) > 1:
+        raise ValueError(f"metrics: expected one name for the accuracy, got {names!r}")
     if names and not loss._classifies:
         raise ValueError(f"metrics: expected none for {loss}, got {names[0]!r}")
     for name in names:

@@ -115,7 +115,7 @@ class RandomFlip(Augmentation):
     Raises:
         ValueError: if the mode is none of these.
 
-    Reference: `keras.layers.RandomFlip`.
+    Reference: `keras.layers.RandomFlip`, which has one chance for both directions together.
 
     Example:
         >>> from cnnrs import Conv2D, Input, RandomFlip, Sequential

@@ -155,7 +155,11 @@ class Structure(Settled, Trained):
                     "input_shape: expected a shape such as (None, 28, 28, 1), got None"
                 )
             return
-        self._build(sizes("input_shape", tuple(input_shape)[1:]))  # type: ignore[arg-type]
+        if not isinstance(input_shape, list | tuple):
+            raise TypeError(
+                f"input_shape: expected a shape such as (None, 28, 28, 1), got {input_shape!r}"
+            )
+        self._build(sizes("input_shape", input_shape[1:]))
 
     def summary(
         self,
@@ -310,10 +314,10 @@ class Structure(Settled, Trained):
 
     def _need_network(self, what: str) -> _core.Network:
         if self._network is None:
-            raise ValueError(
-                f"{what}: expected a built model, got {self.name}, which knows no input shape yet; "
-                f"begin with an Input, or call build"
-            )
+            lacks = "knows no input shape yet; begin with an Input, or call build"
+            if self._shape is not None:
+                lacks = "has no layers"
+            raise ValueError(f"{what}: expected a built model, got {self.name}, which {lacks}")
         return self._network
 
     def _build(self, shape: Shape) -> None:

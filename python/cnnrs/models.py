@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cnnrs import _arguments, _arrays, _core, _random, losses, optimizers
 from cnnrs._arguments import Verbose
-from cnnrs._checks import integer, number
+from cnnrs._checks import integer, number, only
 from cnnrs._fit import CallbackList, Data, Fit, evaluate
 from cnnrs._layer import Input, Layer
 from cnnrs._progress import Report, line, say
@@ -90,6 +90,7 @@ class Sequential(Stored):
         self._steps_per_execution = 1
         self._metric: str | None = None
         self._network_is_compiled = False
+        self._softmaxes_are_counted = False
         super()._begin(layers, name, dtype, rng, weights)
 
     @property
@@ -170,14 +171,8 @@ class Sequential(Stored):
         steps_per_execution = integer("steps_per_execution", steps_per_execution)
         new_optimizer, new_loss = optimizers.get(optimizer), losses.get(loss)
         metric = _arguments.metric(metrics, new_loss)
-        last = self._layers[-1] if self._layers else None
-        if getattr(new_loss, "from_logits", False) and getattr(last, "activation", "") == "softmax":
-            warnings.warn(
-                f"loss: from_logits=True applies a softmax, and so does {last!r}: the loss sees "
-                f"two; leave one of them out",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        self._softmaxes_are_counted = False
+        self._count_softmaxes(new_loss, stacklevel=3)
         with self._lock:
             if self._network is not None:
                 self._network.compile(new_loss._compiled(), new_optimizer._compiled())
@@ -259,16 +254,19 @@ class Sequential(Stored):
             "a number from 0 to below 1",
             lambda value: 0 <= value < 1,
         )
-        data = self._data("fit", x, y)
-        validation = None
-        if validation_data is not None:
-            validation = self._data(
-                "fit", *_arguments.validation_pair(validation_data), of=" of validation_data"
-            )
-        elif split:
-            data, validation = _arguments.split(data, split)
-        steps = math.ceil(len(data.x) / batch_size)
-        called = CallbackList(callbacks, self, verbose=level, epochs=epochs, steps=steps)
+        only("shuffle", shuffle, True, False)
+        with self._unbuilt_if_refused():
+            data = self._data("fit", x, y)
+            validation = None
+            if validation_data is not None:
+                validation = self._data(
+                    "fit", *_arguments.validation_pair(validation_data), of=" of validation_data"
+                )
+            elif split:
+                data, validation = _arguments.split(data, split)
+            self._ready_network()
+            steps = math.ceil(len(data.x) / batch_size)
+            called = CallbackList(callbacks, self, verbose=level, epochs=epochs, steps=steps)
         self.history = called.history
         self.stop_training = False
         self._initial_epoch = initial_epoch
@@ -457,10 +455,25 @@ class Sequential(Stored):
             raise ValueError(f"{method}: expected a compiled model, got {self.name} before compile")
         with self._unbuilt_if_refused():
             images = self._inputs(f"x{of}", x)
+            self._count_softmaxes(self.loss, stacklevel=4)
             if not len(images):
                 raise ValueError(f"x{of}: expected at least one image, got none")
             labels = self.loss._targets(f"y{of}", y, len(images), self._outputs(), self.dtype)
         return Data(images, labels)
+
+    def _count_softmaxes(self, loss: Loss, stacklevel: int) -> None:
+        """Warn, once for each `compile`, if both the model's end and the loss apply one."""
+        last = self._layers[-1] if self._layers else None
+        if self._softmaxes_are_counted or getattr(last, "activation", "") != "softmax":
+            return
+        self._softmaxes_are_counted = True
+        if getattr(loss, "from_logits", False):
+            warnings.warn(
+                f"loss: from_logits=True applies a softmax, and so does {last!r}: the loss sees "
+                f"two; leave one of them out",
+                RuntimeWarning,
+                stacklevel=stacklevel,
+            )
 
     def _ready_network(self) -> _core.Network:
         """The network, compiled for the loss and the optimizer."""

@@ -114,7 +114,8 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             TypeError: if layers are none, or a setting is of another type.
-            ValueError: if shapes do not fit, numbers are not finite, or a setting is out of range.
+            ValueError: if shapes do not fit, numbers are not finite, there is one class only, or a
+                setting is out of range.
 
         Reference: `fit` of scikit-learn's classifiers.
 
@@ -128,6 +129,8 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows, y = validate_data(self, rows, y, dtype=DTYPES)
         check_classification_targets(y)
         classes, numbers = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"y: expected two classes or more, got 1 class: {classes[0]!r}")
         input_shape = _input_shape(self.image_shape, shape, rows.shape[1])
         optimizer = copy.deepcopy(optimizers.get(self.optimizer))
         if self.learning_rate is not None:

@@ -204,9 +204,10 @@ impl<T: Element> Network<T> {
     ) -> Result<(), BuildError> {
         let output = self.layers.output();
         let classes = !matches!(loss, Loss::MeanSquaredError);
-        if classes && output.len() != 1 {
+        if classes && (output.len() != 1 || output[0] < 2) {
             return Err(BuildError::Shape(ShapeError::new(format!(
-                "expected an output of one axis for a cross-entropy, got shape {}",
+                "expected an output of one axis and two classes or more for a cross-entropy, got shape \
+                 {}",
                 tuple(output)
             ))));
         }
