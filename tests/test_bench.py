@@ -77,8 +77,6 @@ def test_without_files_it_writes_none(tmp_path: Path, monkeypatch: pytest.Monkey
         ("--json", "folder", "folder"),
         ("--plot", "file/times.png", "times.png"),
         ("--plot", "missing/times.png", "times.png"),
-        ("--plot", "times.docx", "docx"),
-        ("--plot", "times", "times"),
     ],
 )
 def test_unusable_file_is_one_line_that_names_it(
@@ -93,6 +91,13 @@ def test_unusable_file_is_one_line_that_names_it(
     assert complaint[0].startswith("cnnrs: ")
     assert mention in re.sub(r"\.times\.[0-9a-f]{12}", "times", complaint[0])
     assert names(tmp_path) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("name", ["times.docx", "times", ""])
+def test_a_chart_is_one_of_three_kinds(name: str) -> None:
+    ran = bench("--plot", name)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert f"expected a name that ends in .png, .svg or .pdf, got {name!r}" in ran.stderr
 
 
 def test_chart_without_matplotlib_is_refused_before_the_measurement(tmp_path: Path) -> None:

@@ -167,8 +167,8 @@ def test_accuracy_is_that_of_each_seed_and_of_all(tmp_path: Path) -> None:
 
 def test_a_recipe_can_be_judged_without_the_test_images(tmp_path: Path) -> None:
     file = tmp_path / "runs.json"
-    arguments = ("--data", "mnist-sample", "--seeds", "1", "--hold-out", "500", "--json", file)
-    ran = cnnrs_command("bench", "accuracy", *arguments)
+    arguments = ("--data", "mnist-sample", "--seeds", "1", "--hold-out", "500", "--debug")
+    ran = cnnrs_command("bench", "--json", file, "accuracy", *arguments)  # on either side
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "judged by the last 500 training images, trained on the others" in ran.stdout
     report = json.loads(file.read_text())
@@ -220,7 +220,11 @@ def test_accuracies_that_cannot_be_written_are_not_measured(tmp_path: Path) -> N
         ("train --lr x", "--lr: expected a number above 0, got 'x'"),
         ("train --momentum 1", "unrecognized arguments: --momentum 1"),
         ("train mnist", "unrecognized arguments: mnist"),
-        ("train --resume", "--resume needs --out"),
+        ("train --resume", "cnnrs train: error: --resume needs --out"),
+        ("train --out=", "--out: expected a path, got ''"),
+        ("bench --plot a.png accuracy", "expected no --plot, which belongs to `bench` alone"),
+        ("bench --repeats 2 accuracy", "expected no --repeats"),
+        ("bench accuracy --peer-seeds 2", "--peer-seeds needs --peer"),
         ("evaluate", "required: MODEL"),
         ("predict model.safetensors", "required: IMAGE"),
         ("export model.safetensors a.onnx --input-dtype int8", "invalid choice: 'int8'"),

@@ -99,6 +99,14 @@ def test_predict_prints_the_likeliest_classes_and_names_what_is_no_picture(
     assert [int(line.split()[1]) for line in lines] == [0, 4]
 
 
+def test_predict_goes_on_where_files_are_missing(model_file: Path, pictures: Path) -> None:
+    missing = [pictures / "none.png", pictures / "nowhere"]
+    ran = cnnrs_command("predict", model_file, missing[0], pictures / "a.png", missing[1])
+    assert (ran.returncode, len(ran.stdout.splitlines())) == (1, 1)
+    expected = [f"cnnrs: {path}: expected a file or folder, found none" for path in missing]
+    assert ran.stderr.splitlines() == expected
+
+
 def test_predict_prints_json(model_file: Path, pictures: Path) -> None:
     rows = json.loads(succeed("predict", model_file, pictures / "b.jpg", "--json"))
     assert [(row["file"], row["class"]) for row in rows] == [(str(pictures / "b.jpg"), 4)]

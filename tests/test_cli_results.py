@@ -154,7 +154,9 @@ def test_a_training_that_was_killed_goes_on_to_the_same_end(tmp_path: Path) -> N
     assert sorted(file.name for file in cut.iterdir()) == ["backup"]
 
     refused = cnnrs_command(*MANY, "--out", cut, "--resume", "--seed", "1")
-    assert_refused(refused, "--resume: expected the options of the training in", "'seed': 1")
+    assert_refused(
+        refused, "--resume: expected the options of the training in", "--seed 0, got --seed 1"
+    )
     ran = cnnrs_command(*MANY, "--out", cut, "--resume", command=NO_MATPLOTLIB)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert contents(cut) == contents(whole)

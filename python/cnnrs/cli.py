@@ -16,6 +16,11 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 """Exit statuses; 130 is a shell's own for a command that Ctrl-C ended."""
 
 
+BENCH_REPEATS = 9
+
+DEBUG_HELP = "show where an error comes from"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with `arguments`, by default the process's own, and return its exit status.
 
@@ -25,10 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Data: the bundled sample of MNIST...
         0
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.run is _train and options.resume and options.out is None:
-        parser.error("--resume needs --out")
+    options = _parser().parse_args(arguments)
+    options.check(options)
     run: Callable[[argparse.Namespace], int | None] = options.run
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Into a pipe, too, each line at once; letters that its encoding lacks, as escapes.
@@ -104,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="where to write model.safetensors, history.csv, report.json and, if matplotlib is "
         "installed, history.png, confusion.png and mistakes.png",
@@ -115,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         help="go on with the training that was cut off in the folder of --out, after its last "
         "whole epoch",
     )
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, check=_check_train(train))
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -180,16 +183,15 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--repeats",
         type=_at_least(1),
-        default=9,
         metavar="N",
-        help="rounds, of which the median is reported (default: %(default)s)",
+        help=f"rounds, of which the median is reported (default: {BENCH_REPEATS})",
     )
-    bench.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    bench.add_argument("--json", type=_path, metavar="FILE", help="also write the figures as JSON")
     bench.add_argument(
-        "--plot", type=Path, metavar="FILE", help="also draw a bar chart (.png, .svg or .pdf)"
+        "--plot", type=_picture, metavar="FILE", help="also draw a bar chart (.png, .svg or .pdf)"
     )
     bench.set_defaults(run=_bench)
-    kinds = bench.add_subparsers(title="other kinds", metavar="KIND")
+    kinds = bench.add_subparsers(title="other kinds", metavar="[KIND]")
     accuracy = kinds.add_parser(
         "accuracy",
         help="train by a recipe with several seeds",
@@ -216,7 +218,14 @@ def _parser() -> argparse.ArgumentParser:
         help="judge by the last N training images, and train on the others: for choosing a recipe "
         "without a look at the test images",
     )
-    accuracy.add_argument("--json", type=Path, metavar="FILE", help="also write them as JSON")
+    # What `bench` itself was given must not be overwritten by a default.
+    accuracy.add_argument(
+        "--json",
+        type=_path,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="also write them as JSON",
+    )
     accuracy.add_argument(
         "--peer",
         choices=("torch",),
@@ -228,7 +237,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how many of the seeds the peer trains with, as it is slower (default: all)",
     )
-    accuracy.set_defaults(run=_bench_accuracy)
+    accuracy.set_defaults(run=_bench_accuracy, check=_check_bench_accuracy(accuracy))
 
     info = commands.add_parser(
         "info",
@@ -237,8 +246,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.set_defaults(run=_info)
     for command in commands.choices.values():
-        command.add_argument("--debug", action="store_true", help="show where an error comes from")
+        command.add_argument("--debug", action="store_true", help=DEBUG_HELP)
+    accuracy.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG_HELP
+    )
+    parser.set_defaults(check=lambda options: None)
     return parser
+
+
+def _check_train(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    def check(options: argparse.Namespace) -> None:
+        if options.resume and options.out is None:
+            parser.error("--resume needs --out")
+
+    return check
+
+
+def _check_bench_accuracy(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    def check(options: argparse.Namespace) -> None:
+        for name in ("repeats", "plot"):
+            if getattr(options, name) is not None:
+                parser.error(f"expected no --{name}, which belongs to `bench` alone")
+        if options.peer_seeds is not None and options.peer is None:
+            parser.error("--peer-seeds needs --peer")
+
+    return check
 
 
 def _recipe_option(command: argparse.ArgumentParser, default: str) -> None:
@@ -325,7 +357,8 @@ def _info(options: argparse.Namespace) -> None:
 def _bench(options: argparse.Namespace) -> None:
     from cnnrs.bench import run
 
-    run(repeats=options.repeats, json_file=options.json, plot_file=options.plot)
+    repeats = options.repeats or BENCH_REPEATS
+    run(repeats=repeats, json_file=options.json, plot_file=options.plot)
 
 
 def _bench_accuracy(options: argparse.Namespace) -> None:
@@ -356,6 +389,20 @@ def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return Path(text)
+
+
+def _picture(text: str) -> Path:
+    if not text.endswith((".png", ".svg", ".pdf")):
+        raise argparse.ArgumentTypeError(
+            f"expected a name that ends in .png, .svg or .pdf, got {text!r}"
+        )
+    return Path(text)
 
 
 def _rate(text: str) -> float:

@@ -72,26 +72,34 @@ def predict(
         model_file: from `Sequential.save` or `cnnrs train`.
         paths: PNG and JPEG files, and folders of them.
         as_json: whether to print JSON instead of a table.
-        complain: called with a line for each picture that cannot be read; the others are
-            classified all the same.
+        complain: called with a line for each file or folder that is missing or cannot be read;
+            the others are classified all the same.
 
     Returns:
         Whether all pictures could be read.
 
     Raises:
-        OSError: if a file or folder is missing.
-        ValueError: if the model is damaged, or none for pictures, or a folder holds none.
+        OSError: if the model's file is missing or cannot be read.
+        ValueError: if the model is damaged, or does not take pictures.
     """
     model = load_model(model_file)
     classes = _classes(model_file, model)
     read = _reader(model_file, model)
-    found = images.files(paths)
+    unread = 0
     pictures: list[tuple[Path, Array]] = []
-    for path in found:
+    for path in paths:
         try:
-            pictures.append((path, read(path)))
+            found = images.files(path)
         except (OSError, ValueError) as error:
+            unread += 1
             complain(str(error))
+            continue
+        for file in found:
+            try:
+                pictures.append((file, read(file)))
+            except (OSError, ValueError) as error:
+                unread += 1
+                complain(str(error))
     if pictures:
         probabilities = model.predict(np.stack([picture for _, picture in pictures]))
         files = [path for path, _ in pictures]
@@ -101,7 +109,7 @@ def predict(
             _print_table(files, probabilities, min(SHOWN, classes))
     elif as_json:
         print("[]")
-    return len(pictures) == len(found)
+    return not unread
 
 
 def export(model_file: Path, out: Path, input_dtype: str) -> None:

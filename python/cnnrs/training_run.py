@@ -112,7 +112,7 @@ def run(
             "data": data,
             "recipe": recipe,
             "limit": limit,
-            "learn_rate": learn_rate,
+            "lr": learn_rate,
             "seed": seed,
         }
         callbacks.append(_backup(out / BACKUP, options, resume))
@@ -167,9 +167,9 @@ def _backup(folder: Path, options: dict[str, Any], resume: bool) -> BackupAndRes
     if resume and file.exists():
         found = json.loads(file.read_text())
         if found != options:
+            was, now = _other_options(found, options), _other_options(options, found)
             raise ValueError(
-                f"--resume: expected the options of the training in {folder}, which are {found}, "
-                f"got {options}"
+                f"--resume: expected the options of the training in {folder}, {was}, got {now}"
             )
     else:
         if resume:
@@ -181,6 +181,15 @@ def _backup(folder: Path, options: dict[str, Any], resume: bool) -> BackupAndRes
             path.write_text(json.dumps(options))
     # It stays until the results are written.
     return BackupAndRestore(folder, delete_checkpoint=False)
+
+
+def _other_options(options: dict[str, Any], others: dict[str, Any]) -> str:
+    """Those that the others do not have, as one would type them."""
+    return " ".join(
+        f"no --{name}" if value is None else f"--{name} {value}"
+        for name, value in options.items()
+        if name not in others or value != others[name]
+    )
 
 
 class _Report(Callback):
