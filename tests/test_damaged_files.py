@@ -94,11 +94,11 @@ def doubled(header: dict[str, Any]) -> str:
 
 
 DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "empty": (lambda file: b"", "cut off or another"),
-    "cut in the header": (lambda file: file[:100], "cut off or another"),
+    "empty": (lambda file: b"", "something else or one cut off"),
+    "cut in the header": (lambda file: file[:100], "something else or one cut off"),
     "cut at the end": (lambda file: file[:-1], "damaged"),
     "longer": (lambda file: file + b"\0", "damaged"),
-    "huge header": (lambda file: b"\xff" * 8 + file[8:], "cut off or another"),
+    "huge header": (lambda file: b"\xff" * 8 + file[8:], "something else or one cut off"),
     "a weight changed": (lambda file: file[:-1] + bytes([file[-1] ^ 1]), "fits its checksum"),
     "no safetensors": (lambda file: joined("[1, 2]", b""), "written by cnnrs"),
     "another's": (lambda file: save({"a": np.ones(3)}), "written by cnnrs"),

@@ -195,6 +195,11 @@ def test_unfit_descriptions_are_refused(described: Any, message: str) -> None:
             read()
 
 
+def test_a_description_is_a_dict() -> None:
+    with pytest.raises(TypeError, match=r"learning_rate: expected a dict .*, got 3"):
+        schedules.deserialize(3)  # type: ignore[arg-type]
+
+
 # What is refused
 
 

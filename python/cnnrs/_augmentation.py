@@ -46,7 +46,7 @@ class _Warp(Augmentation):
 class RandomTranslation(_Warp):
     """In training, each image is moved down or up and right or left.
 
-    `out[i, j] = in[i - height * down, j - width * right]`, `down` and `right` being drawn evenly
+    `out[i, j] = in[i - height * down, j - width * right]`, `down` and `right` being drawn uniformly
     from the factors. Evaluating and predicting leave images as they are. The layer stands before
     all layers with weights. What is drawn follows from the model's generator, which
     `utils.set_random_seed` seeds, whatever the number of threads.
@@ -100,10 +100,10 @@ class RandomTranslation(_Warp):
 
 
 class RandomFlip(Augmentation):
-    """In training, every other image is mirrored.
+    """In training, each image is mirrored at random.
 
-    Each is with probability one half, and independently for each direction of the mode. Otherwise
-    as `RandomTranslation`.
+    The probability is one half, independently for each direction of the mode. Otherwise as
+    `RandomTranslation`.
 
     Args:
         mode: `"horizontal"` for left to right, `"vertical"` for upside down, or
@@ -113,6 +113,7 @@ class RandomFlip(Augmentation):
         **common: `name` and `input_shape`, as of every `Layer`.
 
     Raises:
+        TypeError: if the seed is not an integer.
         ValueError: if the mode is none of these.
 
     Reference: `keras.layers.RandomFlip`, which has one chance for both directions together.
@@ -143,7 +144,7 @@ class RandomFlip(Augmentation):
 class RandomRotation(_Warp):
     """In training, each image is rotated about its centre.
 
-    The angle, counterclockwise, is a full turn times what is drawn evenly from the factor.
+    The angle, counterclockwise, is a full turn times what is drawn uniformly from the factor.
     Otherwise as `RandomTranslation`.
 
     Args:
@@ -190,7 +191,7 @@ class RandomRotation(_Warp):
 class RandomZoom(_Warp):
     """In training, each image is zoomed about its centre.
 
-    `1 + height` times its height is seen and `1 + width` times its width, both drawn evenly from
+    `1 + height` times its height is seen and `1 + width` times its width, both drawn uniformly from
     the factors: above 0 the image gets smaller, below 0 larger. Otherwise as `RandomTranslation`.
 
     Args:
@@ -311,7 +312,7 @@ class RandomElastic(_Warp):
         **common: `name` and `input_shape`, as of every `Layer`.
 
     Raises:
-        TypeError: if a number is none.
+        TypeError: if a number is not one.
         ValueError: if it is out of its range, or a value is none of the above.
 
     Reference: P. Simard, D. Steinkraus and J. Platt, 2003, who have these defaults for MNIST.
@@ -346,12 +347,12 @@ class RandomElastic(_Warp):
 class RandomErasing(Augmentation):
     """In training, a rectangle somewhere in an image is painted over.
 
-    Its height is the square root of what is drawn evenly from `scale` times the image's, its width
-    that of another such number times the image's, and its place is any. Otherwise as
+    Its height is the square root of what is drawn uniformly from `scale` times the image's, its
+    width that of another such number times the image's, and its place is any. Otherwise as
     `RandomTranslation`.
 
     Args:
-        factor: the probability that it is done, itself drawn evenly for each image: `(least,
+        factor: the probability that it is done, itself drawn uniformly for each image: `(least,
             largest)`, or one number `f` for `(0, f)`, which comes to `f / 2` of all images. So the
             default, 1, does it to half of them, as in Keras, and `(1, 1)` to all.
         scale: from 0 to 1: `(least, largest)`, or one number `f` for `(0, f)`; `(0.02, 0.33)` by
@@ -365,7 +366,7 @@ class RandomErasing(Augmentation):
         **common: `name` and `input_shape`, as of every `Layer`.
 
     Raises:
-        TypeError: if a number is none.
+        TypeError: if a number is not one.
         ValueError: if it is out of its range.
 
     Reference: `keras.layers.RandomErasing`; Z. Zhong et al., 2017.

@@ -74,7 +74,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], Any]:
             raise ValueError("expected a regular file")
         length = int.from_bytes(file.read(PREFIX), "little")
         if length > status.st_size - PREFIX:
-            raise ValueError("expected a safetensors file, found one that is cut off or another")
+            raise ValueError("expected a safetensors file, found something else or one cut off")
         file.seek(0)
         content = file.read(status.st_size)
     metadata = _metadata(content[PREFIX : PREFIX + length])

@@ -131,6 +131,10 @@ class RandomNormal(_Random):
         stddev: its standard deviation, 0.05 by default.
         seed: with a seed, every call draws the same numbers; the model's generator if None.
 
+    Raises:
+        TypeError: if a number is not one.
+        ValueError: if the standard deviation is negative.
+
     Reference: `keras.initializers.RandomNormal`.
 
     Example:
@@ -151,12 +155,16 @@ class RandomNormal(_Random):
 
 
 class RandomUniform(_Random):
-    """Draws evenly between two bounds.
+    """Draws uniformly between two bounds.
 
     Args:
         minval: the lower bound, -0.05 by default.
         maxval: the upper bound, 0.05 by default.
         seed: with a seed, every call draws the same numbers; the model's generator if None.
+
+    Raises:
+        TypeError: if a number is not one.
+        ValueError: if the upper bound is below the lower one.
 
     Reference: `keras.initializers.RandomUniform`.
 
@@ -189,6 +197,10 @@ class TruncatedNormal(RandomNormal):
         stddev: its standard deviation before it is truncated, 0.05 by default.
         seed: with a seed, every call draws the same numbers; the model's generator if None.
 
+    Raises:
+        TypeError: if a number is not one.
+        ValueError: if the standard deviation is negative.
+
     Reference: `keras.initializers.TruncatedNormal`.
 
     Example:
@@ -214,6 +226,7 @@ class VarianceScaling(_Random):
         seed: with a seed, every call draws the same numbers; the model's generator if None.
 
     Raises:
+        TypeError: if the scale is not a number, or the seed not an integer.
         ValueError: if the scale is not positive, or the mode or distribution is another.
 
     Reference: `keras.initializers.VarianceScaling`.
@@ -263,7 +276,7 @@ class _Scaled(VarianceScaling):
 
 
 class GlorotUniform(_Scaled):
-    """Draws evenly from -limit to limit = sqrt(6 / (fan_in + fan_out)): the default for kernels.
+    """Draws uniformly from -limit to limit = sqrt(6 / (fan_in + fan_out)): the default for kernels.
 
     Args:
         seed: with a seed, every call draws the same numbers; the model's generator if None.
@@ -297,7 +310,7 @@ class GlorotNormal(_Scaled):
 
 
 class HeUniform(_Scaled):
-    """Draws evenly from -limit to limit = sqrt(6 / fan_in): for layers with a ReLU.
+    """Draws uniformly from -limit to limit = sqrt(6 / fan_in): for layers with a ReLU.
 
     Args:
         seed: with a seed, every call draws the same numbers; the model's generator if None.
@@ -331,7 +344,7 @@ class HeNormal(_Scaled):
 
 
 class LecunUniform(_Scaled):
-    """Draws evenly from -limit to limit = sqrt(3 / fan_in).
+    """Draws uniformly from -limit to limit = sqrt(3 / fan_in).
 
     Args:
         seed: with a seed, every call draws the same numbers; the model's generator if None.

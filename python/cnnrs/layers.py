@@ -383,7 +383,8 @@ class ReLU(Layer):
         **common: `name` and `input_shape`, as of every `Layer`.
 
     Raises:
-        ValueError: if a number is negative, or the threshold is not 0.
+        TypeError: if a number is not one.
+        ValueError: if one is negative, or the threshold is not 0.
 
     Reference: `keras.layers.ReLU`.
 
@@ -421,7 +422,8 @@ class Dropout(Layer):
         **common: `name` and `input_shape`, as of every `Layer`.
 
     Raises:
-        ValueError: if the rate is another.
+        TypeError: if the rate is not a number.
+        ValueError: if it is another.
 
     Reference: `keras.layers.Dropout`; N. Srivastava et al., 2014.
 
@@ -462,7 +464,8 @@ class BatchNormalization(Layer):
         **common: `name` and `input_shape`, as of every `Layer`.
 
     Raises:
-        ValueError: if a number is out of its range, or an initializer is unknown.
+        TypeError: if a number is not one.
+        ValueError: if one is out of its range, or an initializer is unknown.
 
     Reference: `keras.layers.BatchNormalization`; S. Ioffe and C. Szegedy, 2015.
 

@@ -1,4 +1,4 @@
-"""What training makes small, with Keras's names. A loss object is a description."""
+"""What training minimises, with Keras's names. A loss object is a description."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, TypeAlias
@@ -92,7 +92,8 @@ class CategoricalCrossentropy(Loss):
         label_smoothing: from 0 (default) to 1.
 
     Raises:
-        ValueError: if the label smoothing is none of these.
+        TypeError: if the label smoothing is not a number.
+        ValueError: if it is out of its range.
 
     Reference: `keras.losses.CategoricalCrossentropy`.
 
@@ -138,7 +139,8 @@ class SparseCategoricalCrossentropy(Loss):
         label_smoothing: from 0 (default) to 1; by keyword only, as Keras has no such argument.
 
     Raises:
-        ValueError: if the label smoothing is none of these.
+        TypeError: if the label smoothing is not a number.
+        ValueError: if it is out of its range.
 
     Reference: `keras.losses.SparseCategoricalCrossentropy`; the smoothing is that of
     `torch.nn.CrossEntropyLoss`.

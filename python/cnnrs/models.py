@@ -193,7 +193,7 @@ class Sequential(Stored):
         shuffle: bool = True,
         initial_epoch: int = 0,
     ) -> History:
-        """Train on images and labels, some epochs long.
+        """Train on images and labels for a number of epochs.
 
         Arrays of uint8, float32 or float64 in C order are read where they are, and must not change
         meanwhile; others are copied, other element types as the model's dtype. Values are taken as
@@ -219,9 +219,9 @@ class Sequential(Stored):
             The history of this training, which is also `model.history`, from its first epoch on.
 
         Raises:
-            TypeError: if data are no real numbers, or a callback is none.
-            ValueError: if the model is not compiled, shapes do not fit, labels are out of range, or
-                a number is.
+            TypeError: if data are no real numbers, or a callback is not a `Callback`.
+            ValueError: if the model is not compiled, shapes do not fit, or labels or an argument
+                are out of range.
 
         Warns:
             RuntimeWarning: once, if the loss is not finite; training goes on.
@@ -322,7 +322,7 @@ class Sequential(Stored):
             For a classification `[loss, accuracy]`, else the loss: means over all images.
 
         Raises:
-            TypeError: if data are no real numbers, or a callback is none.
+            TypeError: if data are no real numbers, or a callback is not a `Callback`.
             ValueError: if the model is not compiled, shapes do not fit, there are no images, or
                 labels are out of range.
 
@@ -381,7 +381,7 @@ class Sequential(Stored):
             New array (n, *output shape) of the model's dtype.
 
         Raises:
-            TypeError: if `x` does not hold real numbers, or a callback is none.
+            TypeError: if `x` does not hold real numbers, or a callback is not a `Callback`.
             ValueError: if its shape does not fit, or there are no layers to make versions.
 
         Reference: `keras.Model.predict`; test-time augmentation as by A. Krizhevsky et al., 2012.

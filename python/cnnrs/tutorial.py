@@ -111,7 +111,7 @@ class Conv3x3:
 
         Raises:
             RuntimeError: before the first `forward`.
-            TypeError: if the gradient does not hold real numbers.
+            TypeError: if the gradient does not hold real numbers, or the rate is not one.
             ValueError: if it has another shape, or `filters` was made read-only.
 
         Example:
@@ -313,7 +313,7 @@ class Softmax:
 
         Raises:
             RuntimeError: before the first `forward`.
-            TypeError: if the gradient does not hold real numbers.
+            TypeError: if the gradient does not hold real numbers, or the rate is not one.
             ValueError: if it has another shape, or a parameter was made read-only.
 
         Example:

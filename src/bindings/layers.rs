@@ -4,11 +4,12 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numpy::{PyArrayDyn, PyUntypedArrayMethods};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::PyTuple;
 
-use super::array::{Input, Order, expect_shape, filled, read, sizes, write};
+use super::array::{Input, Order, expect_shape, filled, kind, read, sizes, write};
 use crate::kernels::pack::packed_len;
 use crate::kernels::run;
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape};
@@ -23,6 +24,14 @@ const TAPS: usize = K * K;
 fn alone(py: Python<'_>) -> MutexGuard<'static, ()> {
     static CALLS: Mutex<()> = Mutex::new(());
     CALLS.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A learning rate.
+fn rate(value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    value.extract().map_err(|_| {
+        let got = value.repr().map_or_else(|_| kind(value), |repr| repr.to_string());
+        PyTypeError::new_err(format!("learn_rate: expected a real number, got {got}"))
+    })
 }
 
 fn conv_shape(image: &[usize], filters: &[usize]) -> PyResult<ConvShape> {
@@ -61,7 +70,7 @@ pub fn conv3x3_backprop(
     d_out: &Bound<'_, PyAny>,
     image: &Bound<'_, PyAny>,
     filters: &Bound<'_, PyAny>,
-    learn_rate: f64,
+    #[pyo3(from_py_with = rate)] learn_rate: f64,
 ) -> PyResult<()> {
     let (d_out, image) = (Input::new("d_L_d_out", d_out)?, Input::new("input", image)?);
     let _alone = alone(d_out.py());
@@ -182,7 +191,7 @@ pub fn softmax_backprop<'py>(
     totals: &Bound<'py, PyAny>,
     weights: &Bound<'py, PyAny>,
     biases: &Bound<'py, PyAny>,
-    learn_rate: f64,
+    #[pyo3(from_py_with = rate)] learn_rate: f64,
 ) -> PyResult<Bound<'py, Array>> {
     let (d_out, input) = (Input::new("d_L_d_out", d_out)?, Input::new("input", input)?);
     let totals = Input::new("totals", totals)?;

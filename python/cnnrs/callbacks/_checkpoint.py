@@ -30,9 +30,10 @@ class ModelCheckpoint(Callback):
         initial_value_threshold: what the first figure must be better than; None by default.
 
     Raises:
-        TypeError: if a number is none.
-        ValueError: if the path ends otherwise or names an unknown figure, or the mode or the
-            frequency is another; as training begins, if the model is one that `save` refuses.
+        TypeError: if a number is not one.
+        ValueError: if the path ends otherwise, or the mode or the frequency is another; as training
+            begins, if the model is one that `save` refuses; as it is time to save, if the path
+            names a figure that the logs do not have.
 
     Warns:
         RuntimeWarning: if the logs have no such figure; then nothing is saved.

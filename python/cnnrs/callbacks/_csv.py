@@ -30,7 +30,7 @@ class CSVLogger(Callback):
 
     Raises:
         TypeError: if an argument is of another kind.
-        ValueError: if the separator is none, or the file to go on with is no such log.
+        ValueError: if the separator is not one character, or the file to go on with is no such log.
         OSError: from `fit`, if the file cannot be written; before training if it never could.
 
     Warns:

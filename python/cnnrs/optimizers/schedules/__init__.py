@@ -68,6 +68,7 @@ def deserialize(config: Mapping[str, Any]) -> LearningRateSchedule:
         config: `{"class_name": ..., "config": ...}`.
 
     Raises:
+        TypeError: if the config is no dict.
         ValueError: if there is no such class, or its arguments are others.
 
     Reference: `keras.optimizers.schedules.deserialize`.
@@ -78,6 +79,8 @@ def deserialize(config: Mapping[str, Any]) -> LearningRateSchedule:
         >>> schedules.deserialize({"class_name": "CosineDecay", "config": config})(0)
         0.1
     """
+    if not isinstance(config, Mapping):
+        raise TypeError(f"learning_rate: expected a dict of class_name and config, got {config!r}")
     kind = BY_NAME.get(config.get("class_name", ""))
     if kind is None:
         raise ValueError(
