@@ -1,5 +1,7 @@
 """Layers that change images at random in training."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import TypeAlias, Unpack
 

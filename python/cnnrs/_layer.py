@@ -1,5 +1,7 @@
 """What all layers of a `Sequential` model are, and what it is fed."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
@@ -171,7 +173,7 @@ class Layer(Settled, Trained):
     def _initializers(self) -> tuple[str, ...]:
         return tuple(f"{weight}_initializer" for weight in self._weights)
 
-    def _owner(self) -> "Structure":
+    def _owner(self) -> Structure:
         if self._model is None:
             raise ValueError(f"{self.name}: expected a layer of a built model, got one of no model")
         return self._model
@@ -180,7 +182,7 @@ class Layer(Settled, Trained):
         """The layer as the compiled network takes it."""
         return self._kind, self.name, {key: getattr(self, key) for key in self._settings}
 
-    def _join(self, model: "Structure", taken: Collection[str]) -> None:
+    def _join(self, model: Structure, taken: Collection[str]) -> None:
         """Become a layer of a model in which those names are taken."""
         if not self._named:
             base = self._base_name or self._kind

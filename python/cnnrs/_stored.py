@@ -1,5 +1,7 @@
 """A model and files: what `Sequential` does with them."""
 
+from __future__ import annotations
+
 import os
 from typing import TYPE_CHECKING, Literal, cast
 

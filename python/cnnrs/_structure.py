@@ -1,5 +1,7 @@
 """The layers of a model and their weights: the half of `Sequential` that does not train."""
 
+from __future__ import annotations
+
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +28,7 @@ class Structure(Settled, Trained):
         layers: Iterable[Layer | Input],
         name: str,
         dtype: npt.DTypeLike,
-        rng: "np.random.Generator",
+        rng: np.random.Generator,
         weights: Mapping[str, Array] | None = None,
     ) -> None:
         """Become a model of these layers, with these weights or with new ones."""

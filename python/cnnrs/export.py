@@ -7,6 +7,8 @@ are put into that order once, when the file is written. A Transpose would move e
 image instead.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -64,7 +66,7 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def write_onnx(
-    model: "Structure", filepath: str | os.PathLike[str], input_dtype: str = "float32"
+    model: Structure, filepath: str | os.PathLike[str], input_dtype: str = "float32"
 ) -> None:
     """Write a model as an ONNX file; `Sequential.export` is this function as a method.
 
@@ -360,7 +362,7 @@ class _Graph:
         if np.any(offset != np.float64(0)):
             self.node(f"{name}/Add", "Add", self.constant(f"{name}/offset", offset))
 
-    def finish(self, name: str, outputs: Shape) -> "onnx.ModelProto":
+    def finish(self, name: str, outputs: Shape) -> onnx.ModelProto:
         """The whole as a model, whose last result is called `output`."""
         self.to_channels_last("")  # a name that no layer's value has
         if not self.nodes:

@@ -4,6 +4,8 @@
 takes a picture as it is; `files` finds the pictures of a folder.
 """
 
+from __future__ import annotations
+
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -105,7 +107,7 @@ def read(paths: PathLike | Iterable[PathLike]) -> Bytes:
     return out
 
 
-def as_mnist(image: "Image | npt.ArrayLike") -> Bytes:
+def as_mnist(image: Image | npt.ArrayLike) -> Bytes:
     """Make of a picture of one digit an image like those of MNIST.
 
     Its light is evened out: a smooth background (a quadratic surface, fitted robustly) is taken
@@ -194,7 +196,7 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _pillow() -> "ModuleType":
+def _pillow() -> ModuleType:
     try:
         from PIL import Image
     except ModuleNotFoundError as error:
@@ -205,7 +207,7 @@ def _pillow() -> "ModuleType":
     return Image
 
 
-def _open(path: Path) -> "Image":
+def _open(path: Path) -> Image:
     """The image that a file holds, decoded and turned upright."""
     pillow = _pillow()
     from PIL import ImageOps
@@ -232,7 +234,7 @@ def _open(path: Path) -> "Image":
             ) from error
 
 
-def _eight_bits(image: "Image") -> "Image":
+def _eight_bits(image: Image) -> Image:
     """A grey image of 16 bits as one of 8, where Pillow would clip at 255; others as they are."""
     if not image.mode.startswith("I"):
         return image
@@ -240,7 +242,7 @@ def _eight_bits(image: "Image") -> "Image":
     return _pillow().fromarray(grey.round().astype(np.uint8))  # type: ignore[no-any-return]
 
 
-def _grey(image: "Image | npt.ArrayLike") -> npt.NDArray[np.float32]:
+def _grey(image: Image | npt.ArrayLike) -> npt.NDArray[np.float32]:
     """The image in grey, from 0 to 1, a transparent one on a ground that its ink stands out on."""
     from PIL.Image import Image
 

@@ -1,5 +1,7 @@
 """How a layer's weights begin: Keras's initializers, drawn from a NumPy generator."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias
@@ -47,7 +49,7 @@ class Initializer:
         self,
         shape: Shape,
         dtype: npt.DTypeLike = np.float32,
-        rng: "np.random.Generator | None" = None,
+        rng: np.random.Generator | None = None,
     ) -> Array:
         """Make the array.
 
@@ -64,10 +66,10 @@ class Initializer:
         """
         return self._draw(tuple(shape), self._generator(rng)).astype(dtype)
 
-    def _generator(self, rng: "np.random.Generator | None") -> "np.random.Generator":
+    def _generator(self, rng: np.random.Generator | None) -> np.random.Generator:
         return rng or _random.new_generator()
 
-    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
+    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -94,7 +96,7 @@ class Zeros(Initializer):
         [0.0, 0.0]
     """
 
-    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
+    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
         return np.zeros(shape)
 
 
@@ -109,7 +111,7 @@ class Ones(Initializer):
         [1.0, 1.0]
     """
 
-    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
+    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
         return np.ones(shape)
 
 
@@ -119,7 +121,7 @@ class _Random(Initializer):
     def __init__(self, seed: int | None) -> None:
         self.seed = None if seed is None else integer("seed", seed, least=0)
 
-    def _generator(self, rng: "np.random.Generator | None") -> "np.random.Generator":
+    def _generator(self, rng: np.random.Generator | None) -> np.random.Generator:
         return super()._generator(rng) if self.seed is None else np.random.default_rng(self.seed)
 
 
@@ -150,7 +152,7 @@ class RandomNormal(_Random):
         self.mean = number("mean", mean)
         self.stddev = at_least_0("stddev", stddev)
 
-    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
+    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
         return rng.normal(self.mean, self.stddev, shape)
 
 
@@ -185,7 +187,7 @@ class RandomUniform(_Random):
             "maxval", maxval, f"at least minval={minval}", lambda value: value >= self.minval
         )
 
-    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
+    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
         return rng.uniform(self.minval, self.maxval, shape)
 
 
@@ -209,7 +211,7 @@ class TruncatedNormal(RandomNormal):
         True
     """
 
-    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
+    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
         return self.mean + self.stddev * _truncated_normal(shape, rng)
 
 
@@ -253,7 +255,7 @@ class VarianceScaling(_Random):
             "distribution", distribution, ("truncated_normal", "untruncated_normal", "uniform")
         )
 
-    def _draw(self, shape: Shape, rng: "np.random.Generator") -> Array:
+    def _draw(self, shape: Shape, rng: np.random.Generator) -> Array:
         fan_in, fan_out = _fans(shape)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         deviation = math.sqrt(self.scale / max(1.0, fan))
@@ -456,7 +458,7 @@ def draw(
     initializer: Draw,
     shape: Shape,
     dtype: str,
-    rng: "np.random.Generator",
+    rng: np.random.Generator,
 ) -> Array:
     """Draw a weight from an initializer or a user's function."""
     if isinstance(initializer, Initializer) and takes(initializer, shape, dtype, rng):
@@ -475,7 +477,7 @@ def _fans(shape: Shape) -> tuple[int, int]:
     return math.prod(window) * channels_in, math.prod(window) * channels_out
 
 
-def _truncated_normal(shape: Shape, rng: "np.random.Generator") -> Array:
+def _truncated_normal(shape: Shape, rng: np.random.Generator) -> Array:
     values = rng.standard_normal(shape)
     while (far := np.abs(values) > 2).any():
         values[far] = rng.standard_normal(np.count_nonzero(far))

@@ -3,6 +3,8 @@
 Those of a Keras model need no help: `model.set_weights(keras_model.get_weights())`.
 """
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -9,6 +9,8 @@ does all that and shears them, `RandomFlip` mirrors them, `RandomElastic` distor
 `RandomErasing` paints over a part.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, TypeAlias, Unpack
 

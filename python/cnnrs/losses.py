@@ -1,5 +1,7 @@
 """What training minimises, with Keras's names. A loss object is a description."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, TypeAlias
 

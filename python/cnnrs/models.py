@@ -1,5 +1,7 @@
 """`Sequential`: a network as a list of layers, with Keras's methods, run by one Rust call."""
 
+from __future__ import annotations
+
 import math
 import time
 import warnings
@@ -79,7 +81,7 @@ class Sequential(Stored):
         layers: Iterable[Layer | Input],
         name: str,
         dtype: npt.DTypeLike,
-        rng: "np.random.Generator",
+        rng: np.random.Generator,
         weights: Mapping[str, Array] | None = None,
     ) -> None:
         self._optimizer: Optimizer | None = None

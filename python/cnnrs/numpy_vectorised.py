@@ -10,6 +10,8 @@ Example:
     (26, 26, 8)
 """
 
+from __future__ import annotations
+
 from typing import TypeAlias
 
 import numpy as np

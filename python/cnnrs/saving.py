@@ -6,6 +6,8 @@ has a slash and no other has one, so none can be taken for another. A backup of 
 file too, and holds arrays of its callbacks besides, as `callback.0`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import math
@@ -35,7 +37,7 @@ FAULTS = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, T
 """What reading a description raises, besides ValueError, if it is of another make than ours."""
 
 
-def load_model(filepath: Path) -> "Sequential":
+def load_model(filepath: Path) -> Sequential:
     """Read a model that `Sequential.save` wrote.
 
     It predicts the same, and trained on it ends with the same weights, bit for bit on a machine of
@@ -74,7 +76,7 @@ def load_model(filepath: Path) -> "Sequential":
         return _restored(about["model"], tensors)
 
 
-def save_model(model: "Sequential", path: Path, overwrite: bool) -> None:
+def save_model(model: Sequential, path: Path, overwrite: bool) -> None:
     """Write a model to a file."""
     check_path(path, overwrite)
     state = model.__getstate__()
@@ -217,7 +219,7 @@ def _optimizer_config(optimizer: optimizers.Optimizer, strict: bool) -> Describe
     return config
 
 
-def _restored(about: Described, tensors: Mapping[str, Array]) -> "Sequential":
+def _restored(about: Described, tensors: Mapping[str, Array]) -> Sequential:
     """The model that was described, with these arrays."""
     from cnnrs.models import Sequential  # which itself needs what is here
 

@@ -1,5 +1,7 @@
 """A classifier for scikit-learn's pipelines and searches (the extra `sklearn`)."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Callable, Sequence

@@ -5,6 +5,8 @@ with only its import lines changed. `cnnrs.numpy_reference` has the same three c
 loops.
 """
 
+from __future__ import annotations
+
 from typing import Literal, TypeAlias
 
 import numpy as np

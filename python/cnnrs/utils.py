@@ -1,5 +1,7 @@
 """Small helpers, with Keras's names."""
 
+from __future__ import annotations
+
 import random
 
 import numpy as np

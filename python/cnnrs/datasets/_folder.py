@@ -1,5 +1,7 @@
 """A data set of one's own: a folder that has a folder of pictures for each class."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Where a data set's four IDX files come from: a user's folder, the cache, a mirror, the sample."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence

@@ -4,6 +4,8 @@ An optimizer object is a description: momenta and the like live in the compiled 
 that it was given to. Only `learning_rate` may be assigned later; it counts from the next step.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeAlias
 

@@ -1,5 +1,7 @@
 """Figures over epochs, and times of implementations."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ ACROSS = 3
 """Panels in one line."""
 
 
-def training_curves(history: History | Mapping[str, Sequence[float]]) -> "Figure":
+def training_curves(history: History | Mapping[str, Sequence[float]]) -> Figure:
     """Draw what a training reports over its epochs: loss, accuracy, and all else in its history.
 
     Figures of training are means over an epoch, while the model learns; those of validation are
@@ -74,7 +76,7 @@ def training_curves(history: History | Mapping[str, Sequence[float]]) -> "Figure
     return figure
 
 
-def time_bars(rows: Mapping[str, Mapping[str, float]]) -> "Figure":
+def time_bars(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     """Draw how long each implementation takes for each operation, on a logarithmic scale.
 
     Args:

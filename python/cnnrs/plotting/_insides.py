@@ -1,5 +1,7 @@
 """What a model has learnt, and what becomes of an image in it."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Iterator
@@ -45,8 +47,8 @@ IMAGE, HEADING = 1.6, 0.34
 
 
 def filters(
-    model: "Sequential", layer: "str | int | Layer | None" = None, ax: "Axes | None" = None
-) -> "Figure":
+    model: Sequential, layer: str | int | Layer | None = None, ax: Axes | None = None
+) -> Figure:
     """Draw the filters that a convolution has learnt: negative weights blue, positive ones orange.
 
     Filters over one channel are numbered tiles. Over several, a line is a filter and a column is an
@@ -109,8 +111,8 @@ def filters(
 
 
 def feature_maps(
-    model: "Sequential", image: npt.ArrayLike, layer: "str | int | Layer | None" = None
-) -> "Figure":
+    model: Sequential, image: npt.ArrayLike, layer: str | int | Layer | None = None
+) -> Figure:
     """Draw what becomes of an image behind each convolution and pooling, a tile for each channel.
 
     A stage is a `Conv2D` or pooling layer with the activations, normalisations and so on right
@@ -213,7 +215,7 @@ class Mosaic:
                 column * (self._wide + self._gap),
             )
 
-    def show(self, axes: "Axes", **how: Any) -> Any:
+    def show(self, axes: Axes, **how: Any) -> Any:
         """Show the tiles, and return the image."""
         whole = np.full(
             (
@@ -241,7 +243,7 @@ class Mosaic:
         for y, x in self._corners():
             yield x + self._wide / 2 - 0.5, y - 1
 
-    def number(self, axes: "Axes", which: Literal["x", "y"], count: int) -> None:
+    def number(self, axes: Axes, which: Literal["x", "y"], count: int) -> None:
         """Number the lines (`which` is "y") or columns ("x"), all or every so many of them."""
         size = self._wide if which == "x" else self._high
         every = next(step for step in (1, 2, 4, 8, 16, 32, 64, count) if count <= 16 * step)
@@ -252,8 +254,8 @@ class Mosaic:
 
 
 def _layer(
-    model: "Sequential",
-    which: "str | int | Layer | None",
+    model: Sequential,
+    which: str | int | Layer | None,
     kinds: tuple[type[Layer], ...],
     what: str,
 ) -> Layer:
@@ -283,7 +285,7 @@ def _layer(
     return found
 
 
-def _stages(model: "Sequential") -> list[tuple[str, int]]:
+def _stages(model: Sequential) -> list[tuple[str, int]]:
     """For each convolution and pooling its title, and how many layers lead up to its end."""
     kinds = (layers.Conv2D, layers.MaxPooling2D, layers.AveragePooling2D)
     found: list[tuple[str, int]] = []
@@ -303,12 +305,12 @@ def _stages(model: "Sequential") -> list[tuple[str, int]]:
     return found
 
 
-def _one_stage(model: "Sequential", which: "str | int | Layer") -> tuple[str, int]:
+def _one_stage(model: Sequential, which: str | int | Layer) -> tuple[str, int]:
     layer = _layer(model, which, (Layer,), "a layer")
     return layer.name, model.layers.index(layer) + 1
 
 
-def _outputs(model: "Sequential", inputs: Array, ends: list[int]) -> list[Array]:
+def _outputs(model: Sequential, inputs: Array, ends: list[int]) -> list[Array]:
     """What comes out of the first so many layers, for each of `ends`, which rise."""
     # A copy has layers and a generator of its own, so that nothing of the model's is used up.
     part = copy.copy(model)

@@ -1,5 +1,7 @@
 """What a model makes of images: right and wrong, and how sure it is."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
@@ -41,8 +43,8 @@ def confusion_matrix(
     y_pred: npt.ArrayLike,
     class_names: Sequence[str] | None = None,
     normalize: Literal["true", "pred", "all"] | None = None,
-    ax: "Axes | None" = None,
-) -> "Figure":
+    ax: Axes | None = None,
+) -> Figure:
     """Draw how often images of each class are taken for each class: rows true, columns predicted.
 
     A cell is tinted by its share of its row; with `normalize`, by the share that it shows. Cells of
@@ -129,7 +131,7 @@ def mistakes(
     probabilities: npt.ArrayLike,
     count: int = 12,
     class_names: Sequence[str] | None = None,
-) -> "Figure":
+) -> Figure:
     """Draw the most confident mistakes: images taken for a wrong class, the surest first.
 
     Confidence is the probability of the predicted class. (Top losses, another term, are those whose
@@ -203,7 +205,7 @@ def prediction(
     image: npt.ArrayLike,
     probabilities: npt.ArrayLike,
     class_names: Sequence[str] | None = None,
-) -> "Figure":
+) -> Figure:
     """Draw an image beside the probabilities of its classes, as bars.
 
     Of more than 20 classes, the 20 most probable are drawn, the most probable first.
