@@ -3,9 +3,11 @@
     pip install "cnnrs[onnx]" onnxruntime
     python examples/export_onnx.py
 
-It takes the images that come with cnnrs, as bytes: the network itself divides them by 255.
+It takes the images that come with cnnrs, as bytes: the network itself divides them by 255. Without
+onnxruntime it says so and does nothing.
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +16,12 @@ import numpy as np
 from cnnrs import Conv2D, Dense, Flatten, Input, MaxPooling2D, Rescaling, Sequential
 from cnnrs.datasets import mnist
 from cnnrs.utils import set_random_seed
+
+try:
+    import onnxruntime
+except ModuleNotFoundError:
+    print("onnxruntime is not installed, so that nothing can run: pip install onnxruntime")
+    sys.exit()
 
 set_random_seed(0)
 (x_train, y_train), (x_test, y_test) = mnist.load_data("sample")
@@ -30,11 +38,6 @@ model = Sequential(
 )
 model.compile("adam", "sparse_categorical_crossentropy")
 model.fit(x_train, y_train, epochs=3, verbose=0)
-
-try:
-    import onnxruntime
-except ModuleNotFoundError:
-    raise SystemExit("onnxruntime is not installed: pip install onnxruntime") from None
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "digits.onnx")

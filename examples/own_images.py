@@ -1,20 +1,30 @@
 """Train on pictures of one's own: a folder that has a folder of PNG or JPEG files for each class.
 
+    pip install "cnnrs[plots]"
     python examples/own_images.py
 
 It draws them itself, circles, squares and triangles with a shaky pen, into a temporary folder.
+Without Pillow it says so and does nothing.
 """
 
+from __future__ import annotations
+
 import math
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from cnnrs import Conv2D, Dense, Flatten, Input, MaxPooling2D, Rescaling, Sequential
 from cnnrs.datasets import image_folder
 from cnnrs.utils import set_random_seed
+
+try:
+    from PIL import Image, ImageDraw
+except ModuleNotFoundError:
+    print('Pillow is not installed, so that there is nothing to draw: pip install "cnnrs[plots]"')
+    sys.exit()
 
 CORNERS = {"circle": 40, "square": 4, "triangle": 3}
 EACH = 500
