@@ -118,6 +118,7 @@ def table(times: Times) -> str:
     """Lay out times in microseconds, and how many times faster `cnnrs` is than either NumPy.
 
     Example:
+        >>> from cnnrs.bench import LAYERS, table
         >>> print(table({"training step": dict(zip(LAYERS, (0.02, 2e-4, 2e-5)))}))
                               NumPy, loops   NumPy, vectorised          cnnrs
         training step       20,000.0 1,000x        200.0    10x           20.0

@@ -49,6 +49,8 @@ def files(paths: PathLike | Iterable[PathLike]) -> list[Path]:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> from cnnrs.images import files
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name in ("b.png", "a.JPG", "notes.txt"):
         ...         Path(folder, name).touch()
@@ -87,7 +89,9 @@ def read(paths: PathLike | Iterable[PathLike]) -> Bytes:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
+        >>> from cnnrs.images import read
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     picture = Image.new("RGB", (120, 200), "white")
         ...     picture.paste("black", (55, 40, 65, 160))
@@ -133,6 +137,7 @@ def as_mnist(image: Image | npt.ArrayLike) -> Bytes:
 
     Example:
         >>> import numpy as np
+        >>> from cnnrs.images import as_mnist
         >>> paper = np.full((200, 150), 230, np.uint8)
         >>> paper[50:150, 20:30] = 40
         >>> digit = as_mnist(paper)
@@ -170,7 +175,9 @@ def load(
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
+        >>> from cnnrs.images import load
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "sky.png")
         ...     Image.new("RGB", (40, 30), (0, 0, 255)).save(path)

@@ -91,6 +91,8 @@ class Conv3x3:
             ValueError: if it has another rank or is too small.
 
         Example:
+            >>> import numpy as np
+            >>> from cnnrs import Conv3x3
             >>> conv = Conv3x3(1)
             >>> conv.filters = np.ones((1, 3, 3))
             >>> conv.forward(np.ones((3, 3))).tolist()
@@ -117,6 +119,8 @@ class Conv3x3:
             ValueError: if it has another shape, or `filters` was made read-only.
 
         Example:
+            >>> import numpy as np
+            >>> from cnnrs import Conv3x3
             >>> conv = Conv3x3(1)
             >>> conv.filters = np.zeros((1, 3, 3))
             >>> _ = conv.forward(np.ones((3, 3)))
@@ -164,6 +168,8 @@ class MaxPool2:
             ValueError: if it has another rank.
 
         Example:
+            >>> import numpy as np
+            >>> from cnnrs import MaxPool2
             >>> MaxPool2().forward(np.zeros((26, 27, 8))).shape
             (13, 13, 8)
         """
@@ -189,6 +195,8 @@ class MaxPool2:
             ValueError: if it has another shape.
 
         Example:
+            >>> import numpy as np
+            >>> from cnnrs import MaxPool2
             >>> pool = MaxPool2()
             >>> _ = pool.forward(np.array([[1.0, 5.0], [5.0, 0.0]])[:, :, np.newaxis])
             >>> pool.backprop([[[0.5]]])[:, :, 0].tolist()
@@ -288,6 +296,7 @@ class Softmax:
             ValueError: if it has another number of elements.
 
         Example:
+            >>> from cnnrs import Softmax
             >>> softmax = Softmax(2, 2)
             >>> softmax.weights = [[0.0, 1000.0], [0.0, 0.0]]
             >>> softmax.forward([1.0, 1.0]).tolist()
@@ -319,6 +328,8 @@ class Softmax:
             ValueError: if it has another shape, or a parameter was made read-only.
 
         Example:
+            >>> import numpy as np
+            >>> from cnnrs import Softmax
             >>> softmax = Softmax(2, 2)
             >>> softmax.weights = np.zeros((2, 2))
             >>> _ = softmax.forward([1.0, 2.0])

@@ -50,7 +50,9 @@ def image_folder(
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> from PIL import Image
+        >>> from cnnrs.datasets import image_folder
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for name, shade in ("day", "white"), ("night", "black"):
         ...         Path(folder, name).mkdir()

@@ -38,6 +38,7 @@ def training_curves(history: History | Mapping[str, Sequence[float]]) -> Figure:
     Reference: `keras.callbacks.History`.
 
     Example:
+        >>> from cnnrs.plotting import training_curves
         >>> history = dict(loss=[0.4], accuracy=[0.9], val_loss=[0.3], val_accuracy=[0.92])
         >>> [axes.get_title() for axes in training_curves(history).axes]
         ['Loss', 'Accuracy']
@@ -87,6 +88,7 @@ def time_bars(rows: Mapping[str, Mapping[str, float]]) -> Figure:
         A figure of horizontal bars, each with its time.
 
     Example:
+        >>> from cnnrs.plotting import time_bars
         >>> figure = time_bars({"step": {"NumPy": 0.02, "cnnrs": 2e-5}})
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['NumPy', 'cnnrs']

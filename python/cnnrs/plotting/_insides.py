@@ -70,6 +70,7 @@ def filters(
 
     Example:
         >>> from cnnrs import Conv2D, Input, Sequential
+        >>> from cnnrs.plotting import filters
         >>> model = Sequential([Input((28, 28, 1)), Conv2D(8, 3)])
         >>> figure = filters(model)
         >>> figure.axes[0].get_title()
@@ -138,6 +139,7 @@ def feature_maps(
     Example:
         >>> import numpy as np
         >>> from cnnrs import Conv2D, Input, MaxPooling2D, Sequential
+        >>> from cnnrs.plotting import feature_maps
         >>> model = Sequential([Input((28, 28, 1)), Conv2D(8, 3), MaxPooling2D()])
         >>> figure = feature_maps(model, np.zeros((28, 28)))
         >>> [axes.get_title() for axes in figure.axes]

@@ -69,6 +69,7 @@ def confusion_matrix(
     Reference: `sklearn.metrics.ConfusionMatrixDisplay.from_predictions`.
 
     Example:
+        >>> from cnnrs.plotting import confusion_matrix
         >>> figure = confusion_matrix([0, 0, 1, 1], [0, 1, 1, 1], ["cat", "dog"])
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['1', '1', '2']
@@ -155,6 +156,7 @@ def mistakes(
 
     Example:
         >>> import numpy as np
+        >>> from cnnrs.plotting import mistakes
         >>> images = np.zeros((2, 28, 28), np.uint8)
         >>> probabilities = [[0.9, 0.1], [0.75, 0.25]]
         >>> figure = mistakes(images, [0, 1], probabilities, class_names=["cat", "dog"])
@@ -225,6 +227,7 @@ def prediction(
 
     Example:
         >>> import numpy as np
+        >>> from cnnrs.plotting import prediction
         >>> figure = prediction(np.zeros((28, 28)), [0.125, 0.875], ["cat", "dog"])
         >>> [text.get_text() for text in figure.axes[1].texts]
         ['12.5%', '87.5%']

@@ -72,6 +72,7 @@ def load(name: str, data: str = "mnist") -> Make:
         OSError: if the file is missing or cannot be read.
 
     Example:
+        >>> from cnnrs.recipes import load
         >>> load("keras")((28, 28, 1), 10, 60000, epochs=5).epochs
         5
     """
