@@ -69,6 +69,30 @@ def test_threads_change_no_bit(net: str, n: int, batch: int) -> None:
         assert other_out == out
 
 
+@pytest.mark.parametrize("block", range(1, 17))
+@pytest.mark.parametrize("net", ["small", "normed"])
+def test_what_is_left_may_be_more_chunks_than_a_batch(net: str, block: int) -> None:
+    """A batch is 16 chunks of whole images at most: two images more than 16 blocks make fewer and
+    longer ones, some less make 16 again."""
+    batch, left = 16 * block + 2, 16 * block - 1
+    n = 2 * batch + left  # the first call takes one step, the second one both sizes
+    rng = np.random.default_rng(0)
+    x, y = rng.random((n, 16, 16, 1), np.float32), rng.integers(0, 3, n)
+    results = []
+    for threads in THREADS:
+        cnnrs.set_num_threads(threads)
+        set_random_seed(1)
+        between = [layers.BatchNormalization()] if net == "normed" else []
+        first, second = layers.Conv2D(16, 3), layers.Conv2D(16, 3)
+        last = [layers.MaxPooling2D(2), layers.Flatten(), layers.Dense(3, "softmax")]
+        model = Sequential([layers.Input((16, 16, 1)), first, *between, second, *last])
+        model.compile(SGD(0.02, momentum=0.9), "sparse_categorical_crossentropy")
+        model.fit(x, y, batch, epochs=2, verbose=0)
+        results.append(model.get_weights())
+    for other in results[1:]:
+        assert_same_bits(other, results[0])
+
+
 @pytest.mark.parametrize("rule", [SGD(0.02), Adam(), AdamW()], ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_threads_change_no_bit_of_other_rules_and_types(dtype: str, rule: Optimizer) -> None:

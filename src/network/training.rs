@@ -195,7 +195,10 @@ impl<T: Element> Training<T> {
         let chunks = self.make_room(layers, batch)?;
         let work = self.plan.work.saturating_mul(batch);
         let threads = if work < WORK_FOR_THREADS { 1 } else { call.threads.min(chunks.count()) };
-        self.make_arenas(threads, &chunks, layers.params_len)?;
+        let most = self.most_chunks(batch);
+        self.make_arenas(if self.meets() { most } else { threads })?;
+        let extra = if chunks.len > self.plan.block { threads } else { 0 };
+        self.make_extra(extra, layers.params_len)?;
         self.stale |= self.optimizer.show_averages(params.get_mut(), false);
         if self.stale {
             let model = Model { params: params.get_mut(), moving: moving.get_mut() };
@@ -203,7 +206,7 @@ impl<T: Element> Training<T> {
         }
         // Until it is known how the call has ended, be it in a panic.
         self.stale = true;
-        self.exchange.begin(params, chunks.count(), threads)?;
+        self.exchange.begin(params, most, threads)?;
         let phases = self.phases();
         let descended = self.plan.descended();
         let job = Job {
@@ -244,6 +247,12 @@ impl<T: Element> Training<T> {
         Chunks { images, len: block.max(images.div_ceil(self.max_chunks)), at: 0 }
     }
 
+    /// How many chunks there are at most in batches of up to so many images. A smaller batch may have more
+    /// than a larger one, whose chunks are longer.
+    fn most_chunks(&self, images: usize) -> usize {
+        images.div_ceil(self.block).min(self.max_chunks)
+    }
+
     /// Whether each chunk keeps its arena for the whole step, because chunks meet within it.
     fn meets(&self) -> bool {
         self.plan.stats_len > 0
@@ -259,18 +268,15 @@ impl<T: Element> Training<T> {
         Ok(chunks)
     }
 
-    fn make_arenas(
-        &mut self,
-        threads: usize,
-        chunks: &Chunks,
-        params_len: usize,
-    ) -> Result<(), BuildError> {
-        let arenas = if self.meets() { chunks.count() } else { threads };
-        while self.arenas.len() < arenas {
+    fn make_arenas(&mut self, count: usize) -> Result<(), BuildError> {
+        while self.arenas.len() < count {
             self.arenas.push(Shared::zeros(self.plan.arena_len)?);
         }
-        let extra = if chunks.len > self.plan.block { threads } else { 0 };
-        while self.extra.len() < extra {
+        Ok(())
+    }
+
+    fn make_extra(&mut self, count: usize, params_len: usize) -> Result<(), BuildError> {
+        while self.extra.len() < count {
             self.extra.push(Shared::zeros(params_len)?);
         }
         Ok(())
