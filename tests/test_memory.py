@@ -1,5 +1,6 @@
-"""The user's data is read where it is: no method copies it."""
+"""The user's data is read where it is: no method copies it. And when there is no memory left."""
 
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from cnnrs import Dense, GlobalAveragePooling2D, Input, Sequential, _arrays
+from processes_under_test import python
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -94,3 +96,35 @@ def test_a_copy_would_be_seen(
     """As of an array that is in another order."""
     model, x, y = model_and_data("uint8")
     assert allocated(lambda: call(model, x[:, ::-1], y)) >= x.nbytes / 2
+
+
+# When there is no more
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited in another way there")
+def test_a_copy_that_does_not_fit_is_a_memory_error() -> None:
+    ran = python(NO_ROOM_FOR_A_COPY)
+    assert (ran.stdout, ran.stderr) == ("no room\nroom\n", "")
+
+
+NO_ROOM_FOR_A_COPY = """
+import copy, resource
+from pathlib import Path
+import numpy as np
+from cnnrs import Dense, Input, Sequential
+
+model = Sequential([Input((2000,)), Dense(2000)])
+model.compile("adam", "mse")
+model.fit(np.ones((1, 2000)), np.ones((1, 2000)), verbose=0)
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 24_000_000, hard))
+try:
+    copy.deepcopy(model)
+except MemoryError:
+    print("no room")
+resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+copy.deepcopy(model).predict(np.ones((1, 2000)))
+print("room")
+"""
+"""A copy of its weights alone has room, the optimizer's two arrays have not."""

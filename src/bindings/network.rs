@@ -274,8 +274,12 @@ impl Network {
         with!(&mut *self.lock(py)?, net => {
             let Some(optimizer) = net.optimizer() else { return Ok(vec![]) };
             let steps = PyArray1::from_slice(py, &[optimizer.steps as i64]).into_any();
-            let slots = optimizer.slots().map(|slot| PyArray1::from_slice(py, slot).into_any());
-            let mut state: Vec<_> = std::iter::once(steps).chain(slots).collect();
+            let mut state = vec![steps];
+            for slot in optimizer.slots() {
+                // SAFETY: as many elements are written as there are.
+                let copy = unsafe { filled(py, &[slot.len()], |copy| copy.copy_from_slice(slot)) };
+                state.push(copy?.into_any());
+            }
             if let Some(&mut shown) = optimizer.shown() {
                 state.push(PyArray1::from_slice(py, &[i64::from(shown)]).into_any());
             }
