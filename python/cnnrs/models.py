@@ -92,7 +92,7 @@ class Sequential(Stored):
         self._steps_per_execution = 1
         self._metric: str | None = None
         self._network_is_compiled = False
-        self._softmaxes_are_counted = False
+        self._softmaxes_were_checked = False
         super()._begin(layers, name, dtype, rng, weights)
 
     @property
@@ -173,8 +173,8 @@ class Sequential(Stored):
         steps_per_execution = integer("steps_per_execution", steps_per_execution)
         new_optimizer, new_loss = optimizers.get(optimizer), losses.get(loss)
         metric = _arguments.metric(metrics, new_loss)
-        self._softmaxes_are_counted = False
-        self._count_softmaxes(new_loss, stacklevel=3)
+        self._softmaxes_were_checked = False
+        self._warn_of_two_softmaxes(new_loss, stacklevel=3)
         with self._lock:
             if self._network is not None:
                 self._network.compile(new_loss._compiled(), new_optimizer._compiled())
@@ -457,18 +457,18 @@ class Sequential(Stored):
             raise ValueError(f"{method}: expected a compiled model, got {self.name} before compile")
         with self._unbuilt_if_refused():
             images = self._inputs(f"x{of}", x)
-            self._count_softmaxes(self.loss, stacklevel=4)
+            self._warn_of_two_softmaxes(self.loss, stacklevel=4)
             if not len(images):
                 raise ValueError(f"x{of}: expected at least one image, got none")
             labels = self.loss._targets(f"y{of}", y, len(images), self._outputs(), self.dtype)
         return Data(images, labels)
 
-    def _count_softmaxes(self, loss: Loss, stacklevel: int) -> None:
+    def _warn_of_two_softmaxes(self, loss: Loss, stacklevel: int) -> None:
         """Warn, once for each `compile`, if both the model's end and the loss apply one."""
         last = self._layers[-1] if self._layers else None
-        if self._softmaxes_are_counted or getattr(last, "activation", "") != "softmax":
+        if self._softmaxes_were_checked or getattr(last, "activation", "") != "softmax":
             return
-        self._softmaxes_are_counted = True
+        self._softmaxes_were_checked = True
         if getattr(loss, "from_logits", False):
             warnings.warn(
                 f"loss: from_logits=True applies a softmax, and so does {last!r}: the loss sees "
