@@ -128,3 +128,39 @@ copy.deepcopy(model).predict(np.ones((1, 2000)))
 print("room")
 """
 """A copy of its weights alone has room, the optimizer's two arrays have not."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited in another way there")
+def test_a_workspace_that_does_not_fit_is_a_memory_error() -> None:
+    ran = python(NO_ROOM_TO_WORK_IN)
+    assert (ran.stdout, ran.stderr) == ("no room\n" * 4 + "as it was\n", "")
+
+
+NO_ROOM_TO_WORK_IN = """
+import resource
+from pathlib import Path
+import numpy as np
+from cnnrs import Conv3x3, Softmax
+
+conv, softmax = Conv3x3(1_000_000), Softmax(1, 4_000_000)
+filters, weights = conv.filters.copy(), softmax.weights.copy()
+small, gradient = np.ones((3, 3)), softmax.forward(np.ones(1))
+row = conv.forward(small)
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 20_000_000, hard))
+for call in (
+    lambda: conv.forward(small),
+    lambda: conv.backprop(row, 0.1),
+    lambda: softmax.backprop(gradient, 0.1),
+    lambda: softmax.backprop(softmax.biases, 0.1),
+):
+    try:
+        call()
+    except MemoryError:
+        print("no room")
+resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+if (conv.filters == filters).all() and (softmax.weights == weights).all():
+    print("as it was")
+"""
+"""The arrays that are returned have room, or are small; what the kernels work in has not."""

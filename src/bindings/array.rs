@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 
 use crate::kernels::shape::{ShapeError, tuple};
 use crate::kernels::simd::Element;
+use crate::network::BuildError;
 
 impl From<ShapeError> for PyErr {
     fn from(error: ShapeError) -> Self {
@@ -72,8 +73,12 @@ impl<'py> Input<'py> {
         let elements = self.elements()?;
         let own = elements.as_ptr_range();
         let overlaps = |other: &Range<_>| own.start < other.end && other.start < own.end;
-        let copy = written.iter().any(overlaps);
-        Ok(if copy { Cow::Owned(elements.to_vec()) } else { Cow::Borrowed(elements) })
+        if !written.iter().any(overlaps) {
+            return Ok(Cow::Borrowed(elements));
+        }
+        let mut copy = zeros(elements.len())?;
+        copy.copy_from_slice(elements);
+        Ok(Cow::Owned(copy))
     }
 }
 
@@ -204,6 +209,18 @@ pub fn contiguous<'py, T: numpy::Element>(
         return Ok(array.clone());
     }
     Ok(array.call_method1(intern!(py, "copy"), (intern!(py, "C"),))?.cast_into()?)
+}
+
+/// Zeros to work in.
+///
+/// # Errors
+/// `MemoryError` if there is not enough memory.
+pub fn zeros(len: usize) -> PyResult<Vec<f64>> {
+    let mut zeros = vec![];
+    let bytes = len.saturating_mul(size_of::<f64>());
+    zeros.try_reserve_exact(len).map_err(|_| BuildError::Memory { bytes })?;
+    zeros.resize(len, 0.0);
+    Ok(zeros)
 }
 
 /// What a value is, for an error's text.

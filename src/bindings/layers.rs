@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::PyTuple;
 
-use super::array::{Input, Order, expect_shape, filled, kind, read, sizes, write};
+use super::array::{Input, Order, expect_shape, filled, kind, read, sizes, write, zeros};
 use crate::kernels::pack::packed_len;
 use crate::kernels::run;
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape};
@@ -55,7 +55,7 @@ pub fn conv3x3_forward<'py>(
     let (image, filters) = (image.elements()?, filters.as_slice()?);
 
     let (h, w, n) = shape.output();
-    let mut packed = vec![0.0; packed_len::<f64>(TAPS, n)];
+    let mut packed = zeros(packed_len::<f64>(TAPS, n))?;
     run::pack_filters(&mut packed, filters, TAPS, n);
     let fill = |out: &mut [f64]| {
         run::conv_forward(out, image, &packed, None, false, &shape, 1);
@@ -80,11 +80,13 @@ pub fn conv3x3_backprop(
     expect_shape("d_L_d_out", d_out.shape()?, &[h, w, n])?;
     // The filters are written only when all else has been read.
     let (d_out, image) = (d_out.elements()?, image.elements()?);
-    let mut d_kernel = vec![0.0; shape.kernel_len()];
+    let mut d_kernel = zeros(shape.kernel_len())?;
+    let mut d_filters = zeros(shape.kernel_len())?;
     run::conv_backward_kernel(&mut d_kernel, d_out, image, &shape, 1);
     // (taps, filters) to (filters, taps)
-    let d_filters: Vec<f64> =
-        (0..d_kernel.len()).map(|i| d_kernel[i % TAPS * n + i / TAPS]).collect();
+    for (i, d_filter) in d_filters.iter_mut().enumerate() {
+        *d_filter = d_kernel[i % TAPS * n + i / TAPS];
+    }
     run::sgd(filters.as_slice_mut()?, &d_filters, learn_rate);
     Ok(())
 }
@@ -206,8 +208,7 @@ pub fn softmax_backprop<'py>(
     expect_shape("d_L_d_out", d_out.shape()?, &[shape.outputs()])?;
     expect_shape("totals", totals.shape()?, &[shape.outputs()])?;
 
-    let mut p = vec![0.0; shape.outputs()];
-    let mut d_totals = vec![0.0; shape.outputs()];
+    let (mut p, mut d_totals) = (zeros(shape.outputs())?, zeros(shape.outputs())?);
     softmax(&mut p, totals.elements()?);
     let d_p = d_out.elements()?;
     run::softmax_backward(&mut d_totals, d_p, &p, shape.outputs());
