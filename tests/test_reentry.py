@@ -87,10 +87,15 @@ def test_a_handler_cannot_use_the_network_that_it_interrupts(call: str) -> None:
 
 FORK = """
 twin = copy.deepcopy(model)
+shown = []
 with AtWork(model) as network:
     thread = threading.Thread(target=train, args=(model, 5000))
     thread.start()
     network.begun.wait()
+    # It comes back once this second thread waits for the network, with what it holds as it waits.
+    waiting = threading.Thread(target=model.summary, kwargs={"print_fn": shown.append})
+    waiting.start()
+    assert not shown
     pid = os.fork()
     if pid == 0:
         signal.alarm(15)  # ends a process that waits for ever
@@ -102,6 +107,8 @@ with AtWork(model) as network:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     thread.join()
+    waiting.join()
+    assert shown
 """
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -18,6 +20,18 @@ from cnnrs._settings import Settled, Trained
 from cnnrs._summary import Row, summary
 
 Array: TypeAlias = npt.NDArray[Any]
+
+_structures: weakref.WeakSet[Structure] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked process: nobody here would release what another thread held as it was forked."""
+    for structure in _structures:
+        structure._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 class Structure(Settled, Trained):
@@ -38,6 +52,7 @@ class Structure(Settled, Trained):
         self._dtype = _dtype(dtype)
         self._rng = rng
         self._lock = threading.RLock()  # held while the structure changes
+        _structures.add(self)
         self._layers: list[Layer] = []
         self._shape: Shape | None = None  # of the input, without the batch axis
         self._network: _core.Network | None = None
