@@ -32,6 +32,9 @@ THREAD_VARIABLES = (
 SETTLE_SECONDS = 0.005
 """After a reply: idle threads of some runtimes go on looking for work for about a millisecond."""
 
+BUSY = 0.5
+"""A load from which on others take part in the measurement."""
+
 Answer = dict[str, Any]
 
 
@@ -81,6 +84,12 @@ def machine() -> Answer:
         "python": platform.python_version(),
         "load": os.getloadavg(),
     }
+
+
+def warn_if_busy(before: Answer) -> None:
+    """Say so if others take part in the measurement, on a machine as it was before."""
+    if before["load"][0] > BUSY:
+        print(f"The machine is busy (load {before['load'][0]:.1f}): the figures mean little.")
 
 
 class Child:

@@ -146,6 +146,7 @@ def main() -> int:
     options = parser.parse_args()
     machine = children.machine()
     print(f"{machine['processor']}, {machine['cpus']} processors; {options.rounds} rounds of each")
+    children.warn_if_busy(machine)
     print(f"{'ms from SIGINT to KeyboardInterrupt':<42}median   worst")
     worst = 0.0
     for case, name in CASES.items():

@@ -113,6 +113,7 @@ def main() -> None:
 
     before = children.machine()
     print(f"{before['processor']}, {before['cpus']} cores, load {before['load'][0]:.1f}")
+    children.warn_if_busy(before)
     print(*(changes(library) for library in ("cnnrs", "keras")), sep="\n")
     runs: dict[str, list[Run]] = {"cnnrs": []}
     with tempfile.TemporaryDirectory() as folder:

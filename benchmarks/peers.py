@@ -39,9 +39,6 @@ WORKER = Path(__file__).with_name("peers_worker.py")
 PEAK_SECONDS = 0.05
 """How long the peak of one core's arithmetic is measured, once in every round."""
 
-BUSY = 0.5
-"""A load from which on others take part in the measurement."""
-
 Workers = dict[str, children.Child]
 Facts = dict[str, Any]
 
@@ -164,8 +161,7 @@ def run(options: argparse.Namespace) -> Facts:
     contenders = installed(options.peers)
     rows = [row for row in ROWS if options.networks is None or row.network in options.networks]
     before = children.machine()
-    if before["load"][0] > BUSY:
-        print(f"The machine is busy (load {before['load'][0]:.1f}): the figures mean little.")
+    children.warn_if_busy(before)
     with data_file() as (data, origin):
         runs = [
             # The last processors: the first one has most of the system's own work.
