@@ -52,6 +52,8 @@ pub struct Plan<T> {
     pub input_len: usize,
     /// Most images in a block.
     pub block: usize,
+    /// Most images in a block that is worth while: in a large batch, and one of fixed chunks.
+    pub longest_block: usize,
     /// Where the input and the nodes' outputs begin.
     values: Vec<usize>,
     /// Where the gradients of values begin, those with even numbers and those with odd ones.

@@ -22,6 +22,10 @@ use crate::network::{BuildError, Mode, parts};
 /// that a small network keeps busy.
 const MAX_CHUNKS: usize = 16;
 
+/// Chunks of a batch up to which they are made no longer for the sake of the weights, so that there are some
+/// for several threads.
+const CHUNKS_FOR_THREADS: usize = 4;
+
 /// Bytes that the gradients of all chunks may take together.
 const GRADIENT_BYTES: usize = 1 << 26;
 
@@ -243,8 +247,9 @@ impl<T: Element> Training<T> {
 
     /// How a batch is divided: by its size, never by the number of threads.
     fn chunks(&self, images: usize) -> Chunks {
-        let block = self.block;
-        Chunks { images, len: block.max(images.div_ceil(self.max_chunks)), at: 0 }
+        let len = images.div_ceil(CHUNKS_FOR_THREADS).min(self.plan.longest_block);
+        let len = len.max(self.block).max(images.div_ceil(self.max_chunks));
+        Chunks { images, len, at: 0 }
     }
 
     /// How many chunks there are at most in batches of up to so many images. A smaller batch may have more
@@ -261,8 +266,9 @@ impl<T: Element> Training<T> {
     /// Provides for batches of that size.
     fn make_room(&mut self, layers: &Layers, batch: usize) -> Result<Chunks, BuildError> {
         let chunks = self.chunks(batch);
-        if self.meets() && self.plan.block < chunks.len {
-            self.plan = Plan::new(layers, Mode::Training, Some(chunks.len), self.max_chunks)?;
+        let block = if self.meets() { chunks.len } else { chunks.len.min(self.plan.longest_block) };
+        if self.plan.block < block {
+            self.plan = Plan::new(layers, Mode::Training, Some(block), self.max_chunks)?;
             self.arenas.clear();
         }
         Ok(chunks)

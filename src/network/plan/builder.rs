@@ -34,16 +34,29 @@ const WARP_WORK: usize = 20;
 /// Most images in a block of little work.
 const LARGE_BLOCK: usize = 32;
 
-/// Products of a block's forward pass, for each parameter, below which it holds twice the images: the
-/// gradient then costs a tenth of the time to write and to add up.
-const FEW_PRODUCTS: usize = 100;
+/// Products of a block's forward pass for each parameter, below which the weights would cost more to stream
+/// through the caches than they are used for: those of a training also stream as copies made of them, and
+/// their gradient, which each chunk has for itself, is written and added up.
+const PRODUCTS_IN_INFERENCE: usize = 100;
+const PRODUCTS_IN_TRAINING: usize = 200;
 
-/// Images in a block, by the products of one image and the parameters.
-fn block(work: usize, params: usize) -> usize {
+/// Most images in a block, and in one of a large batch, for the sake of such weights. In a smaller batch,
+/// longer blocks would leave threads without one.
+const BLOCK_FOR_WEIGHTS: usize = 16;
+const LONGEST_BLOCK: usize = 64;
+
+/// Images in a block, and at most in one of a large batch, by the products of one image and the parameters.
+fn blocks(work: usize, params: usize, mode: Mode) -> (usize, usize) {
     let work = work.max(1);
-    let few = BLOCK.saturating_mul(work) < FEW_PRODUCTS.saturating_mul(params);
-    let most = if few { 2 * BLOCK } else { BLOCK };
-    (MUCH_WORK / work).clamp(1, most).max((LITTLE_WORK / work).min(LARGE_BLOCK))
+    let products = match mode {
+        Mode::Training => PRODUCTS_IN_TRAINING,
+        Mode::Inference | Mode::AugmentedInference => PRODUCTS_IN_INFERENCE,
+    };
+    let for_weights = (products.saturating_mul(params) / work).clamp(1, LONGEST_BLOCK);
+    let for_weights = for_weights.next_power_of_two();
+    let block = (MUCH_WORK / work).clamp(1, BLOCK).max((LITTLE_WORK / work).min(LARGE_BLOCK));
+    let block = block.max(for_weights.min(BLOCK_FOR_WEIGHTS));
+    (block, block.max(for_weights))
 }
 
 /// A map that grows.
@@ -230,7 +243,8 @@ impl<'a, T: Element> Builder<'a, T> {
         fixed: Option<usize>,
         max_chunks: usize,
     ) -> Result<Plan<T>, ShapeError> {
-        let block = fixed.unwrap_or_else(|| block(self.work, self.layers.params_len));
+        let (block, longest_block) = blocks(self.work, self.layers.params_len, self.mode);
+        let block = fixed.unwrap_or(block);
         let input_len: usize = self.layers.input.iter().product();
         let lens: Vec<usize> =
             std::iter::once(input_len).chain(self.nodes.iter().map(|node| node.out_len)).collect();
@@ -279,6 +293,7 @@ impl<'a, T: Element> Builder<'a, T> {
             input_len,
             width,
             block,
+            longest_block,
             values,
             d_values,
             targets,
