@@ -121,6 +121,35 @@ def test_threads_change_no_bit_where_layers_descend_by_themselves(net: str) -> N
         assert_same_bits(other, results[0])
 
 
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("batch", [1, 16, 20, 65, 130, 256, 257, 300])
+def test_many_weights_are_used_for_long_blocks(batch: int, normed: bool) -> None:
+    """Which batches have by their own size, not by what was trained before, nor by the threads."""
+    x, y = digits(2 * batch + batch // 3)
+
+    def perceptron() -> Sequential:
+        set_random_seed(1)
+        between = [layers.BatchNormalization()] if normed else []
+        first = [layers.Flatten(), layers.Dense(200), *between, layers.ReLU()]
+        model = Sequential([layers.Input((28, 28, 1)), *first, layers.Dense(10, "softmax")])
+        model.compile(SGD(0.02), "sparse_categorical_crossentropy")
+        return model
+
+    results = []
+    for threads in THREADS:
+        cnnrs.set_num_threads(threads)
+        model = perceptron()
+        if threads > 1:
+            weights = model.get_weights()
+            for other in (256, 7, 1000):
+                model.fit(*digits(other), other, verbose=0)
+            model.set_weights(weights)
+        model.fit(x, y, batch, shuffle=False, verbose=0)
+        results.append(model.get_weights())
+    for other_weights in results[1:]:
+        assert_same_bits(other_weights, results[0])
+
+
 def test_the_number_of_threads_may_change_in_the_middle() -> None:
     x, y = digits(96)
     steady, restless = model_of("convnet"), model_of("convnet")
