@@ -142,7 +142,7 @@ def test_the_backup_is_deleted_at_the_end_or_stays(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".backup.0123.safetensors").write_bytes(b"half")
+    (tmp_path / ".backup.0123456789ab.safetensors").write_bytes(b"half")
     (tmp_path / ".other.0123.safetensors").write_bytes(b"another's")
     fit(network(), BackupAndRestore(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [".other.0123.safetensors"]

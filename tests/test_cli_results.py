@@ -171,3 +171,43 @@ def test_resume_without_a_backup_begins_anew_and_says_so(tmp_path: Path) -> None
     assert (ran.returncode, ran.stderr) == (0, "")
     assert f"no training was cut off in {tmp_path}; this one begins anew" in ran.stdout
     assert "model.safetensors" in contents(tmp_path)
+
+
+def test_a_folder_of_the_users_own_keeps_its_files(tmp_path: Path) -> None:
+    own = tmp_path / "backup"
+    own.mkdir()
+    (own / "thesis.txt").write_text("mine")
+    for resume in ([], ["--resume"]):
+        ran = cnnrs_command(*SAMPLE, "--out", tmp_path, *resume, command=NO_MATPLOTLIB)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert [(file.name, file.read_text()) for file in own.iterdir()] == [("thesis.txt", "mine")]
+
+
+@pytest.mark.parametrize("text", ["{bad", "[1]", '{"mine": 1}'])
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_options_of_somebody_else_are_refused(tmp_path: Path, text: str, resume: list[str]) -> None:
+    file = tmp_path / "backup" / "options.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    refused = cnnrs_command(*SAMPLE, "--out", tmp_path, *resume)
+    assert_refused(refused, f"{file}: expected the options of a training that was cut off")
+    assert file.read_text() == text
+
+
+def test_a_backup_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "backup" / "backup.safetensors"
+    file.parent.mkdir()
+    file.write_text("mine")
+    refused = cnnrs_command(*SAMPLE, "--out", tmp_path)
+    assert_refused(refused, f"{file}: expected no such file without options.json beside it")
+    assert file.read_text() == "mine"
+
+
+def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
+    for name in (".report.0123456789ab.json", ".history.0123456789ab.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / ".report.mine.json").touch()
+    ran = cnnrs_command(*SAMPLE, "--out", tmp_path, command=NO_MATPLOTLIB)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    hidden = [file.name for file in tmp_path.iterdir() if file.name.startswith(".")]
+    assert hidden == [".report.mine.json"]

@@ -1,11 +1,15 @@
 """Writing files so that no reader ever sees half of one."""
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+RANDOM_BYTES = 6
+"""In the name of a temporary file, in hexadecimal digits."""
 
 
 @contextmanager
@@ -55,6 +59,16 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     _begin(path)[1].unlink()
 
 
+def remove_left_over(path: str | os.PathLike[str]) -> None:
+    """Delete temporary files for `path`, left by processes that were killed as they wrote them."""
+    target = Path(os.path.realpath(path))
+    random = f"[0-9a-f]{{{2 * RANDOM_BYTES}}}"
+    name = re.compile(rf"\.{re.escape(target.stem)}\.{random}{re.escape(target.suffix)}")
+    for file in target.parent.iterdir():
+        if name.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Flush a folder's names to disk, where the system can."""
     if os.name != "posix":
@@ -71,7 +85,7 @@ def _begin(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise OSError(f"{target}: expected a regular file or a new name, found something else")
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(6)}{target.suffix}")
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(RANDOM_BYTES)}{target.suffix}")
     try:
         temporary.open("xb").close()
     except OSError as error:  # which names a file that nobody asked for

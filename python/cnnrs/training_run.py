@@ -1,9 +1,9 @@
 """What `cnnrs train` does: read the data, train, report, and leave the results in a folder."""
 
+import contextlib
 import csv
 import json
 import math
-import shutil
 import time
 import warnings
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import __version__, recipes
-from cnnrs._files import atomic_path, check_writable
+from cnnrs._files import atomic_path, check_writable, remove_left_over
 from cnnrs._scores import Scores
 from cnnrs.callbacks import BackupAndRestore
 from cnnrs.callbacks._base import Callback, History, Logs
@@ -103,11 +103,12 @@ def run(
         raise ValueError(why) from error
     if learn_rate is not None and made.model.optimizer is not None:
         made.model.optimizer.learning_rate = learn_rate
-    callbacks: list[Callback] = []
+    backup = None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         for name in (MODEL, HISTORY, REPORT, *PICTURES):
             check_writable(out / name)  # Better to know now than after the training.
+            remove_left_over(out / name)
         options = {
             "data": data,
             "recipe": recipe,
@@ -115,7 +116,8 @@ def run(
             "lr": learn_rate,
             "seed": seed,
         }
-        callbacks.append(_backup(out / BACKUP, options, resume))
+        backup = _backup(out / BACKUP, options, resume)
+    callbacks: list[Callback] = [] if backup is None else [backup]
     if recipe == TUTORIAL:
         history = _fit_tutorial(made, dataset, seed, callbacks)
     else:
@@ -128,10 +130,10 @@ def run(
             callbacks=[*callbacks, *made.callbacks],
             validation_data=(dataset.x_test, dataset.y_test),
         )
-    if out is not None:
+    if out is not None and backup is not None:
         facts = {"data": dataset.origin, "images": images, "recipe": recipe, "seed": seed}
         _write(out, made.model, history, dataset, facts)
-        shutil.rmtree(out / BACKUP)
+        _forget(backup)
     return history
 
 
@@ -162,25 +164,56 @@ def _fit_tutorial(
 
 
 def _backup(folder: Path, options: dict[str, Any], resume: bool) -> BackupAndRestore:
-    """What backs a training with these options up, and goes on with the last one if it shall."""
+    """What backs a training with these options up, and goes on with the last one if it shall.
+
+    The folder may be the user's own, with other files.
+    """
     file = folder / OPTIONS
-    if resume and file.exists():
-        found = json.loads(file.read_text())
+    # It stays until the results are written.
+    backup = BackupAndRestore(folder, delete_checkpoint=False)
+    found = _options(file, options) if file.exists() else None
+    if found is None and backup._path.exists():
+        raise ValueError(
+            f"{backup._path}: expected no such file without {OPTIONS} beside it, got one; delete "
+            f"it, or choose another folder"
+        )
+    if resume and found is not None:
         if found != options:
             was, now = _other_options(found, options), _other_options(options, found)
             raise ValueError(
                 f"--resume: expected the options of the training in {folder}, {was}, got {now}"
             )
-    else:
-        if resume:
-            print(f"      no training was cut off in {folder.parent}; this one begins anew")
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir()
-        with atomic_path(file) as path:
-            path.write_text(json.dumps(options))
-    # It stays until the results are written.
-    return BackupAndRestore(folder, delete_checkpoint=False)
+        return backup
+    if resume:
+        print(f"      no training was cut off in {folder.parent}; this one begins anew")
+    _forget(backup)
+    folder.mkdir(exist_ok=True)
+    remove_left_over(file)
+    with atomic_path(file) as path:
+        path.write_text(json.dumps(options))
+    return backup
+
+
+def _forget(backup: BackupAndRestore) -> None:
+    """Delete a backup and its options, and the folder if it is empty then."""
+    for file in (backup._path, backup.backup_dir / OPTIONS):
+        file.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        backup.backup_dir.rmdir()
+
+
+def _options(file: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """Those that a training has left; the file of somebody else is refused."""
+    try:
+        found = json.loads(file.read_text())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or found.keys() != expected.keys():
+        raise ValueError(
+            f"{file}: expected the options of a training that was cut off, or no such file, got "
+            f"another; delete it, or choose another folder"
+        )
+    return found
 
 
 def _other_options(options: dict[str, Any], others: dict[str, Any]) -> str:

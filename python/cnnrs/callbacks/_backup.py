@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs._checks import only
-from cnnrs._files import check_writable
+from cnnrs._files import check_writable, remove_left_over
 from cnnrs.callbacks._base import Callback
 
 __all__ = ["BackupAndRestore"]
@@ -89,8 +89,7 @@ class BackupAndRestore(Callback):
         self._run = run
         self.backup_dir.mkdir(parents=True, exist_ok=True)
         check_writable(self._path)
-        for left_over in self.backup_dir.glob(".backup.*.safetensors"):  # by a process killed then
-            left_over.unlink()
+        remove_left_over(self._path)
         if self._path.exists():
             self._restore(callbacks)
 
