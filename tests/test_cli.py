@@ -91,9 +91,14 @@ def test_divergence_is_one_line_of_warning_that_names_the_epoch(tmp_path: Path) 
     )
     _, epochs = parse(ran.stdout)
     assert [str(epoch.test[0]) for epoch in epochs] == ["nan", "nan"]
-    assert sorted(contents(tmp_path)) == sorted(set(RESULTS) - {"mistakes.png"})
-    assert "(no mistakes.png: the model predicts NaN)" in ran.stdout.splitlines()[-1]
+    assert sorted(contents(tmp_path)) == sorted(set(RESULTS) - {"confusion.png", "mistakes.png"})
+    assert (
+        "(no confusion.png and no mistakes.png: the model predicts NaN)"
+        in ran.stdout.splitlines()[-1]
+    )
     assert "nan" in (tmp_path / "history.csv").read_text()
+    report = json.loads((tmp_path / "report.json").read_text())["test"]
+    assert (report["accuracy"], report["images"]) == (0, 1000)
 
 
 def test_divergence_in_the_last_step_is_told_too() -> None:

@@ -15,6 +15,7 @@ from cnnrs import Conv2D, Dense, Flatten, Input, MaxPooling2D, Rescaling, Sequen
 from cnnrs._scores import Scores
 from cnnrs.datasets import load
 from cnnrs.images import read
+from cnnrs.losses import SparseCategoricalCrossentropy
 from cnnrs.optimizers import SGD
 from cnnrs.recipes.tutorial import tutorial_network
 from cnnrs.utils import set_random_seed
@@ -76,11 +77,57 @@ def test_evaluate_prints_json(model_file: Path) -> None:
 
 
 def test_scores_of_a_class_that_nobody_takes() -> None:
-    scores = Scores.of(np.array([0, 0, 1], np.uint8), np.array([0, 0, 0]), 3)
+    outputs = np.array([[0.5, 0.3, 0.2]] * 3)
+    scores = Scores.of(np.array([0, 0, 1], np.uint8), outputs)
     assert scores.confusion.tolist() == [[2, 0, 0], [1, 0, 0], [0, 0, 0]]
     assert [row["precision"] for row in scores.report()["classes"]] == [2 / 3, None, None]
     assert [row["recall"] for row in scores.report()["classes"]] == [1, 0, None]
     assert scores.accuracy == 2 / 3
+
+
+def test_what_gets_nan_is_taken_for_no_class() -> None:
+    outputs = np.array([[0.9, 0.1], [np.nan, 0.1], [np.nan, np.nan], [0.2, 0.8]])
+    scores = Scores.of(np.array([0, 0, 1, 1], np.uint8), outputs)
+    assert scores.confusion.tolist() == [[1, 0], [0, 1]]
+    assert (scores.accuracy, scores.unpredicted) == (0.5, 2)
+    assert [row["recall"] for row in scores.report()["classes"]] == [0.5, 0.5]
+    assert [row["images"] for row in scores.report()["classes"]] == [2, 2]
+
+
+def test_a_model_that_predicts_nan_is_right_nowhere(pictures: Path, tmp_path: Path) -> None:
+    model = Sequential([Input((28, 28)), Flatten(), Dense(10, "softmax")])
+    model.set_weights([np.full((784, 10), np.nan), np.zeros(10)])
+    file = tmp_path / "nan.safetensors"
+    model.save(file)
+    last = succeed("evaluate", file, "--data", "mnist-sample").splitlines()[-1]
+    assert last == "accuracy 0.00% of 1,000 images, 1,000 of which got NaN"
+    printed = succeed("predict", file, pictures / "a.png", "--json")
+    row = json.loads(printed, parse_constant=pytest.fail)[0]
+    assert (row["class"], row["probability"], row["probabilities"]) == (None, None, [None] * 10)
+
+
+def test_predict_makes_probabilities_of_logits(pictures: Path, tmp_path: Path) -> None:
+    set_random_seed(0)
+    model = Sequential([Input((28, 28)), Rescaling(1 / 255), Flatten(), Dense(10)])
+    model.compile("sgd", SparseCategoricalCrossentropy(from_logits=True))
+    file = tmp_path / "logits.safetensors"
+    model.save(file)
+    row = json.loads(succeed("predict", file, pictures / "a.png", "--json"))[0]
+    powers = np.exp(model.predict(read([pictures / "a.png"]))[0].astype(float))
+    np.testing.assert_allclose(row["probabilities"], powers / powers.sum(), rtol=1e-4)
+
+    model.compile("sgd", "mse")
+    model.save(file)
+    ran = cnnrs_command("predict", file, pictures / "a.png")
+    assert_refused(ran, f"{file}: expected a model whose outputs are probabilities", "outputs from")
+
+
+def test_a_model_that_is_not_built_can_be_looked_at_only(pictures: Path, tmp_path: Path) -> None:
+    file = tmp_path / "unbuilt.safetensors"
+    Sequential([Dense(3)]).save(file)
+    assert " Input: of a shape that is not known yet" in succeed("inspect", file).splitlines()[-2]
+    for arguments in (["evaluate", file, "--data", "mnist-sample"], ["predict", file, pictures]):
+        assert_refused(cnnrs_command(*arguments), f"{file}: expected a built model")
 
 
 def test_predict_prints_the_likeliest_classes_and_names_what_is_no_picture(

@@ -14,22 +14,28 @@ class Scores:
     """How well each class is told from the others.
 
     `confusion` (classes, classes) counts images: rows are what they show, columns what they were
-    taken for.
+    taken for. `images` (classes,) counts what they show; some were taken for nothing, if the model
+    predicts NaN.
     """
 
     confusion: npt.NDArray[np.int64]
+    images: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, true: Array, predicted: Array, classes: int) -> Self:
-        """Count predictions (n,) of images that show `true` (n,)."""
-        pairs = true.astype(np.int64) * classes + predicted
+    def of(cls, true: Array, outputs: Array) -> Self:
+        """Count the outputs (n, classes) of a model for images that show `true` (n,)."""
+        classes = outputs.shape[1]
+        true = true.astype(np.int64)
+        taken = ~np.isnan(outputs).any(axis=1)
+        pairs = true[taken] * classes + outputs[taken].argmax(axis=1)
         counts = np.bincount(pairs, minlength=classes**2).astype(np.int64)
-        return cls(counts.reshape(classes, classes))
+        images = np.bincount(true, minlength=classes).astype(np.int64)
+        return cls(counts.reshape(classes, classes), images)
 
     @property
-    def images(self) -> Array:
-        """How many images show each class."""
-        return np.asarray(self.confusion.sum(axis=1))
+    def unpredicted(self) -> int:
+        """How many images were taken for nothing."""
+        return int(self.images.sum() - self.confusion.sum())
 
     @property
     def precision(self) -> Array:
@@ -44,7 +50,7 @@ class Scores:
     @property
     def accuracy(self) -> float:
         """The share of the images that were taken for what they show."""
-        return float(self.confusion.trace() / self.confusion.sum())
+        return float(self.confusion.trace() / self.images.sum())
 
     def report(self) -> dict[str, Any]:
         """The same as plain values, for JSON."""

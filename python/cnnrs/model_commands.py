@@ -1,6 +1,7 @@
 """What the commands that take a finished model do: evaluate, predict, export, inspect."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,7 +36,7 @@ def evaluate(model_file: Path, data: str, as_json: bool) -> None:
         OSError: if a file is missing or cannot be read.
         ValueError: if the model is damaged, classifies nothing, or takes other images.
     """
-    model = load_model(model_file)
+    model = _load(model_file)
     classes = _classes(model_file, model)
     dataset = load(data)
     if dataset.y_test.max(initial=0) >= classes:
@@ -43,8 +44,7 @@ def evaluate(model_file: Path, data: str, as_json: bool) -> None:
             f"{model_file}: expected a model of at least {dataset.y_test.max() + 1} classes, "
             f"got one of {classes}"
         )
-    probabilities = model.predict(dataset.x_test)
-    scores = Scores.of(dataset.y_test, probabilities.argmax(axis=1), classes)
+    scores = Scores.of(dataset.y_test, model.predict(dataset.x_test))
     if as_json:
         report = {"model": str(model_file), "data": dataset.origin, **scores.report()}
         print(json.dumps(report, indent=2))
@@ -54,7 +54,8 @@ def evaluate(model_file: Path, data: str, as_json: bool) -> None:
     columns = zip(scores.precision, scores.recall, scores.images, strict=True)
     for n, (precision, recall, count) in enumerate(columns):
         print(f"{n:>5}  {_percent(precision):>9}  {_percent(recall):>7}  {count:>7,}")
-    print(f"accuracy {_percent(scores.accuracy)} of {scores.images.sum():,} images")
+    nan = f", {scores.unpredicted:,} of which got NaN" if scores.unpredicted else ""
+    print(f"accuracy {_percent(scores.accuracy)} of {scores.images.sum():,} images{nan}")
 
 
 def predict(
@@ -80,9 +81,9 @@ def predict(
 
     Raises:
         OSError: if the model's file is missing or cannot be read.
-        ValueError: if the model is damaged, or does not take pictures.
+        ValueError: if the model is damaged, or does not make probabilities of pictures.
     """
-    model = load_model(model_file)
+    model = _load(model_file)
     classes = _classes(model_file, model)
     read = _reader(model_file, model)
     unread = 0
@@ -101,7 +102,8 @@ def predict(
                 unread += 1
                 complain(str(error))
     if pictures:
-        probabilities = model.predict(np.stack([picture for _, picture in pictures]))
+        outputs = model.predict(np.stack([picture for _, picture in pictures]))
+        probabilities = _probabilities(model_file, model, outputs)
         files = [path for path, _ in pictures]
         if as_json:
             print(json.dumps(list(_predictions(files, probabilities)), indent=2))
@@ -135,11 +137,34 @@ def inspect(model_file: Path) -> None:
     """
     model = load_model(model_file)
     model.summary()
-    print(f" Input: {model.input_shape}, computed in {model.dtype}")
+    shape = model.input_shape if model.built else "of a shape that is not known yet"
+    print(f" Input: {shape}, computed in {model.dtype}")
     if model.optimizer is not None:
         print(f" Optimizer: {model.optimizer!r}")
         print(f" Loss: {model.loss!r}")
     print(f" File: {model_file}, {model_file.stat().st_size:,} bytes")
+
+
+def _load(model_file: Path) -> Sequential:
+    """A model that can predict."""
+    model = load_model(model_file)
+    if not model.built:
+        raise ValueError(f"{model_file}: expected a built model, got one without weights")
+    return model
+
+
+def _probabilities(model_file: Path, model: Sequential, outputs: Array) -> Array:
+    """Those that the outputs (n, classes) are, or that the loss takes them for."""
+    if getattr(model.loss, "from_logits", False):
+        with np.errstate(invalid="ignore"):  # of NaN
+            powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+            return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    if (outputs < 0).any() or (outputs > 1).any():
+        raise ValueError(
+            f"{model_file}: expected a model whose outputs are probabilities, from 0 to 1, or are "
+            f"its loss's logits, got outputs from {np.nanmin(outputs):g} to {np.nanmax(outputs):g}"
+        )
+    return outputs
 
 
 def _classes(model_file: Path, model: Sequential) -> int:
@@ -170,12 +195,14 @@ def _reader(model_file: Path, model: Sequential) -> Callable[[Path], Array]:
 
 def _predictions(files: Sequence[Path], probabilities: Array) -> Iterator[dict[str, Any]]:
     for path, row in zip(files, probabilities.astype(float).tolist(), strict=True):
-        best = int(np.argmax(row))
+        # JSON has no NaN.
+        known = [None if math.isnan(probability) else probability for probability in row]
+        best = None if None in known else int(np.argmax(row))
         yield {
             "file": str(path),
             "class": best,
-            "probability": row[best],
-            "probabilities": row,
+            "probability": None if best is None else row[best],
+            "probabilities": known,
         }
 
 

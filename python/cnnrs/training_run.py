@@ -292,7 +292,7 @@ def _write(
         **facts,
         "epochs": len(history.epoch),
         "parameters": model.count_params(),
-        "test": Scores.of(dataset.y_test, probabilities.argmax(axis=1), CLASSES).report(),
+        "test": Scores.of(dataset.y_test, probabilities).report(),
     }
     with atomic_path(out / REPORT) as path:
         path.write_text(json.dumps(report, indent=2) + "\n")
@@ -312,16 +312,14 @@ def _draw(
         from cnnrs import plotting
     except ModuleNotFoundError as error:
         return [], f" (no pictures: {error.name} is not installed)"
-    true, predicted = dataset.y_test, probabilities.argmax(axis=1)
-    figures = [
-        plotting.training_curves(history.history),
-        plotting.confusion_matrix(true, predicted),
-    ]
+    figures = [plotting.training_curves(history.history)]
     why_not = ""
     if np.isfinite(probabilities).all():
+        true = dataset.y_test
+        figures.append(plotting.confusion_matrix(true, probabilities.argmax(axis=1)))
         figures.append(plotting.mistakes(dataset.x_test, true, probabilities))
     else:
-        why_not = f" (no {PICTURES[-1]}: the model predicts NaN)"
+        why_not = f" (no {' and no '.join(PICTURES[1:])}: the model predicts NaN)"
     drawn = list(PICTURES[: len(figures)])
     for name, figure in zip(drawn, figures, strict=True):
         with atomic_path(out / name) as path:
