@@ -230,6 +230,9 @@ impl<T: Element> Block<'_, T> {
 const ROWS: usize = 4;
 const ROW_VECTORS: usize = 2;
 
+/// Fewest groups of rows that [`sum_rows`] adds up before the next ones begin anew.
+const SHORTEST_RUN: usize = 64;
+
 /// `out[c] = sum over rows of x[row, c]`: the gradient of a bias.
 ///
 /// `out` (c,), `x` (rows, c).
@@ -257,7 +260,8 @@ fn sum_blocks<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T]) {
     }
 }
 
-/// The sums of `V` vectors of `lanes` columns from column `o`.
+/// The sums of `V` vectors of `lanes` columns from column `o`. Of many rows they are sums of sums, of about
+/// as many rows each as there are sums: rounding errors grow with the additions in a row.
 #[inline(always)]
 fn sum_columns<T: Element, S: Simd<T>, const V: usize>(
     simd: S,
@@ -267,26 +271,33 @@ fn sum_columns<T: Element, S: Simd<T>, const V: usize>(
     lanes: usize,
 ) {
     let c = out.len();
-    let mut sums = [[simd.zero(); V]; ROWS];
-    let groups = x.chunks_exact(ROWS * c);
-    let rest = groups.remainder();
-    for group in groups {
-        for r in 0..ROWS {
+    let groups = x.len() / (ROWS * c);
+    let mut totals = [simd.zero(); V];
+    for run in x.chunks(groups.isqrt().max(SHORTEST_RUN) * ROWS * c) {
+        let mut sums = [[simd.zero(); V]; ROWS];
+        let groups = run.chunks_exact(ROWS * c);
+        let rest = groups.remainder();
+        for group in groups {
+            for r in 0..ROWS {
+                for v in 0..V {
+                    let x = &group[r * c + o + v * S::LANES..][..lanes];
+                    sums[r][v] = simd.add(sums[r][v], simd.load_up_to(x));
+                }
+            }
+        }
+        for (r, row) in rest.chunks_exact(c).enumerate() {
             for v in 0..V {
-                let x = &group[r * c + o + v * S::LANES..][..lanes];
+                let x = &row[o + v * S::LANES..][..lanes];
                 sums[r][v] = simd.add(sums[r][v], simd.load_up_to(x));
             }
         }
-    }
-    for (r, row) in rest.chunks_exact(c).enumerate() {
         for v in 0..V {
-            let x = &row[o + v * S::LANES..][..lanes];
-            sums[r][v] = simd.add(sums[r][v], simd.load_up_to(x));
+            let (a, b) = (simd.add(sums[0][v], sums[1][v]), simd.add(sums[2][v], sums[3][v]));
+            totals[v] = simd.add(totals[v], simd.add(a, b));
         }
     }
     for v in 0..V {
-        let (a, b) = (simd.add(sums[0][v], sums[1][v]), simd.add(sums[2][v], sums[3][v]));
-        simd.store_up_to(simd.add(a, b), &mut out[o + v * S::LANES..][..lanes]);
+        simd.store_up_to(totals[v], &mut out[o + v * S::LANES..][..lanes]);
     }
 }
 
@@ -469,6 +480,19 @@ mod tests {
                     assert_close(&out, &expected, rows);
                 }
             }
+        });
+    }
+
+    /// Added one after the other, these lose three digits.
+    #[test]
+    fn sums_of_many_rows_are_as_exact() {
+        let x = vec![0.1f32; 1_000_000];
+        let expected = f64::from(x[0]) * x.len() as f64;
+        for_each_level(|level| {
+            let mut out = [f32::NAN];
+            dispatch!(f32, level, simd => sum_rows(simd, &mut out, &x));
+            let error = (f64::from(out[0]) / expected - 1.0).abs();
+            assert!(error < 3e-5, "got {}, expected {expected}", out[0]);
         });
     }
 

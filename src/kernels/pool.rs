@@ -11,6 +11,9 @@ use windows::{Axis, Pixel, Window, clear_unseen, for_each_pixel, for_each_window
 
 mod windows;
 
+/// Fewest pixels in one direction that a mean adds up before the next ones begin anew, if there are so many.
+const SHORTEST_STRETCH: usize = 128;
+
 /// `out[n, i, j, c] = max of x[n, window of (i, j), c]`, NaN if one of them is.
 ///
 /// `out` (n, out_h, out_w, c), `x` (n, h, w, c).
@@ -282,18 +285,35 @@ fn average_forward<T: Element, S: Simd<T>>(
         |window: Window| {
             // SAFETY: a window's indices are inside the arrays, whose lengths were checked.
             unsafe {
+                let (band, run) = (stretch(window.rows), stretch(window.columns));
                 let mut sum = simd.zero();
-                for row in 0..window.rows {
-                    for column in 0..window.columns {
-                        let at = window.at(row, column);
-                        sum = simd.add(sum, simd.load_up_to(part(x, at, window.lanes)));
+                for top in (0..window.rows).step_by(band) {
+                    let mut band_sum = simd.zero();
+                    for row in top..window.rows.min(top + band) {
+                        for left in (0..window.columns).step_by(run) {
+                            let mut run_sum = simd.zero();
+                            for column in left..window.columns.min(left + run) {
+                                let at = window.at(row, column);
+                                let x = simd.load_up_to(part(x, at, window.lanes));
+                                run_sum = simd.add(run_sum, x);
+                            }
+                            band_sum = simd.add(band_sum, run_sum);
+                        }
                     }
+                    sum = simd.add(sum, band_sum);
                 }
                 let mean = simd.mul(sum, simd.splat(share(window.rows, window.columns)));
                 simd.store_up_to(mean, part_mut(out, window.out, window.lanes));
             }
         },
     );
+}
+
+/// How many of so many rows or columns are summed before the next ones begin anew: about as many as there are
+/// sums then, because rounding errors grow with the additions in a row.
+#[inline(always)]
+fn stretch(size: usize) -> usize {
+    if size <= SHORTEST_STRETCH { SHORTEST_STRETCH } else { size.isqrt().max(SHORTEST_STRETCH) }
 }
 
 /// What one pixel counts in the mean of a window.
@@ -511,6 +531,23 @@ mod tests {
                 }
             }
         });
+    }
+
+    /// Added one after the other, these lose three digits.
+    #[test]
+    fn means_of_many_pixels_are_as_exact() {
+        for (h, w) in [(1, 300_000), (600, 500), (300_000, 1)] {
+            let shape = PoolShape::new((h, w, 1), (h, w), (h, w), Padding::Valid).unwrap();
+            let x = vec![0.1f32; h * w];
+            for_each_level(|level| {
+                let mut mean = [f32::NAN];
+                dispatch!(f32, level, simd => {
+                    average_pool_forward(simd, &mut mean, &x, &shape, 1)
+                });
+                let error = (f64::from(mean[0]) / f64::from(x[0]) - 1.0).abs();
+                assert!(error < 3e-5, "{h}x{w}: got {}", mean[0]);
+            });
+        }
     }
 
     #[test]
