@@ -23,8 +23,9 @@ from cnnrs import (
     Sequential,
     models,
 )
+from cnnrs.callbacks import Callback
 from cnnrs.losses import SparseCategoricalCrossentropy
-from cnnrs.optimizers import Adam
+from cnnrs.optimizers import SGD, Adam
 from cnnrs.utils import set_random_seed
 from model_under_test import Plain, assert_same_weights, compiled, data, differ, small_model
 
@@ -476,6 +477,34 @@ def test_threads_may_share_a_model_and_train_two_at_once() -> None:
             job.result()
     for model, expected in zip(together, alone, strict=True):
         assert_same_weights(model, expected)
+
+
+def test_a_copy_made_during_a_training_is_of_one_moment() -> None:
+    """Its weights are those that its optimizer's steps have come to."""
+    model = Sequential([Input((1,)), Dense(1, use_bias=False, kernel_initializer="zeros")])
+    model.compile(SGD(0.5), "mean_squared_error")
+    x, y = np.ones((3000, 1), np.float32), np.arange(3000, dtype=np.float32)
+
+    def moment() -> tuple[int, float]:
+        state = model.__getstate__()
+        return int(state["optimizer_state"][0][0]), float(state["weights"]["dense/kernel"][0, 0])
+
+    weights = {0: 0.0}
+
+    class Note(Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            weights[batch + 1] = float(self.model.get_weights()[0][0, 0])
+
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(
+            model.fit, x, y, batch_size=1, shuffle=False, verbose=0, callbacks=[Note()]
+        )
+        seen = {moment()}
+        while not job.done():
+            seen.add(moment())
+        job.result()
+    assert len(seen) > 1
+    assert all(weights[steps] == weight for steps, weight in seen)
 
 
 def test_threads_build_a_model_once() -> None:

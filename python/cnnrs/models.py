@@ -495,18 +495,23 @@ class Sequential(Stored):
         return self.optimizer._rates(first, count)
 
     def __getstate__(self) -> dict[str, Any]:
-        network = self._network
-        return {
-            "name": self.name,
-            "dtype": self.dtype,
-            "shape": self._shape,
-            "layers": [(type(layer), layer.get_config()) for layer in self._layers],
-            "weights": network and self._weights_by_name(),
-            "rng": self._rng.bit_generator.state,
-            "compiled": (self.optimizer, self.loss, self._metric, self.steps_per_execution),
-            "optimizer_state": network and self._network_is_compiled and network.optimizer_state(),
-            "history": self.history and (self.history.history, self.history.epoch),
-        }
+        with self._lock:
+            weights = remembered = None
+            if self._network is not None:
+                # In one call, because another thread may train meanwhile.
+                arrays, remembered = self._network.state()
+                weights = dict(zip(self._named_shapes(), arrays, strict=True))
+            return {
+                "name": self.name,
+                "dtype": self.dtype,
+                "shape": self._shape,
+                "layers": [(type(layer), layer.get_config()) for layer in self._layers],
+                "weights": weights,
+                "rng": self._rng.bit_generator.state,
+                "compiled": (self.optimizer, self.loss, self._metric, self.steps_per_execution),
+                "optimizer_state": remembered if self._network_is_compiled else None,
+                "history": self.history and (self.history.history, self.history.epoch),
+            }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         rng = np.random.default_rng()

@@ -120,19 +120,8 @@ impl Network {
     }
 
     /// Copies of all weights, in Keras's order and layouts.
-    fn get_weights<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        with!(&mut *self.lock(py)?, net => {
-            let weights = weights(net);
-            let copy = |(_, weight): &(String, Weight)| {
-                let stored = net.weight(weight);
-                // SAFETY: as many elements are written as there are.
-                let array = unsafe {
-                    filled(py, &weight.shape, |copy| weight.export(copy, stored))
-                };
-                Ok(array?.into_any())
-            };
-            weights.iter().map(copy).collect()
-        })
+    fn get_weights<'py>(&self, py: Python<'py>) -> PyResult<Arrays<'py>> {
+        with!(&mut *self.lock(py)?, net => weight_copies(py, net))
     }
 
     /// Sets what `get_weights` returns; if one does not fit, none is set.
@@ -270,20 +259,14 @@ impl Network {
     /// What the optimiser remembers: the number of its steps (1,), then arrays of all parameters, as
     /// they are stored, the averages last; then, if there are averages, whether they stand in the
     /// weights' place, 0 or 1 (1,). Empty before `compile`.
-    fn optimizer_state<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    fn optimizer_state<'py>(&self, py: Python<'py>) -> PyResult<Arrays<'py>> {
+        with!(&mut *self.lock(py)?, net => optimizer_copies(py, net))
+    }
+
+    /// What `get_weights` and `optimizer_state` return, after the same step.
+    fn state<'py>(&self, py: Python<'py>) -> PyResult<(Arrays<'py>, Arrays<'py>)> {
         with!(&mut *self.lock(py)?, net => {
-            let Some(optimizer) = net.optimizer() else { return Ok(vec![]) };
-            let steps = PyArray1::from_slice(py, &[optimizer.steps as i64]).into_any();
-            let mut state = vec![steps];
-            for slot in optimizer.slots() {
-                // SAFETY: as many elements are written as there are.
-                let copy = unsafe { filled(py, &[slot.len()], |copy| copy.copy_from_slice(slot)) };
-                state.push(copy?.into_any());
-            }
-            if let Some(&mut shown) = optimizer.shown() {
-                state.push(PyArray1::from_slice(py, &[i64::from(shown)]).into_any());
-            }
-            Ok(state)
+            Ok((weight_copies(py, net)?, optimizer_copies(py, net)?))
         })
     }
 
@@ -368,6 +351,42 @@ impl DerefMut for Locked<'_> {
     fn deref_mut(&mut self) -> &mut Net {
         &mut self.net
     }
+}
+
+/// Arrays of the network's type, or of integers.
+type Arrays<'py> = Vec<Bound<'py, PyAny>>;
+
+/// See [`Network::get_weights`].
+fn weight_copies<'py, T: Element + numpy::Element>(
+    py: Python<'py>,
+    net: &mut network::Network<T>,
+) -> PyResult<Arrays<'py>> {
+    let weights = weights(net);
+    let copy = |(_, weight): &(String, Weight)| {
+        let stored = net.weight(weight);
+        // SAFETY: as many elements are written as there are.
+        let array = unsafe { filled(py, &weight.shape, |copy| weight.export(copy, stored)) };
+        Ok(array?.into_any())
+    };
+    weights.iter().map(copy).collect()
+}
+
+/// See [`Network::optimizer_state`].
+fn optimizer_copies<'py, T: Element + numpy::Element>(
+    py: Python<'py>,
+    net: &mut network::Network<T>,
+) -> PyResult<Arrays<'py>> {
+    let Some(optimizer) = net.optimizer() else { return Ok(vec![]) };
+    let mut state = vec![PyArray1::from_slice(py, &[optimizer.steps as i64]).into_any()];
+    for slot in optimizer.slots() {
+        // SAFETY: as many elements are written as there are.
+        let copy = unsafe { filled(py, &[slot.len()], |copy| copy.copy_from_slice(slot)) };
+        state.push(copy?.into_any());
+    }
+    if let Some(&mut shown) = optimizer.shown() {
+        state.push(PyArray1::from_slice(py, &[i64::from(shown)]).into_any());
+    }
+    Ok(state)
 }
 
 /// All weights, each with its name in full.
