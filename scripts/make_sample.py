@@ -3,7 +3,8 @@
     python scripts/make_sample.py [FOLDER]
 
 writes the first 5,000 training and the first 1,000 test images with their labels to FOLDER, by
-default where the package keeps them. The same zlib gives the same bytes every time.
+default where the package keeps them. If the package zopfli is installed, they are 5 % smaller than
+those of zlib, as the package's are. The same version gives the same bytes every time.
 """
 
 import gzip
@@ -25,6 +26,15 @@ PARTS = {
 }
 
 
+def compressed(content: bytes) -> bytes:
+    """As a .gz file, the same whenever it is made."""
+    try:
+        from zopfli.gzip import compress
+    except ModuleNotFoundError:
+        return gzip.compress(content, 9, mtime=0)
+    return bytes(compress(content))
+
+
 def main(folder: Path) -> None:
     """Write the four files to `folder`, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +45,7 @@ def main(folder: Path) -> None:
             raise SystemExit(f"{name} is not MNIST's: expected md5 {genuine}, found {found}")
         target = folder / f"{name}.gz"
         with atomic_path(target) as temporary:
-            temporary.write_bytes(gzip.compress(_idx.encode(full[:count]), 9, mtime=0))
+            temporary.write_bytes(compressed(_idx.encode(full[:count])))
         print(f"{target}: {target.stat().st_size:,} bytes")
 
 
