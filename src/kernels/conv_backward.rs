@@ -34,6 +34,20 @@ pub fn conv_backward_kernel<T: Element, S: Simd<T>>(
     shape: &ConvShape,
     n: usize,
 ) {
+    backward_kernel(simd, d_kernel, d_out, x, shape, n, false);
+}
+
+/// [`conv_backward_kernel`], which sets `d_kernel`, or adds to it.
+#[inline(always)]
+pub(super) fn backward_kernel<T: Element, S: Simd<T>>(
+    simd: S,
+    d_kernel: &mut [T],
+    d_out: &[T],
+    x: &[T],
+    shape: &ConvShape,
+    n: usize,
+    adds: bool,
+) {
     assert_eq!(d_kernel.len(), shape.kernel_len(), "kernel gradient length");
     assert_eq!(Some(d_out.len()), n.checked_mul(shape.output_len()), "output gradient length");
     assert_eq!(Some(x.len()), n.checked_mul(shape.padded_len()), "input length");
@@ -45,12 +59,14 @@ pub fn conv_backward_kernel<T: Element, S: Simd<T>>(
         Lattice::packed(shape.output()),
     );
     let Some(last) = pixels.last() else {
-        d_kernel.fill(T::zero());
+        if !adds {
+            d_kernel.fill(T::zero());
+        }
         return;
     };
     assert!(last.from + taps.reach() <= x.len(), "the last window ends inside the input");
     assert!(last.to + c_out <= d_out.len(), "the last pixel lies inside the output");
-    let block = Block { d_kernel, d_out, x, taps, pixels, c_out, o: 0 };
+    let block = Block { d_kernel, d_out, x, taps, pixels, c_out, adds, o: 0 };
     // SAFETY: the two assertions above.
     for_channels!(simd, T, S, c_out => unsafe { backward_blocks(simd, block) });
 }
@@ -64,6 +80,8 @@ struct Block<'a, T> {
     /// From the input's windows to the output.
     pixels: Pixels,
     c_out: usize,
+    /// Whether the sums are added to what is there.
+    adds: bool,
     o: usize,
 }
 
@@ -171,12 +189,19 @@ impl<T: Element> Block<'_, T> {
         last: usize,
     ) {
         // SAFETY: the caller's promise.
-        let sums = unsafe { self.sums::<S, E, V>(simd, taps, last) };
+        let mut sums = unsafe { self.sums::<S, E, V>(simd, taps, last) };
         for v in 0..V {
             let lanes = if v + 1 < V { S::LANES } else { last };
+            let at = |e: usize| taps[e].to + self.o + v * S::LANES;
+            if self.adds {
+                // All before the first store, since the last tap may be there several times.
+                for e in 0..E {
+                    let d_kernel = simd.load_up_to(&self.d_kernel[at(e)..][..lanes]);
+                    sums[v][e] = simd.add(d_kernel, sums[v][e]);
+                }
+            }
             for e in 0..E {
-                let d_kernel = &mut self.d_kernel[taps[e].to + self.o + v * S::LANES..][..lanes];
-                simd.store_up_to(sums[v][e], d_kernel);
+                simd.store_up_to(sums[v][e], &mut self.d_kernel[at(e)..][..lanes]);
             }
         }
     }

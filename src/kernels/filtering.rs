@@ -46,6 +46,27 @@ pub mod three {
     ) -> [S::Vector; OUTPUTS] {
         [simd.add(simd.add(m[0], m[1]), m[2]), simd.add(simd.sub(m[1], m[2]), m[3])]
     }
+
+    /// The gradient of the products at the points, from that of their [`outputs`].
+    #[inline(always)]
+    pub fn output_points<T: Element, S: Simd<T>>(
+        simd: S,
+        d: [S::Vector; OUTPUTS],
+    ) -> [S::Vector; POINTS] {
+        [d[0], simd.add(d[0], d[1]), simd.sub(d[0], d[1]), d[1]]
+    }
+
+    /// The gradient of the taps, from that of their [`kernel_points`].
+    #[inline(always)]
+    pub fn taps<T: Element, S: Simd<T>>(
+        simd: S,
+        d: [S::Vector; POINTS],
+        half: S::Vector,
+    ) -> [S::Vector; TAPS] {
+        let even = simd.mul(simd.add(d[1], d[2]), half);
+        let odd = simd.mul(simd.sub(d[1], d[2]), half);
+        [simd.add(d[0], even), odd, simd.add(even, d[3])]
+    }
 }
 
 /// Five taps, at the points 0, 1, -1, 2, -2 and infinity.
@@ -164,6 +185,14 @@ mod tests {
         let products = from_fn(|n| simd.mul(k[n], x[n]));
         let outputs = three::outputs(simd, products);
         assert_close(&outputs.map(value), &expected(three::TAPS), 9);
+
+        // The gradient of the taps where it is 1 and 2 for the outputs.
+        let (one, two) = (simd.splat(T::one()), simd.splat(T::from_f64(2.0)));
+        let at_points = three::output_points(simd, [one, two]);
+        let products = from_fn(|n| simd.mul(at_points[n], x[n]));
+        let taps_gradient = three::taps(simd, products, simd.splat(T::from_f64(0.5)));
+        let seen = |n| pixels[n] + pixels[n + 1] + pixels[n + 1];
+        assert_close(&taps_gradient.map(value), &from_fn::<_, { three::TAPS }, _>(seen), 9);
 
         let (k, x) = (five::kernel_points(simd, from_fn(g)), five::pixel_points(simd, from_fn(d)));
         let products = from_fn(|n| simd.mul(k[n], x[n]));

@@ -117,6 +117,9 @@ kernels! {
         out: &mut [T], x: &[T], packed: &[T], bias: Option<&[T]>, relu: bool, scratch: &mut [T],
         shape: &ConvShape, n: usize,
     );
+    winograd::winograd_backward_kernel(
+        d_kernel: &mut [T], d_out: &[T], x: &[T], scratch: &mut [T], shape: &ConvShape, n: usize,
+    );
     winograd::winograd_pack(packed: &mut [T], kernel: &[T], shape: &ConvShape);
     winograd::winograd_pool_forward(
         out: &mut [T], argmax: &mut [T], x: &[T], packed: &[T], bias: Option<&[T]>, relu: bool,

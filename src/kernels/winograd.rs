@@ -142,6 +142,37 @@ pub fn winograd_pool_forward<T: Element, S: Simd<T>>(
     run(simd, &mut output, x, packed, scratch, shape.conv(), [n, out_h, out_w]);
 }
 
+/// Elements of workspace for the kernel's gradient, or none if this is not the faster way for `n` images.
+pub fn gradient_scratch_len<T>(shape: &ConvShape, n: usize) -> Option<usize> {
+    let (out_h, out_w, _) = shape.output();
+    let tiles = n.saturating_mul(out_h.div_ceil(SIDE)).saturating_mul(out_w.div_ceil(SIDE));
+    let pays = Way::of(shape) == Some(Way::Square)
+        && supports(shape)
+        && tiles >= square::gradient::FEWEST_TILES;
+    pays.then(|| square::gradient::scratch_len::<T>(shape))
+}
+
+/// As [`conv_backward_kernel`](super::conv_backward::conv_backward_kernel), with
+/// [`gradient_scratch_len`] elements of workspace.
+#[inline(always)]
+pub fn winograd_backward_kernel<T: Element, S: Simd<T>>(
+    simd: S,
+    d_kernel: &mut [T],
+    d_out: &[T],
+    x: &[T],
+    scratch: &mut [T],
+    shape: &ConvShape,
+    n: usize,
+) {
+    assert_eq!(d_kernel.len(), shape.kernel_len(), "kernel gradient length");
+    assert_eq!(Some(d_out.len()), n.checked_mul(shape.output_len()), "output gradient length");
+    assert_eq!(Some(x.len()), n.checked_mul(shape.padded_len()), "input length");
+    assert_eq!(Some(scratch.len()), gradient_scratch_len::<T>(shape, n), "scratch length");
+    let (out_h, out_w, _) = shape.output();
+    let tiles = [n, out_h.div_ceil(SIDE), out_w.div_ceil(SIDE)];
+    square::gradient::run(simd, d_kernel, d_out, x, scratch, shape, tiles);
+}
+
 /// A tile, and its number among all.
 #[derive(Clone, Copy, Debug)]
 struct Tile {
@@ -262,6 +293,44 @@ pub(super) mod tests {
     use crate::kernels::reference;
     use crate::kernels::shape::Padding;
     use crate::kernels::testing::{assert_close, for_each_level, random};
+
+    /// The gradients of kernels whose tiles are enough.
+    fn gradients_equal_reference<T: Element>() {
+        let mut supported = 0;
+        for (shape, n) in shapes() {
+            let n = n.max(32usize.div_ceil(shape.output().0.max(1)));
+            let Some(scratch_len) = gradient_scratch_len::<T>(&shape, n) else { continue };
+            supported += 1;
+            let x: Vec<T> = random(n * shape.input_len(), 1);
+            let d_out: Vec<T> = random(n * shape.output_len(), 2);
+            let mut padded = vec![T::nan(); n * shape.padded_len()];
+            pad(&mut padded, &x, shape.windows(), n);
+            let mut expected = vec![T::nan(); shape.kernel_len()];
+            reference::conv_backward_kernel(&mut expected, &d_out, &x, &shape);
+            for_each_level(|level| {
+                let mut d_kernel = vec![T::nan(); expected.len()];
+                let mut scratch = vec![T::nan(); scratch_len];
+                dispatch!(T, level, simd => {
+                    winograd_backward_kernel(
+                        simd, &mut d_kernel, &d_out, &padded, &mut scratch, &shape, n,
+                    )
+                });
+                let terms = d_out.len() / shape.c_out();
+                assert_close(&d_kernel, &expected, growth(&shape) * terms);
+            });
+        }
+        assert!(supported > 15, "{supported}");
+    }
+
+    #[test]
+    fn gradients_equal_reference_f32() {
+        gradients_equal_reference::<f32>();
+    }
+
+    #[test]
+    fn gradients_equal_reference_f64() {
+        gradients_equal_reference::<f64>();
+    }
 
     /// How much larger rounding may be than that of the direct sum. Sums and differences come first: of
     /// the square way, factors are up to 4 and 9/4 times as large, and nine sums of them are added; of

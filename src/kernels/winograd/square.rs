@@ -15,6 +15,8 @@ use crate::kernels::simd::{Element, Simd, for_each_vector};
 use crate::kernels::tile::{Taps, convolve};
 use crate::kernels::walk::{Lattice, Pixels};
 
+pub mod gradient;
+
 /// Pixels of a tile, in either direction, and points.
 const PATCH: usize = three::POINTS;
 

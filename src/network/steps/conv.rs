@@ -90,7 +90,16 @@ impl ConvStep {
         if self.shape.windows().is_padded() { n * self.shape.padded_len() } else { 0 }
     }
 
-    fn backward_scratch_len<T>(&self, n: usize) -> usize {
+    /// What the kernel's gradient wants by Winograd's way, if that is the faster one.
+    fn kernel_scratch_len<T>(&self, n: usize) -> Option<usize> {
+        match &self.pool {
+            Some(_) => None,
+            None => winograd::gradient_scratch_len::<T>(&self.shape, n),
+        }
+    }
+
+    /// What the input's gradient wants.
+    fn input_scratch_len<T>(&self, n: usize) -> usize {
         match (&self.pool, self.gradient_shape()) {
             (Some(_), _) if self.grey => 0,
             (Some(_), _) => self.padded_len(n),
@@ -143,7 +152,6 @@ impl<T: Element> Step<T> for ConvStep {
     fn backward(&self, pass: Backward<'_, T>, weights: &[T]) {
         let Backward { n, d_x, d_weights, d_out, x, out, saved, scratch, prepared, .. } = pass;
         let (kernel, _) = self.split(weights);
-        let scratch = &mut scratch[..self.backward_scratch_len::<T>(n)];
         let (argmax, padded) = saved.split_at(self.argmax_len(n));
         let x = if padded.is_empty() { x } else { padded };
         let (d_kernel, d_bias) = d_weights.split_at_mut(self.shape.kernel_len());
@@ -159,7 +167,7 @@ impl<T: Element> Step<T> for ConvStep {
                 run::grey_backward_kernel(d_kernel, d_out, argmax, x, shape, n)
             }
             Some(shape) => {
-                let d_padded = scratch;
+                let d_padded = &mut scratch[..self.input_scratch_len::<T>(n)];
                 run::sparse_backward_kernel(d_kernel, d_out, argmax, x, shape, n);
                 let Some(d_x) = d_x else { return };
                 if d_padded.is_empty() {
@@ -170,9 +178,16 @@ impl<T: Element> Step<T> for ConvStep {
                 }
             }
             None => {
-                run::conv_backward_kernel(d_kernel, d_out, x, &self.shape, n);
+                match self.kernel_scratch_len::<T>(n) {
+                    Some(len) => {
+                        let scratch = &mut scratch[..len];
+                        run::winograd_backward_kernel(d_kernel, d_out, x, scratch, &self.shape, n);
+                    }
+                    None => run::conv_backward_kernel(d_kernel, d_out, x, &self.shape, n),
+                }
                 let Some(d_x) = d_x else { return };
                 let at = self.prepared::<T>();
+                let scratch = &mut scratch[..self.input_scratch_len::<T>(n)];
                 match self.gradient_shape() {
                     Some(gradient) => {
                         let (points, shapes) =
@@ -195,7 +210,8 @@ impl<T: Element> Step<T> for ConvStep {
     fn scratch_len(&self, n: usize) -> usize {
         let points =
             if self.is_winograd() { winograd::scratch_len::<T>(&self.shape, n) } else { 0 };
-        points.max(self.backward_scratch_len::<T>(n))
+        let kernel = self.kernel_scratch_len::<T>(n).unwrap_or(0);
+        points.max(kernel).max(self.input_scratch_len::<T>(n))
     }
 
     fn prepared_len(&self) -> usize {
