@@ -83,6 +83,26 @@ def test_full_disk_is_one_line() -> None:
 
 
 @posix_only
+@pytest.mark.parametrize(
+    ("arguments", "status", "lines"),
+    [
+        (SAMPLE, 0, ["Data: the bundled sample", "      of which", "SGD, one image a step"]),
+        (("train", "--data", "missing"), 1, []),
+        (("train", "--epochs", "none"), 2, []),
+    ],
+    ids=["training", "complaint", "usage"],
+)
+def test_without_standard_error_only_results_are_shown(
+    arguments: tuple[str, ...], status: int, lines: list[str]
+) -> None:
+    ran = cnnrs_command(*arguments, command=("sh", "-c", 'exec "$@" 2>&-', "sh", *MODULE))
+    assert ran.returncode == status
+    shown = ran.stdout.splitlines()
+    assert bool(shown) == bool(lines)
+    assert all(line.startswith(begin) for line, begin in zip(shown, lines, strict=False))
+
+
+@posix_only
 @pytest.mark.parametrize("piped", [True, False], ids=["report piped", "report shown"])
 def test_terminal_shows_a_progress_bar_that_leaves_no_trace(piped: bool) -> None:
     import pty

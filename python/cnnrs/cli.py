@@ -3,10 +3,12 @@
 import argparse
 import io
 import math
+import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TextIO
 
@@ -30,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Data: the bundled sample of MNIST...
         0
     """
+    with _standard_error():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     options.check(options)
     run: Callable[[argparse.Namespace], int | None] = options.run
@@ -56,6 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(end="", flush=True)
         except OSError:
             sys.stdout = None  # Or Python would flush, and complain, once more.
+
+
+@contextmanager
+def _standard_error() -> Iterator[None]:
+    """Let what is meant for standard error go nowhere if there is none, as after `2>&-`."""
+    if sys.stderr is not None:
+        yield
+        return
+    with Path(os.devnull).open("w", errors="backslashreplace") as nowhere, redirect_stderr(nowhere):
+        yield
 
 
 def _message(error: BaseException) -> str:
