@@ -154,6 +154,43 @@ def test_a_recipe_may_be_a_file(tmp_path: Path) -> None:
     assert_refused(refused, "--lr: expected none for the recipe fast, which has its own")
 
 
+FAULTY_RECIPES = {
+    "def recipe(": ", line 1: SyntaxError: '(' was never closed",
+    "import os\nhalf = 1 / 0": ", line 2: ZeroDivisionError: division by zero",
+    "import nothing_such": ", line 1: ModuleNotFoundError: No module named 'nothing_such'",
+    "open('nothing_such')": ", line 1: FileNotFoundError: ",
+    "raise RuntimeError": ", line 1: RuntimeError\n",
+    "recipe = 3": ": expected a function `recipe`, found none",
+    "def recipe(size): return 3": (
+        ": expected a function `recipe(shape, classes, images, epochs=...)`, got `recipe(size)`"
+    ),
+    "def recipe(shape, classes, images, epochs=1): return 3": (
+        ": expected a Recipe from its function `recipe`, got 3"
+    ),
+    "def recipe(shape, classes, images, epochs=1):\n  return images.model": (
+        ", line 2: AttributeError: 'int' object has no attribute 'model'"
+    ),
+}
+
+
+@pytest.mark.parametrize("program", FAULTY_RECIPES)
+def test_a_faulty_recipe_is_one_line_that_names_it(program: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(program)
+    for kind in ("train",), ("bench", "accuracy"):
+        arguments = (*kind, "--data", "mnist-sample", "--epochs", "1", "--recipe")
+        ran = cnnrs_command(*arguments, tmp_path / "mine.py")
+        assert_refused(ran, f"cnnrs: {tmp_path / 'mine.py'}{FAULTY_RECIPES[program]}")
+
+
+@pytest.mark.parametrize("program", ["half = 1 / 0", "def recipe(*_, **__): 1 / 0"])
+def test_debug_shows_where_a_recipe_fails(program: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(program)
+    arguments = ("train", "--data", "mnist-sample", "--debug", "--recipe")
+    ran = cnnrs_command(*arguments, tmp_path / "mine.py")
+    assert f'File "{tmp_path / "mine.py"}", line 1' in ran.stderr
+    assert "ZeroDivisionError" in ran.stderr
+
+
 def test_accuracy_is_that_of_each_seed_and_of_all(tmp_path: Path) -> None:
     file = tmp_path / "runs.json"
     arguments = ("--data", "mnist-sample", "--seeds", "2", "--epochs", "3", "--json", file)

@@ -110,14 +110,14 @@ def only(name: str, value: Any, *supported: Any) -> None:
         raise ValueError(f"{name}: expected {one_of(supported)}, got {value!r}")
 
 
-def takes(function: Callable[..., object], *arguments: object) -> bool:
+def takes(function: Callable[..., object], *arguments: object, **keywords: object) -> bool:
     """Whether a function can be called with these arguments; those that do not tell can."""
     try:
         signature = inspect.signature(function)
     except ValueError:
         return True
     try:
-        signature.bind(*arguments)
+        signature.bind(*arguments, **keywords)
     except TypeError:
         return False
     return True

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TextIO
 
 from cnnrs import __version__
+from cnnrs.recipes import RecipeError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 """Exit statuses; 130 is a shell's own for a command that Ctrl-C ended."""
 
+FAILURES = (OSError, ValueError, MemoryError, ModuleNotFoundError, Warning, RecipeError)
+"""What a user can mend, and is told in one line."""
 
 BENCH_REPEATS = 9
 
@@ -52,7 +55,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return FAILED  # Whoever read standard output has gone.
-    except (OSError, ValueError, MemoryError, ModuleNotFoundError, Warning) as error:
+    except FAILURES as error:
         if options.debug:
             traceback.print_exc()
         else:

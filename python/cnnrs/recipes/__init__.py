@@ -5,18 +5,22 @@ shape of an image, the number of classes and of training images, and returns a `
 that its model is trained on are bytes from 0 to 255.
 """
 
+import functools
 import importlib
+import inspect
 import runpy
+import traceback
 from collections.abc import Callable as Function
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from cnnrs._checks import takes
 from cnnrs.callbacks import Callback
 from cnnrs.models import Sequential
 
-__all__ = ["NAMES", "Make", "Recipe", "load"]
+__all__ = ["NAMES", "Make", "Recipe", "RecipeError", "load"]
 
 NAMES = ("tutorial", "keras", "fast", "best")
 """Those that come with the package."""
@@ -56,6 +60,16 @@ class Make(Protocol):
     ) -> Recipe: ...
 
 
+class RecipeError(Exception):
+    """What is raised when the function of a user's file fails, or is none of a recipe.
+
+    Example:
+        >>> from cnnrs.recipes import RecipeError
+        >>> print(RecipeError("mine.py, line 3: ZeroDivisionError: division by zero"))
+        mine.py, line 3: ZeroDivisionError: division by zero
+    """
+
+
 def load(name: str, data: str = "mnist") -> Make:
     """Find a recipe.
 
@@ -65,10 +79,12 @@ def load(name: str, data: str = "mnist") -> Make:
             `"fast"` and `"best"` there are others for `"fashion_mnist"`.
 
     Returns:
-        The function `recipe` of the file.
+        The function `recipe` of the file. One of a user's file raises `RecipeError` if it fails,
+        takes other arguments or returns no `Recipe`; its own `ValueError` says that it cannot do
+        with what it was given.
 
     Raises:
-        ValueError: if there is no recipe of that name, or the file has none.
+        ValueError: if there is no recipe of that name, or the file fails or has none.
         OSError: if the file is missing or cannot be read.
 
     Example:
@@ -83,7 +99,58 @@ def load(name: str, data: str = "mnist") -> Make:
     if not name.endswith(".py"):
         names = ", ".join(NAMES)
         raise ValueError(f"recipe: expected {names} or a file that ends in .py, got {name!r}")
-    found: Function[..., Recipe] | None = runpy.run_path(str(Path(name))).get("recipe")
+    file = str(Path(name))
+    found = _run(file).get("recipe")
     if not callable(found):
-        raise ValueError(f"{name}: expected a function `recipe`, found none")
-    return found
+        raise ValueError(f"{file}: expected a function `recipe`, found none")
+    return _of_user(file, found)
+
+
+def _run(file: str) -> dict[str, Any]:
+    """What a user's file defines."""
+    try:
+        return runpy.run_path(file)
+    except Exception as error:
+        if isinstance(error, OSError) and _line(file, error) is None:
+            raise  # It cannot be read.
+        raise ValueError(_failure(file, error)) from error
+
+
+def _of_user(file: str, make: Function[..., object]) -> Make:
+    """The function of a user's file, whose mistakes name the file."""
+
+    @functools.wraps(make)
+    def recipe(*given: Any, **keywords: Any) -> Recipe:
+        if not takes(make, *given, **keywords):
+            raise RecipeError(
+                f"{file}: expected a function `recipe(shape, classes, images, epochs=...)`, got "
+                f"`recipe{inspect.signature(make)}`"
+            )
+        try:
+            made = make(*given, **keywords)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise RecipeError(_failure(file, error)) from error
+        if not isinstance(made, Recipe):
+            raise RecipeError(f"{file}: expected a Recipe from its function `recipe`, got {made!r}")
+        return made
+
+    return recipe
+
+
+def _failure(file: str, error: Exception) -> str:
+    """One line on an error of a user's file, with the place in it."""
+    line = _line(file, error)
+    place = file if line is None else f"{file}, line {line}"
+    what = error.msg if isinstance(error, SyntaxError) else str(error)
+    return ": ".join(filter(None, (place, type(error).__name__, what)))
+
+
+def _line(file: str, error: Exception) -> int | None:
+    """The last line of a file that an error came through, if it did."""
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == file]
+    return lines[-1] if lines else None
