@@ -116,9 +116,19 @@ def test_config_holds_the_arguments() -> None:
         VarianceScaling(2, "fan_out", "uniform", 4),
         GlorotUniform(5),
     ):
-        again = initializers.get(initializers.serialize(made))
-        assert type(again) is type(made)
-        np.testing.assert_array_equal(again((3, 4)), made((3, 4)))
+        for again in (
+            initializers.get(initializers.serialize(made)),
+            type(made).from_config(made.get_config()),
+            eval(repr(made)),
+        ):
+            assert type(again) is type(made)
+            np.testing.assert_array_equal(again((3, 4)), made((3, 4)))
+
+
+def test_initializers_are_shown_as_the_calls_that_make_them() -> None:
+    assert repr(Zeros()) == "Zeros()"
+    assert repr(HeNormal(3)) == "HeNormal(seed=3)"
+    assert repr(RandomNormal()) == "RandomNormal(mean=0.0, stddev=0.05, seed=None)"
 
 
 class OfKeras(Initializer):

@@ -1,5 +1,6 @@
-"""What cannot be assigned to layers, losses, optimizers and models."""
+"""What layers, losses, optimizers and the like are made of, and what cannot be assigned to them."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from cnnrs._checks import only
@@ -12,6 +13,12 @@ UNHEEDED = frozenset(
     )
 )
 """Attributes that mean something to Keras's objects, and nothing to those here without them."""
+
+
+def call_of(made: object, names: Iterable[str]) -> str:
+    """The call that makes an equal object, of which these attributes are the arguments."""
+    arguments = ", ".join(f"{name}={getattr(made, name)!r}" for name in names)
+    return f"{type(made).__name__}({arguments})"
 
 
 class Compiled:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _random
 from cnnrs._checks import Shape, above_0, at_least_0, choice, integer, number, one_of, takes
+from cnnrs._settings import call_of
 
 __all__ = [
     "GlorotNormal",
@@ -83,6 +84,22 @@ class Initializer:
             {'minval': -1.0, 'maxval': 1.0, 'seed': 3}
         """
         return {name: getattr(self, name) for name in self._settings}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Make an initializer from what `get_config` returned.
+
+        Reference: `keras.initializers.Initializer.from_config`.
+
+        Example:
+            >>> from cnnrs.initializers import RandomUniform
+            >>> RandomUniform.from_config(RandomUniform(-1, 1, seed=3).get_config())
+            RandomUniform(minval=-1.0, maxval=1.0, seed=3)
+        """
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        return call_of(self, self._settings)
 
 
 class Zeros(Initializer):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cnnrs._arrays import check_length, class_numbers, fit_shape, plain, real
 from cnnrs._checks import Shape, between, one_of
-from cnnrs._settings import Settled
+from cnnrs._settings import Settled, call_of
 
 __all__ = [
     "CategoricalCrossentropy",
@@ -76,8 +76,7 @@ class Loss(Settled):
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{key}={getattr(self, key)!r}" for key in self._settings)
-        return f"{type(self).__name__}({settings})"
+        return call_of(self, self._settings)
 
 
 class CategoricalCrossentropy(Loss):

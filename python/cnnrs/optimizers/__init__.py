@@ -21,7 +21,7 @@ from cnnrs._checks import (
     one_of,
     takes,
 )
-from cnnrs._settings import Settled
+from cnnrs._settings import Settled, call_of
 from cnnrs.optimizers import schedules
 from cnnrs.optimizers.schedules import LearningRateSchedule
 from cnnrs.optimizers.schedules._base import rates_of
@@ -152,9 +152,8 @@ class Optimizer(Settled):
         return self._kind, {key: getattr(self, key) for key in (*self._settings, *AVERAGING)}
 
     def __repr__(self) -> str:
-        shown = ("learning_rate", *self._settings, *(AVERAGING if self.use_ema else ()))
-        settings = {key: getattr(self, key) for key in shown}
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
+        averaging = AVERAGING if self.use_ema else ()
+        return call_of(self, ("learning_rate", *self._settings, *averaging))
 
 
 class SGD(Optimizer):

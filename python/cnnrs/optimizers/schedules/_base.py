@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs._checks import finite_above_0, finite_at_least_0
+from cnnrs._settings import call_of
 
 Rates: TypeAlias = npt.NDArray[np.float64]
 
@@ -97,8 +98,7 @@ class Formula(LearningRateSchedule):
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._settings)
-        return f"{type(self).__name__}({settings})"
+        return call_of(self, self._settings)
 
 
 class Decay(Formula):
