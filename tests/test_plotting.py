@@ -41,6 +41,9 @@ FOUR = {
 LONG = [f"a class with an unusually long name, number {n}" for n in range(20)]
 
 
+FIVE_TIMES = dict.fromkeys("abcde", 1e-6)
+
+
 def texts(axes: Axes) -> list[str]:
     return [text.get_text() for text in axes.texts]
 
@@ -106,6 +109,10 @@ def test_training_curves_of_whatever_is_there() -> None:
         assert_nothing_is_cut_off(figure)
     with pytest.raises(ValueError, match="history: expected figures of at least one epoch"):
         plotting.training_curves({})
+    with pytest.raises(ValueError, match="history: expected figures of at least one epoch"):
+        plotting.training_curves({"loss": [], "val_loss": []})
+    with pytest.raises(TypeError, match="history: expected a History or its dict, got None"):
+        plotting.training_curves(None)  # type: ignore[arg-type]
 
 
 def test_training_curves_of_what_fit_returns() -> None:
@@ -123,6 +130,12 @@ def test_training_curves_of_several_trainings_in_one_history() -> None:
         model.fit(x, y, epochs=end, initial_epoch=end - 2, verbose=0, callbacks=[history])
     line = plotting.training_curves(history).axes[0].lines[0]
     assert numbers(line) == [[1, 2, 3, 4], history.history["loss"]]
+
+
+@pytest.mark.parametrize(("rows", "got"), [({}, 0), ({"a": {}}, 0), ({"a": FIVE_TIMES}, 5)])
+def test_time_bars_refuses(rows: dict[str, dict[str, float]], got: int) -> None:
+    with pytest.raises(ValueError, match=f"rows: .* 1 to 3 implementations, got {got}"):
+        plotting.time_bars(rows)
 
 
 def test_without_matplotlib_the_extra_is_named() -> None:
@@ -183,7 +196,7 @@ def test_confusion_matrix_draws_where_it_is_told_to() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([0, 1], [0]), "y_true: expected 1 labels"),
+        (([0, 1], [0]), "y_true: expected 1 labels, as many as in y_pred, got 2"),
         (([], []), "y_true: expected at least one class number, got none"),
         (([0, 5], [0, 1], ["a", "b"]), "y_true: expected class numbers .* below 2, got 5"),
         (([0, 1], [0, 0.5]), "y_pred: expected whole class numbers, got 0.5"),
@@ -387,8 +400,10 @@ def test_feature_maps_of_one_layer() -> None:
     message = r"output is an image, got flat with \(None, 120\)"
     with pytest.raises(ValueError, match=message):
         plotting.feature_maps(model, image, "flat")
-    with pytest.raises(ValueError, match=r"image: expected shape \(n, 12, 10, 1\), got \(1, 9, 9"):
+    with pytest.raises(ValueError, match=r"image: expected shape \(12, 10, 1\), got \(9, 9\)"):
         plotting.feature_maps(model, np.zeros((9, 9)))
+    with pytest.raises(ValueError, match="image: expected an array of real numbers, got none"):
+        plotting.feature_maps(model, [[1, 2], [3]])
     with pytest.raises(ValueError, match="feature_maps: expected a built model"):
         plotting.feature_maps(Sequential([Conv2D(4, 3)]), image)
     with pytest.raises(ValueError, match="expected one with a convolution or pooling, got seq"):

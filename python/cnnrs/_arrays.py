@@ -44,22 +44,27 @@ def inputs(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     return plain(array, native if native in TAKEN_AS_THEY_ARE else dtype)
 
 
+def fits(got: Shape, shape: Shape) -> bool:
+    """Whether one image fits; like Keras's, with a last axis of size 1 put in or left out."""
+    return got == shape or (*got, 1) == shape or got == (*shape, 1)
+
+
 def fit_shape(name: str, array: Array, shape: Shape) -> Array:
-    """The array as (n, *shape); like Keras, with a last axis of size 1 put in or left out."""
+    """The array as (n, *shape), where `fits` allows it."""
     got = array.shape[1:]
     if got == shape:
         return array
-    if (*got, 1) != shape and got != (*shape, 1):
+    if not fits(got, shape):
         expected = ", ".join(map(str, ("n", *shape)))
         raise ValueError(f"{name}: expected shape ({expected}), got {array.shape}")
     return array.reshape(len(array), *shape)
 
 
-def check_length(name: str, array: Array, n: int) -> None:
-    """Refuse labels that are not as many as the inputs."""
+def check_length(name: str, array: Array, n: int, others: str = "inputs") -> None:
+    """Refuse labels that are not as many as the others."""
     if array.ndim == 0 or len(array) != n:
         got = len(array) if array.ndim else f"the number {array}"
-        raise ValueError(f"{name}: expected {n} labels, as many as inputs, got {got}")
+        raise ValueError(f"{name}: expected {n} labels, as many as {others}, got {got}")
 
 
 def class_numbers(name: str, array: Array, classes: int | None = None) -> npt.NDArray[np.int64]:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 ACROSS = 3
 """Panels in one line."""
 
+COLOURS = (GREY, BLUE, ORANGE)
+"""Of implementations."""
+
 
 def training_curves(history: History | Mapping[str, Sequence[float]]) -> Figure:
     """Draw what a training reports over its epochs: loss, accuracy, and all else in its history.
@@ -33,7 +36,8 @@ def training_curves(history: History | Mapping[str, Sequence[float]]) -> Figure:
         A figure with a panel for each name.
 
     Raises:
-        ValueError: if the history is empty.
+        TypeError: if it is something else.
+        ValueError: if the history has no epoch.
 
     Reference: `keras.callbacks.History`.
 
@@ -43,14 +47,16 @@ def training_curves(history: History | Mapping[str, Sequence[float]]) -> Figure:
         >>> [axes.get_title() for axes in training_curves(history).axes]
         ['Loss', 'Accuracy']
     """
+    if not isinstance(history, History | Mapping):
+        raise TypeError(f"history: expected a History or its dict, got {history!r}")
     figures = history.history if isinstance(history, History) else history
+    if not any(map(len, figures.values())):
+        raise ValueError("history: expected figures of at least one epoch, got none")
     epochs_of = history.epoch if isinstance(history, History) else []
     # A history that several trainings have filled knows the epochs of the last one only.
     is_whole = all(len(part) == len(epochs_of) for part in figures.values())
     begin = epochs_of[0] + 1 if epochs_of and is_whole else 1
     names = list(dict.fromkeys(name.removeprefix("val_") for name in figures))
-    if not names:
-        raise ValueError("history: expected figures of at least one epoch, got none")
     across = 2 if len(names) == 4 else min(len(names), ACROSS)
     lines = math.ceil(len(names) / across)
     figure = new_figure(max(4.5 * across, 5), 3.4 * lines)
@@ -87,17 +93,24 @@ def time_bars(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     Returns:
         A figure of horizontal bars, each with its time.
 
+    Raises:
+        ValueError: if there is no operation, no implementation, or more than three of them.
+
     Example:
         >>> from cnnrs.plotting import time_bars
         >>> figure = time_bars({"step": {"NumPy": 0.02, "cnnrs": 2e-5}})
         >>> [text.get_text() for text in figure.legends[0].get_texts()]
         ['NumPy', 'cnnrs']
     """
-    names = list(next(iter(rows.values())))
+    names = list(next(iter(rows.values()), ()))
+    if not 1 <= len(names) <= len(COLOURS):
+        raise ValueError(
+            f"rows: expected times of 1 to {len(COLOURS)} implementations, got {len(names)}"
+        )
     height = 0.8 / len(names)
     figure = new_figure(9, 1 + 0.28 * len(names) * len(rows))
     axes = figure.subplots()
-    for n, (name, colour) in enumerate(zip(names, (GREY, BLUE, ORANGE), strict=False)):
+    for n, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
         at = [row + (n - (len(names) - 1) / 2) * height for row in range(len(rows))]
         times = [times[name] * 1e6 for times in rows.values()]
         bars = axes.barh(at, times, height * 0.95, color=colour, label=name)

@@ -13,6 +13,7 @@ from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 
 from cnnrs import layers
+from cnnrs._arrays import fits, real
 from cnnrs._layer import Layer
 from cnnrs.plotting._style import (
     SIGNED,
@@ -146,7 +147,10 @@ def feature_maps(
         ['image: 28 x 28', 'conv2d: 26 x 26 x 8', 'max_pooling2d: 13 x 13 x 8']
     """
     model._need_network("feature_maps")
-    inputs = model._inputs("image", np.asarray(image)[np.newaxis])
+    array, expected = real("image", image), model.input_shape[1:]
+    if not fits(array.shape, expected):
+        raise ValueError(f"image: expected shape {expected}, got {array.shape}")
+    inputs = model._inputs("image", array[np.newaxis])
     stages = _stages(model) if layer is None else [_one_stage(model, layer)]
     outputs = _outputs(model, inputs, [end for _, end in stages])
     panels: list[tuple[str, Array]] = []

@@ -79,7 +79,7 @@ def confusion_matrix(
     true, predicted = (
         _classes(name, y, known) for name, y in (("y_true", y_true), ("y_pred", y_pred))
     )
-    check_length("y_true", true, len(predicted))
+    check_length("y_true", true, len(predicted), "in y_pred")
     if not len(true):
         raise ValueError("y_true: expected at least one class number, got none")
     classes = known or int(max(true.max(), predicted.max())) + 1
