@@ -14,7 +14,7 @@ import pytest
 
 from cnnrs import Activation, Sequential
 from cnnrs._fit import GROWTH
-from cnnrs.callbacks import Callback
+from cnnrs.callbacks import Callback, LambdaCallback
 from cnnrs.optimizers import SGD
 from model_under_test import (
     SPARSE,
@@ -80,6 +80,16 @@ def test_hooks_are_called_in_kerass_order() -> None:
     assert log.events == [("train_begin", {}), *epochs[0], *epochs[1], end]
     assert log.model is model
     assert log.params == {"verbose": 0, "epochs": 2, "steps": 2}
+
+
+@pytest.mark.parametrize("end", ["begin", "end"])
+@pytest.mark.parametrize("hook", ["on_train_batch_", "on_batch_"])
+def test_functions_get_the_logs_of_batches_by_name(hook: str, end: str) -> None:
+    x, y = data(10)
+    seen: list[int] = []
+    note = LambdaCallback(**{hook + end: lambda batch, *, logs: seen.append(batch)})
+    compiled().fit(x, y, 5, verbose=0, callbacks=note)
+    assert seen == [0, 1]
 
 
 def test_callbacks_take_turns_and_the_history_is_last() -> None:

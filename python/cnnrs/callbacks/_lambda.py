@@ -19,8 +19,8 @@ class LambdaCallback(Callback):
         on_epoch_end: a function `f(epoch, logs)`.
         on_train_begin: a function `f(logs)`.
         on_train_end: a function `f(logs)`.
-        on_train_batch_begin: a function `f(batch, logs)`. This and the next make each step a call
-            of its own, see `Callback`.
+        on_train_batch_begin: a function `f(batch, logs)`, which gets `logs` by that name, as do all
+            hooks of batches. This and the next make each step a call of its own, see `Callback`.
         on_train_batch_end: a function `f(batch, logs)`.
         kwargs: functions for the other hooks of `Callback`, by their names.
 
