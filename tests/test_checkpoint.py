@@ -155,6 +155,15 @@ def test_it_says_what_it_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ("settings", "error", "message"),
     [
         ({"filepath": "a.keras"}, ValueError, r"filepath: .* \.safetensors, got 'a.keras'"),
+        ({"filepath": "{epoch.x}.safetensors"}, ValueError, "got '{epoch.x}' in '{epoch.x}.safet"),
+        (
+            {"filepath": "{loss[0]}.safetensors"},
+            ValueError,
+            r"names of figures .*got '{loss\[0\]}'",
+        ),
+        ({"filepath": "{}.safetensors"}, ValueError, "names of figures in braces, got '{}'"),
+        ({"filepath": "{0}.safetensors"}, ValueError, "names of figures in braces, got '{0}'"),
+        ({"filepath": "{a.safetensors"}, ValueError, "in braces, got '{a.safetensors' .expected"),
         ({"save_freq": "batch"}, ValueError, "save_freq: expected 'epoch' or an integer"),
         ({"save_freq": 0}, ValueError, "save_freq: expected at least 1, got 0"),
         ({"save_freq": 1.5}, TypeError, "save_freq: expected an integer, got 1.5"),
@@ -169,7 +178,7 @@ def test_arguments_are_checked(
         ModelCheckpoint(**{"filepath": "a.safetensors", **settings})
 
 
-@pytest.mark.parametrize("name", ["{odd}", "{}", "{epoch", "{loss:d}"])
+@pytest.mark.parametrize("name", ["{odd}", "{loss:d}", "{loss:{epoch.x}}"])
 def test_a_name_that_cannot_be_made_is_refused(name: str, tmp_path: Path) -> None:
     keep = ModelCheckpoint(tmp_path / f"{name}.safetensors")
     with pytest.raises(ValueError, match="filepath: expected figures among loss, accuracy, epoch"):

@@ -1,6 +1,7 @@
 """Saving the model while it is trained."""
 
 import os
+import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,9 @@ class ModelCheckpoint(Callback):
 
     Raises:
         TypeError: if a number is not one.
-        ValueError: if the path ends otherwise, or the mode or the frequency is another; as training
-            begins, if the model is one that `save` refuses; as it is time to save, if the path
-            names a figure that the logs do not have.
+        ValueError: if the path ends otherwise or has anything but names in braces, or the mode or
+            the frequency is another; as training begins, if the model is one that `save` refuses;
+            as it is time to save, if the path names a figure that the logs do not have.
 
     Warns:
         RuntimeWarning: if the logs have no such figure; then nothing is saved.
@@ -69,6 +70,7 @@ class ModelCheckpoint(Callback):
 
         saving.check_path(filepath)
         self.filepath = os.fspath(filepath)
+        _check_braces(self.filepath)
         self.monitor = monitor
         self.verbose = verbose
         self.save_best_only = bool(save_best_only)
@@ -148,7 +150,7 @@ class ModelCheckpoint(Callback):
     def _path(self, figures: Mapping[str, float]) -> str:
         try:
             return self.filepath.format(**figures)
-        except (IndexError, KeyError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(
                 f"filepath: expected figures among {', '.join(figures)} in braces, got "
                 f"{self.filepath!r} ({type(error).__name__}: {error})"
@@ -165,3 +167,19 @@ class ModelCheckpoint(Callback):
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.best, self._seen = state["best"], state["seen"]
+
+
+def _check_braces(path: str) -> None:
+    """Refuse braces around anything that no figure's name can be."""
+    try:
+        fields = [field for _, field, *_ in string.Formatter().parse(path) if field is not None]
+    except ValueError as error:
+        raise ValueError(
+            f"filepath: expected names of figures in braces, got {path!r} ({error})"
+        ) from None
+    for field in fields:
+        # What `str.format` would look for by a place, or within a figure.
+        if not field or field.isdecimal() or "." in field or "[" in field:
+            raise ValueError(
+                f"filepath: expected names of figures in braces, got '{{{field}}}' in {path!r}"
+            )
