@@ -276,6 +276,22 @@ def test_a_refused_setting_leaves_nothing_learnt(
         ours.predict(np.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    "layers", [Dense(3), iter([Dense(3)]), lambda shape: Dense(3)], ids=["layer", "iterator", "fn"]
+)
+def test_layers_that_are_no_list_are_refused(layers: Any) -> None:
+    with pytest.raises(TypeError, match=r"layers: expected a list of layers, or a .*, got <"):
+        classifier(layers=layers).fit(*images(20))
+
+
+def test_no_images_are_refused() -> None:
+    x, y = images(20)
+    with pytest.raises(ValueError, match="minimum of 1 is required"):
+        classifier().fit(x[:0], y[:0])
+    with pytest.raises(ValueError, match="minimum of 1 is required"):
+        classifier(epochs=1).fit(x, y).predict(x[:0])
+
+
 def test_other_images_than_learnt_are_refused() -> None:
     x, y = images(20)
     fitted = classifier(epochs=1).fit(x, y)

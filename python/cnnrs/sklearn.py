@@ -212,6 +212,10 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             given = self.layers(input_shape)
         else:
             given = self.layers
+        if not isinstance(given, Sequence):  # nor an iterator, which would serve once
+            raise TypeError(
+                f"layers: expected a list of layers, or a function that makes one, got {given!r}"
+            )
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         model = Sequential.__new__(Sequential)
         model._begin(
@@ -251,7 +255,7 @@ def _rows(X: Any) -> tuple[Any, Shape | None]:
             f"X: expected rows (n, features), images (n, h, w) or images (n, h, w, c), got shape "
             f"{shape}"
         )
-    return np.asarray(array).reshape(len(array), -1), shape[1:]
+    return np.asarray(array).reshape(len(array), math.prod(shape[1:])), shape[1:]
 
 
 def _input_shape(image_shape: Sequence[int] | None, shape: Shape | None, features: int) -> Shape:
