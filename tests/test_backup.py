@@ -325,6 +325,21 @@ def test_a_backup_of_another_model_is_refused(backed_up: Path, model: Any, messa
         fit(model(), BackupAndRestore(backed_up))
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_a_refused_training_leaves_the_log_of_the_other(tmp_path: Path, first: bool) -> None:
+    def callbacks() -> list[Callback]:
+        log, backup = CSVLogger(tmp_path / "log.csv"), BackupAndRestore(tmp_path / "backup")
+        return [backup, log] if first else [log, backup]
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), *callbacks(), Cut(2))
+    rows = (tmp_path / "log.csv").read_bytes()
+    assert rows
+    with pytest.raises(ValueError, match="expected a backup of this training"):
+        fit(network(), *callbacks(), batch_size=8)
+    assert (tmp_path / "log.csv").read_bytes() == rows
+
+
 def test_a_damaged_backup_and_other_files_are_refused(backed_up: Path) -> None:
     path = backed_up / BACKUP
     content = path.read_bytes()

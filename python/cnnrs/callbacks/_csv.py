@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cnnrs._checks import one_of
 from cnnrs._files import atomic_path
@@ -26,7 +26,7 @@ class CSVLogger(Callback):
         filename: the file; its folder must be there.
         separator: one character between two columns, a comma by default.
         append: whether to go on with a file that is there, in its columns, which may leave figures
-            out; False (default) begins it anew.
+            out; False (default) begins it anew as the first epoch ends.
 
     Raises:
         TypeError: if an argument is of another kind.
@@ -72,18 +72,17 @@ class CSVLogger(Callback):
         self._warned = False
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Begin the file, or look into the one that is there."""
+        """See to it that there is a file to write to, and look into one to go on with."""
         self._columns = self._read_columns() if self.append else None
         self._warned = False
-        if self._columns is None:
-            Path(self.filename).open("w").close()
+        Path(self.filename).open("a").close()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Write a row."""
+        """Write a row, the first one into an empty file."""
         logs = logs or {}
         if self._columns is None:
             self._columns = ["epoch", *sorted(logs)]
-            self._write(self._columns)
+            self._write(self._columns, "w")
         figures = {**logs, "epoch": epoch}
         self._write([figures.get(name, _ABSENT) for name in self._columns])
         left_out = sorted(logs.keys() - set(self._columns))
@@ -128,9 +127,9 @@ class CSVLogger(Callback):
                 raw.write(b"\r\n")
         return columns
 
-    def _write(self, row: Sequence[object]) -> None:
+    def _write(self, row: Sequence[object], mode: Literal["a", "w"] = "a") -> None:
         import csv
 
         # Opened for each row, so that an exception between two leaves no file open.
-        with Path(self.filename).open("a", newline="", encoding="utf-8") as file:
+        with Path(self.filename).open(mode, newline="", encoding="utf-8") as file:
             csv.writer(file, delimiter=self.sep).writerow(row)
