@@ -268,7 +268,7 @@ def test_validation_is_what_evaluate_says_and_changes_nothing() -> None:
     assert history.history["val_loss"][-1] == loss
     assert history.history["val_accuracy"][-1] == accuracy
     split = compiled()
-    figures = split.fit(x, y, validation_split=0.25, verbose=0, epochs=2)
+    figures = split.fit(x, y, validation_split=np.array(0.25), verbose=0, epochs=2)
     assert_same_weights(split, model)
     assert figures.history == history.history
     # Data that is given goes before a share.

@@ -71,6 +71,12 @@ def test_a_loss_that_does_not_fit_the_output_is_refused() -> None:
         ({"validation_split": 1}, ValueError, "validation_split: .*below 1, got 1"),
         ({"validation_split": -0.1}, ValueError, "validation_split: .*got -0.1"),
         ({"validation_split": 0.99}, ValueError, "validation_split: .*got 0.99 of 20"),
+        (
+            {"validation_split": np.array(-0.1)},
+            ValueError,
+            r"validation_split: .*got array\(-0.1\)",
+        ),
+        ({"validation_split": np.array([0.1])}, TypeError, r"validation_split: .*got array\(\[0.1"),
         ({"validation_split": "x"}, TypeError, "validation_split: .*got 'x'"),
         ({"validation_data": 3}, ValueError, "validation_data: .*two arrays.*got int"),
         ({"validation_data": (1, 2, 3)}, ValueError, "validation_data: .*got 3 of them"),

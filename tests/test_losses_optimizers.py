@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -218,6 +219,13 @@ def test_the_old_name_of_the_learning_rate() -> None:
             kind(0.3, lr=0.5)
 
 
+@pytest.mark.parametrize("number", [np.float32(0.5), np.array(0.5), Fraction(1, 2)])
+def test_any_kind_of_number_is_one(number: Any) -> None:
+    optimizer = AdamW(number, weight_decay=number, beta_1=number)
+    assert optimizer.get_config() == AdamW(0.5, weight_decay=0.5, beta_1=0.5).get_config()
+    assert type(optimizer.learning_rate) is type(optimizer.beta_1) is float
+
+
 def test_an_assigned_learning_rate_counts_from_the_next_step() -> None:
     model = line(SGD(0.1))
     model.fit(ONE, ONE, verbose=0)
@@ -291,6 +299,8 @@ def test_unfit_schedules_are_refused_before_the_step(
         (lambda: SGD(-0.1), ValueError, "learning_rate: .*got -0.1"),
         (lambda: SGD(math.nan), ValueError, "learning_rate: .*got nan"),
         (lambda: SGD(math.inf), ValueError, "learning_rate: .*got inf"),
+        (lambda: SGD(10**400), ValueError, "learning_rate: .*got a number that no float holds"),
+        (lambda: SGD(np.array([0.1])), TypeError, r"learning_rate: .*got array\(\[0.1\]\)"),
         (lambda: SGD("0.1"), TypeError, "learning_rate: .*got '0.1'"),
         (lambda: SGD(momentum=1.5), ValueError, "momentum: .*from 0 to 1, got 1.5"),
         (lambda: Adam(beta_1=1), ValueError, "beta_1: .*below 1, got 1"),

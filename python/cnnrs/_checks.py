@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, SupportsIndex, TypeAlias
 
+import numpy as np
+
 Shape: TypeAlias = tuple[int, ...]
 
 LARGEST = 2**64 - 1
@@ -50,11 +52,16 @@ def number(
     fits: Callable[[float], bool] = math.isfinite,
 ) -> float:
     """The value as a float, if it fits what `expected` says in words; NaN never should."""
-    if not isinstance(value, Real):
+    scalar = value[()] if isinstance(value, np.ndarray) else value  # of an array without axes
+    if not isinstance(scalar, Real):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
-    if not fits(float(value)):
+    try:
+        found = float(scalar)
+    except OverflowError:
+        raise ValueError(f"{name}: expected {expected}, got a number that no float holds") from None
+    if not fits(found):
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
-    return float(value)
+    return found
 
 
 def between(name: str, value: float, least: float, largest: float) -> float:
