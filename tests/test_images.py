@@ -220,6 +220,7 @@ def test_what_shows_nothing_is_refused(paper: int) -> None:
         (np.full((4, 4), 1.5), ValueError, "numbers from 0 to 1 in an array of float64, got 1.5"),
         (np.full((4, 4), np.nan), ValueError, "got nan"),
         (np.full((4, 4), -1), ValueError, "numbers from 0 to 255 .*got -1"),
+        ([[0.0, 1.0], [0.5]], ValueError, "image: expected an array of real numbers, got none"),
         (np.full((4, 4), "a"), TypeError, "image: expected real numbers, got dtype"),
     ],
 )

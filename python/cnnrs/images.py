@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from cnnrs._arrays import real
 from cnnrs._checks import choice, pair
 from cnnrs._digit import LARGEST, from_grey
 
@@ -260,9 +261,7 @@ def _grey(image: Image | npt.ArrayLike) -> npt.NDArray[np.float32]:
             image = image.convert("RGBA" if transparent else "RGB")
         # What is shrunk anyway need not become floats at its full size.
         image = image.reduce(max(1, max(image.size) // (2 * LARGEST)))
-    array = np.asarray(image)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"image: expected real numbers, got dtype {array.dtype}")
+    array = real("image", image)  # type: ignore[arg-type]
     if array.ndim not in (2, 3) or not array.size or array.shape[2:] not in ((), (1,), (3,), (4,)):
         raise ValueError(
             f"image: expected shape (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), got {array.shape}"

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _core
+from cnnrs._arrays import real
 from cnnrs._checks import integer
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -354,9 +355,7 @@ def _parameter(
     order: Literal["C", "F"] = "C",
 ) -> Array:
     """Copy a parameter into a float64 array; `shape` has a name for each size that is free."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    array = real(name, value)
     fits = array.ndim == len(shape) and all(
         got >= 1 if isinstance(size, str) else got == size
         for got, size in zip(array.shape, shape, strict=True)
