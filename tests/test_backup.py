@@ -354,6 +354,8 @@ def test_a_damaged_backup_and_other_files_are_refused(backed_up: Path) -> None:
 def test_arguments_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="save_freq: expected 'epoch', got 100"):
         BackupAndRestore(tmp_path, save_freq=100)
+    with pytest.raises(ValueError, match="backup_dir: expected a path, got ''"):
+        BackupAndRestore("")
     (tmp_path / "file").write_text("")
     before = network()
     with pytest.raises(OSError, match="exists"):

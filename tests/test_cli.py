@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -264,6 +265,10 @@ def test_accuracies_that_cannot_be_written_are_not_measured(tmp_path: Path) -> N
         ("train mnist", "unrecognized arguments: mnist"),
         ("train --resume", "cnnrs train: error: --resume needs --out"),
         ("train --out=", "--out: expected a path, got ''"),
+        ("inspect ''", "MODEL: expected a path, got ''"),
+        ("evaluate ''", "MODEL: expected a path, got ''"),
+        ("predict a.safetensors ''", "IMAGE: expected a path, got ''"),
+        ("export a.safetensors ''", "FILE: expected a path, got ''"),
         ("bench --plot a.png accuracy", "expected no --plot, which belongs to `bench` alone"),
         ("bench --repeats 2 accuracy", "expected no --repeats"),
         ("bench accuracy --peer-seeds 2", "--peer-seeds needs --peer"),
@@ -276,7 +281,7 @@ def test_accuracies_that_cannot_be_written_are_not_measured(tmp_path: Path) -> N
     ],
 )
 def test_misuse_is_status_2_and_says_how(arguments: str, complaint: str) -> None:
-    ran = cnnrs_command(*arguments.split())
+    ran = cnnrs_command(*shlex.split(arguments))
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("usage: cnnrs ")
     assert complaint in ran.stderr.splitlines()[-1]

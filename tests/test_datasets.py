@@ -231,6 +231,8 @@ def test_cnnrs_data_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(DatasetError, match="cifar: expected mnist, mnist-sample, fashion_mnist or"):
         load("cifar")
+    with pytest.raises(DatasetError, match=r"'': expected mnist, .* or a folder"):
+        load("")
 
 
 @pytest.mark.parametrize("name", NAMES)

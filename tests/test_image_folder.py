@@ -65,6 +65,8 @@ def test_a_damaged_file_is_named(folder: Path) -> None:
 def test_other_arguments_are_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="color_mode: expected 'grayscale' or 'rgb', got 'grey'"):
         image_folder(folder, color_mode="grey")
+    with pytest.raises(ValueError, match="folder: expected a path, got ''"):
+        image_folder("")
     with pytest.raises(TypeError, match=r"image_size: expected an integer, got 8\.5"):
         image_folder(folder, 8.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="image_size: expected an integer or a pair of them"):

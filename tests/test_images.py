@@ -307,6 +307,10 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
         images.files(tmp_path / "none.png")
     with pytest.raises(ValueError, match="paths: expected at least one file or folder, got none"):
         images.files([])
+    with pytest.raises(ValueError, match="paths: expected a path, got ''"):
+        images.read("")
+    with pytest.raises(TypeError, match=r"paths: expected a path, got b'a.png'"):
+        images.files([b"a.png"])  # type: ignore[list-item]
 
 
 def encoded(kind: str) -> bytes:
@@ -418,6 +422,8 @@ def test_load_takes_sixteen_bits_and_transparency(tmp_path: Path) -> None:
 
 def test_load_refuses_other_arguments(tmp_path: Path) -> None:
     draw(1).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="path: expected a path, got ''"):
+        images.load("")
     with pytest.raises(ValueError, match="color_mode: expected 'grayscale' or 'rgb', got 'rgba'"):
         images.load(tmp_path / "a.png", color_mode="rgba")
     with pytest.raises(ValueError, match="image_size: expected at least 1, got 0"):

@@ -124,6 +124,7 @@ def test_a_table_that_cannot_be_written_is_told_before_training(tmp_path: Path) 
     ("arguments", "error", "message"),
     [
         ((1,), TypeError, "filename: expected a path, got 1"),
+        (("",), ValueError, "filename: expected a path, got ''"),
         (("a", 1), TypeError, "separator: expected one character, got 1"),
         (("a", ""), ValueError, "separator: expected one character other than"),
         (("a", ", "), ValueError, "separator: expected one character other than"),
@@ -210,6 +211,7 @@ def test_writing_for_tensorboard_loads_no_framework(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
+        {"log_dir": ""},
         {"histogram_freq": 1},
         {"write_graph": "no"},
         {"write_images": True},

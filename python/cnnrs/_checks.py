@@ -3,8 +3,10 @@
 import inspect
 import math
 import operator
+import os
 from collections.abc import Callable, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
@@ -33,6 +35,15 @@ def text(name: str, value: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected a string, got {value!r}")
     return value
+
+
+def as_path(name: str, value: str | os.PathLike[str]) -> Path:
+    """The value as a path, if it is one and not empty, which would mean the current folder."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name}: expected a path, got {value!r}")
+    if not os.fspath(value):
+        raise ValueError(f"{name}: expected a path, got {value!r}")
+    return Path(value)
 
 
 def pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:

@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         help="judge a model by test images, class by class",
         description="Print precision and recall of each class on the test images of a data set.",
     )
-    evaluate.add_argument("model", type=Path, metavar="MODEL", help="a file of Sequential.save")
+    evaluate.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
     _data_option(evaluate, "mnist")
     evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     evaluate.set_defaults(run=_evaluate)
@@ -158,10 +158,10 @@ def _parser() -> argparse.ArgumentParser:
         "size, dark or light, is cropped, scaled to 20 pixels and centred, as MNIST's makers did; "
         "for other models a picture is scaled to their size.",
     )
-    predict.add_argument("model", type=Path, metavar="MODEL", help="a file of Sequential.save")
+    predict.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
     predict.add_argument(
         "images",
-        type=Path,
+        type=_path,
         nargs="+",
         metavar="IMAGE",
         help="PNG or JPEG files, or folders of them",
@@ -174,8 +174,8 @@ def _parser() -> argparse.ArgumentParser:
         help="write a model as an ONNX file",
         description="Write a model as an ONNX file, which onnxruntime and others run.",
     )
-    export.add_argument("model", type=Path, metavar="MODEL", help="a file of Sequential.save")
-    export.add_argument("out", type=Path, metavar="FILE", help="a name that ends in .onnx")
+    export.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
+    export.add_argument("out", type=_path, metavar="FILE", help="a name that ends in .onnx")
     export.add_argument(
         "--input-dtype",
         choices=("float32", "float64", "uint8"),
@@ -191,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Print a model's layers, their outputs' shapes and weights, and how it was "
         "compiled.",
     )
-    inspect.add_argument("model", type=Path, metavar="MODEL", help="a file of Sequential.save")
+    inspect.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
     inspect.set_defaults(run=_inspect)
 
     bench = commands.add_parser(

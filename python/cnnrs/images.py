@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs._arrays import real
-from cnnrs._checks import choice, pair
+from cnnrs._checks import as_path, choice, pair
 from cnnrs._digit import LARGEST, from_grey
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def files(paths: PathLike | Iterable[PathLike]) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there is no such file or folder.
-        ValueError: if there is no path, or a folder holds no picture.
+        TypeError: if something else than a path is given.
+        ValueError: if there is no path, one is empty, or a folder holds no picture.
 
     Example:
         >>> import tempfile
@@ -59,7 +60,8 @@ def files(paths: PathLike | Iterable[PathLike]) -> list[Path]:
         ['a.JPG', 'b.png']
     """
     found: list[Path] = []
-    for path in map(Path, [paths] if isinstance(paths, str | os.PathLike) else paths):
+    for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        path = as_path("paths", given)
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if is_picture(file))
             if not inside:
@@ -170,6 +172,7 @@ def load(
     Raises:
         ModuleNotFoundError: if Pillow is not installed.
         OSError: if the file is missing or cannot be opened.
+        TypeError: if something else than a path is given.
         ValueError: if it is no whole PNG or JPEG image, or an argument is none of the above.
 
     Reference: `keras.utils.load_img`, whose sizes are `target_size`.
@@ -187,7 +190,7 @@ def load(
     """
     choice("color_mode", color_mode, list(CHANNELS))
     size = None if image_size is None else pair("image_size", image_size)
-    image = _eight_bits(_open(Path(path)))
+    image = _eight_bits(_open(as_path("path", path)))
     if image.has_transparency_data:
         from PIL import Image
 

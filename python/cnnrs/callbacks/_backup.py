@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs._checks import only
+from cnnrs._checks import as_path, only
 from cnnrs._files import check_writable, remove_left_over
 from cnnrs.callbacks._base import Callback
 
@@ -42,8 +42,9 @@ class BackupAndRestore(Callback):
             epochs finds all of them done.
 
     Raises:
-        ValueError: if `save_freq` is another; as training begins, if the backup is damaged, or is
-            that of another model or of other data.
+        TypeError: if the folder is no path.
+        ValueError: if it is empty, or `save_freq` is another; as training begins, if the backup is
+            damaged, or is that of another model or of other data.
         OSError: as training begins, if the folder cannot be written to.
 
     Reference: `keras.callbacks.BackupAndRestore`.
@@ -78,7 +79,7 @@ class BackupAndRestore(Callback):
     ) -> None:
         del double_checkpoint
         only("save_freq", save_freq, "epoch")
-        self.backup_dir = Path(backup_dir)
+        self.backup_dir = as_path("backup_dir", backup_dir)
         self.delete_checkpoint = bool(delete_checkpoint)
 
     @property

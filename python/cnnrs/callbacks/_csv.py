@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cnnrs._checks import one_of
+from cnnrs._checks import as_path, one_of
 from cnnrs._files import atomic_path
 from cnnrs.callbacks._base import Callback, Logs
 
@@ -30,7 +30,8 @@ class CSVLogger(Callback):
 
     Raises:
         TypeError: if an argument is of another kind.
-        ValueError: if the separator is not one character, or the file to go on with is no such log.
+        ValueError: if the path is empty, the separator is not one character, or the file to go on
+            with is no such log.
         OSError: from `fit`, if the file cannot be written; before training if it never could.
 
     Warns:
@@ -56,8 +57,6 @@ class CSVLogger(Callback):
     def __init__(
         self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False
     ) -> None:
-        if not isinstance(filename, str | os.PathLike):
-            raise TypeError(f"filename: expected a path, got {filename!r}")
         if not isinstance(separator, str):
             raise TypeError(f"separator: expected one character, got {separator!r}")
         if len(separator) != 1 or separator in _NO_SEPARATORS:
@@ -65,7 +64,7 @@ class CSVLogger(Callback):
                 f"separator: expected one character other than {one_of(_NO_SEPARATORS)}, got "
                 f"{separator!r}"
             )
-        self.filename = os.fspath(filename)
+        self.filename = os.fspath(as_path("filename", filename))
         self.sep = separator
         self.append = bool(append)
         self._columns: list[str] | None = None

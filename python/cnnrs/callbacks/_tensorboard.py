@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cnnrs._checks import only
+from cnnrs._checks import as_path, only
 from cnnrs.callbacks._base import Callback, Logs
 
 __all__ = ["TensorBoard"]
@@ -35,7 +35,8 @@ class TensorBoard(Callback):
 
     Raises:
         ModuleNotFoundError: if tensorboard is not installed.
-        ValueError: if another value is given.
+        TypeError: if the folder is no path.
+        ValueError: if it is empty, or another value is given.
         OSError: from `fit`, if the folder cannot be written.
 
     Reference: `keras.callbacks.TensorBoard`.
@@ -67,8 +68,7 @@ class TensorBoard(Callback):
         embeddings_freq: int = 0,
         embeddings_metadata: None = None,
     ) -> None:
-        if not isinstance(log_dir, str | os.PathLike):
-            raise TypeError(f"log_dir: expected a path, got {log_dir!r}")
+        self.log_dir = os.fspath(as_path("log_dir", log_dir))
         only("histogram_freq", histogram_freq, 0)
         only("write_graph", write_graph, True, False)
         only("write_images", write_images, False)
@@ -77,7 +77,6 @@ class TensorBoard(Callback):
         only("embeddings_freq", embeddings_freq, 0)
         only("embeddings_metadata", embeddings_metadata, None)
         _modules()
-        self.log_dir = os.fspath(log_dir)
         self.write_steps_per_second = bool(write_steps_per_second)
         self._files: dict[str, Path] = {}
         self._start = 0.0

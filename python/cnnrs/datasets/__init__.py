@@ -48,9 +48,10 @@ def load(name_or_folder: str | os.PathLike[str]) -> Dataset:
     folder = Path(name_or_folder)
     with suppress(RuntimeError):  # no such user's home: then no such folder
         folder = folder.expanduser()
-    if not folder.is_dir():
+    if not os.fspath(name_or_folder) or not folder.is_dir():
+        given = os.fspath(name_or_folder) or "''"
         raise DatasetError(
-            f"{os.fspath(name_or_folder)}: expected mnist, mnist-sample, fashion_mnist or a folder "
-            f"of IDX files, found no such folder"
+            f"{given}: expected mnist, mnist-sample, fashion_mnist or a folder of IDX files, found "
+            f"no such folder"
         )
     return load_folder(folder)

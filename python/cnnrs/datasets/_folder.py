@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import images
-from cnnrs._checks import choice, pair
+from cnnrs._checks import as_path, choice, pair
 from cnnrs.datasets._idx import DatasetError
 
 
@@ -42,8 +42,8 @@ def image_folder(
         DatasetError: if there is no such folder, it has no subfolders or others than
             `class_names`, a subfolder has no picture, or a file is no whole picture.
         ModuleNotFoundError: if Pillow is not installed.
-        TypeError: if a size is no integer.
-        ValueError: if an argument is none of the above.
+        TypeError: if a size is no integer, or the folder no path.
+        ValueError: if the folder's path is empty, or an argument is none of the above.
 
     Reference: `keras.utils.image_dataset_from_directory`, with the whole data set in one batch and
     not shuffled.
@@ -63,7 +63,7 @@ def image_folder(
     """
     height, width = pair("image_size", image_size)
     channels = images.CHANNELS[choice("color_mode", color_mode, list(images.CHANNELS))]
-    root = Path(folder)
+    root = as_path("folder", folder)
     names = _classes(root, class_names)
     files = [_files(root / name) for name in names]
     x = np.empty((sum(map(len, files)), height, width, channels), np.uint8)
