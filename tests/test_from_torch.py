@@ -331,8 +331,15 @@ def test_other_sources_are_refused(tmp_path: Path) -> None:
         from_torch({"0.weight": ONES((1, 2), complex)}, ours)
     with pytest.raises(ValueError, match=r"expected a .safetensors file, got net.pt; give what to"):
         from_torch("net.pt", ours)
-    with pytest.raises(ValueError, match=r"order: expected each of 0 once, got 1"):
+    with pytest.raises(ValueError, match=r"order: expected each of \['0'\] once, got \['1'\]"):
         from_torch({"0.weight": ONES((1, 2))}, ours, ["1"])
+    with pytest.raises(ValueError, match=r"order: expected each of \[''\] once, got \['1'\]"):
+        from_torch({"weight": ONES((1, 2))}, ours, ["1"])
+    for order in ([0], "0", 0):
+        with pytest.raises(TypeError, match=r"order: expected a list of modules' names, got \W*0"):
+            from_torch({"0.weight": ONES((1, 2))}, ours, order)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="model: expected a Sequential, got None"):
+        from_torch({"0.weight": ONES((1, 2))}, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"from_torch: expected a built model, got sequential"):
         from_torch({"0.weight": ONES((1, 2))}, Sequential([Dense(1, use_bias=False)]))
     with pytest.raises(FileNotFoundError):

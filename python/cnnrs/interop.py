@@ -71,9 +71,9 @@ def from_torch(
         The model.
 
     Raises:
-        TypeError: if the source is something else, or holds no real numbers.
-        ValueError: if the model is not built, a tensor is missing or left over, or its shape does
-            not fit its layer. The model stays as it was.
+        TypeError: if an argument is something else, or the source holds no real numbers.
+        ValueError: if the model is not built, the order does not have each module once, a tensor is
+            missing or left over, or its shape does not fit its layer. The model stays as it was.
         OSError: if the file cannot be read.
 
     Reference: `torch.nn.Module.load_state_dict`.
@@ -86,6 +86,8 @@ def from_torch(
         >>> model.predict([[1.0, 1.0]]).tolist()
         [[6.0]]
     """
+    if not isinstance(model, Sequential):
+        raise TypeError(f"model: expected a Sequential, got {model!r}")
     modules = _in_order(_modules(_read(source)), order)
     with model._lock:
         shapes = model._need_network("from_torch").weight_shapes()
@@ -207,11 +209,11 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _in_order(modules: list[_Module], order: Sequence[str] | None) -> list[_Module]:
     if order is None:
         return modules
+    if not isinstance(order, list | tuple) or not all(isinstance(name, str) for name in order):
+        raise TypeError(f"order: expected a list of modules' names, got {order!r}")
     by_name = {module.name: module for module in modules}
     if sorted(order) != sorted(by_name):
-        raise ValueError(
-            f"order: expected each of {', '.join(by_name)} once, got {', '.join(order)}"
-        )
+        raise ValueError(f"order: expected each of {list(by_name)} once, got {list(order)}")
     return [by_name[name] for name in order]
 
 
