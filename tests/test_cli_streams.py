@@ -105,21 +105,7 @@ def test_without_standard_error_only_results_are_shown(
 @posix_only
 @pytest.mark.parametrize("piped", [True, False], ids=["report piped", "report shown"])
 def test_terminal_shows_a_progress_bar_that_leaves_no_trace(piped: bool) -> None:
-    import pty
-    import termios
-
-    terminal, ours = pty.openpty()
-    termios.tcsetwinsize(ours, (24, 120))
-    with subprocess.Popen(
-        [*MODULE, *SAMPLE],
-        stdout=subprocess.PIPE if piped else ours,
-        stderr=ours,
-        env=environment(),
-    ) as process:
-        os.close(ours)
-        screen = read_all(terminal)
-        report = process.communicate(timeout=20)[0] if piped else b""
-    assert process.returncode == 0
+    report, screen = on_a_terminal(piped, "xterm")
     assert re.search(r"%\|.*/300 .*images", screen)
     # What a terminal shows of each line is what follows its last carriage return; blanks, that it
     # was wiped with, are not seen.
@@ -130,6 +116,34 @@ def test_terminal_shows_a_progress_bar_that_leaves_no_trace(piped: bool) -> None
         assert not any(shown)
         assert report.isascii()
         assert b"\r" not in report
+
+
+@posix_only
+@pytest.mark.parametrize("term", ["dumb", ""])
+def test_terminal_without_a_way_back_shows_no_bar(term: str) -> None:
+    report, screen = on_a_terminal(True, term)
+    assert screen.strip() == ""
+    parse(report.decode())
+
+
+def on_a_terminal(piped: bool, term: str) -> tuple[bytes, str]:
+    """The report, if it is piped, and what else a terminal of that kind received."""
+    import pty
+    import termios
+
+    terminal, ours = pty.openpty()
+    termios.tcsetwinsize(ours, (24, 120))
+    with subprocess.Popen(
+        [*MODULE, *SAMPLE],
+        stdout=subprocess.PIPE if piped else ours,
+        stderr=ours,
+        env=environment(TERM=term),
+    ) as process:
+        os.close(ours)
+        screen = read_all(terminal)
+        report = process.communicate(timeout=20)[0] if piped else b""
+    assert process.returncode == 0
+    return report, screen
 
 
 def read_all(terminal: int) -> str:

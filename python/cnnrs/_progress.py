@@ -107,7 +107,7 @@ class Report:
             if notebook is not None:
                 self._on_terminal = False
                 self._bar = notebook(**settings)
-            elif _can_show_a_bar(sys.stderr):
+            elif can_show_a_bar(sys.stderr):
                 from tqdm import tqdm
 
                 self._on_terminal = True
@@ -126,7 +126,7 @@ class Report:
             self._bar = None
 
 
-def _can_show_a_bar(file: Any) -> bool:
+def can_show_a_bar(file: Any) -> bool:
     """Whether a file is a terminal that can go back to a line's begin, and wide enough."""
     if file is None or getattr(file, "closed", False) or not file.isatty():
         return False

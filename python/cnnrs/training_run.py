@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import math
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from cnnrs import __version__, recipes
 from cnnrs._files import atomic_path, check_writable, remove_left_over
+from cnnrs._progress import can_show_a_bar
 from cnnrs._scores import Scores
 from cnnrs.callbacks import BackupAndRestore
 from cnnrs.callbacks._base import Callback, History, Logs
@@ -150,8 +152,8 @@ def _fit_tutorial(
     print(f"SGD, one image a step, learning rate {rate:g}, seed {seed}, {model.dtype}")
     move = math.ceil(max(LEAST_REPORT, images / REPORTS) / MOVES)
     model.steps_per_execution = move
-    # disable=None: no bar where standard error is not a terminal.
-    with tqdm(total=made.epochs * images, unit=" images", leave=False, disable=None) as bar:
+    hidden = not can_show_a_bar(sys.stderr)
+    with tqdm(total=made.epochs * images, unit=" images", leave=False, disable=hidden) as bar:
         return model.fit(
             dataset.x_train,
             dataset.y_train,
