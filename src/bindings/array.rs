@@ -92,7 +92,14 @@ fn as_float64<'a, 'py>(value: &'a Bound<'py, PyAny>) -> Option<&'a Bound<'py, Py
 fn converted<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = value.py();
     let numpy = py.import(intern!(py, "numpy"))?;
-    let array = numpy.call_method1(intern!(py, "asarray"), (value,))?;
+    let array = numpy.call_method1(intern!(py, "asarray"), (value,)).map_err(|error| {
+        // As of rows that are not equally long.
+        if !error.is_instance_of::<PyValueError>(py) {
+            return error;
+        }
+        let why = error.value(py);
+        PyValueError::new_err(format!("{name}: expected an array of real numbers, got none: {why}"))
+    })?;
     let dtype = array.getattr(intern!(py, "dtype"))?;
     let code: char = dtype.getattr(intern!(py, "kind"))?.extract()?;
     if !"biuf".contains(code) {
