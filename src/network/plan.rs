@@ -52,7 +52,7 @@ pub struct Plan<T> {
     pub input_len: usize,
     /// Most images in a block.
     pub block: usize,
-    /// Most images in a block that is worth while: in a large batch, and one of fixed chunks.
+    /// Images in a block, at most, that a large batch is better off with.
     pub longest_block: usize,
     /// Where the input and the nodes' outputs begin.
     values: Vec<usize>,

@@ -38,7 +38,7 @@ const LARGE_BLOCK: usize = 32;
 /// through the caches than they are used for: those of a training also stream as copies made of them, and
 /// their gradient, which each chunk has for itself, is written and added up.
 const PRODUCTS_IN_INFERENCE: usize = 100;
-const PRODUCTS_IN_TRAINING: usize = 200;
+const PRODUCTS_IN_TRAINING: usize = 400;
 
 /// Most images in a block, and in one of a large batch, for the sake of such weights. In a smaller batch,
 /// longer blocks would leave threads without one.
