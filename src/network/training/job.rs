@@ -1,0 +1,341 @@
+//! What each thread does in a call of training.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::{Call, Examples, MAX_CHUNKS, Outcome, Phase, Training, WORK_OF_DESCENT};
+use crate::kernels::loss::{LossSums, Targets};
+use crate::kernels::rescale::Source;
+use crate::kernels::run;
+use crate::kernels::simd::Element;
+use crate::network::ahead::Ahead;
+use crate::network::clock::Clock;
+use crate::network::exchange::{Shares, UPDATE};
+use crate::network::parts;
+use crate::network::plan::{Block, Chunks};
+use crate::network::step::{Model, Random};
+use crate::network::team::{Apart, Barrier, Broken, Shared};
+
+/// One call of `train`, as all its threads see it.
+pub struct Job<'a, X, T> {
+    training: &'a Training<T>,
+    params: &'a Shared<T>,
+    moving: &'a Shared<T>,
+    examples: Examples<'a, X, T>,
+    call: Call<'a>,
+    phases: &'a [Phase],
+    shares: Shares,
+    shares_beside_descent: Shares,
+    /// Pieces of work that have been taken, but for each thread's first one.
+    next: Apart<AtomicUsize>,
+    /// Of each chunk of the step.
+    sums: [Apart<Mutex<LossSums>>; MAX_CHUNKS],
+    outcome: Apart<Mutex<Outcome>>,
+    /// Whether somebody wants a stop.
+    stop: AtomicBool,
+    /// Whether all have agreed to stop.
+    stopped: AtomicBool,
+    /// Steps that are whole.
+    steps: Apart<AtomicUsize>,
+}
+
+/// A step of the call.
+#[derive(Clone, Copy)]
+struct At {
+    step: usize,
+    /// Its first image in the order.
+    start: usize,
+    chunks: Chunks,
+    /// At work.
+    threads: usize,
+    rate: f64,
+    /// Whether nodes descend by themselves, because there is one block and nothing but descent.
+    descends: bool,
+}
+
+impl<'a, X, T> Job<'a, X, T> {
+    /// For so many threads.
+    pub fn new(
+        training: &'a Training<T>,
+        params: &'a Shared<T>,
+        moving: &'a Shared<T>,
+        examples: Examples<'a, X, T>,
+        call: Call<'a>,
+        phases: &'a [Phase],
+        threads: usize,
+    ) -> Self
+    where
+        T: Element,
+    {
+        let shares = |left_out: &[Range<usize>]| Shares::new(params.len(), left_out, threads);
+        Self {
+            training,
+            params,
+            moving,
+            examples,
+            call,
+            phases,
+            shares: shares(&[]),
+            shares_beside_descent: shares(&training.plan.descended()),
+            next: Apart::default(),
+            sums: std::array::from_fn(|_| Apart::default()),
+            outcome: Apart(Mutex::new(Outcome {
+                losses: Vec::with_capacity(call.rates.len()),
+                ..Outcome::default()
+            })),
+            stop: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            steps: Apart::default(),
+        }
+    }
+
+    /// What came of it, and how many steps are whole.
+    pub fn end(self) -> (Outcome, usize) {
+        let mut outcome = self.outcome.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        outcome.stopped = self.stopped.into_inner();
+        (outcome, self.steps.0.into_inner())
+    }
+}
+
+impl<X: Source, T: Element> Job<'_, X, T> {
+    /// What each thread does. All take the same turns.
+    pub fn work(
+        &self,
+        worker: usize,
+        barrier: &Barrier,
+        clock: &mut Clock<'_>,
+    ) -> Result<(), Broken> {
+        let (plan, threads) = (&self.training.plan, barrier.threads());
+        let mut room = [T::zero(); UPDATE];
+        let batches = parts(self.call.order.len(), self.call.batch);
+        for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
+            let chunks = self.training.chunks(batch.len());
+            let one_block = chunks.count() == 1 && chunks.len <= plan.block;
+            let short = plan.work.saturating_mul(batch.len()) <= WORK_OF_DESCENT;
+            let descends = one_block && short && self.training.optimizer.is_plain();
+            let at = At { step, start: batch.start, chunks, threads, rate, descends };
+            for (number, phase) in self.phases.iter().enumerate() {
+                for chunk in self.turns(chunks.count(), worker, threads, self.training.meets()) {
+                    if self.stop.load(Ordering::Relaxed) && !descends {
+                        break;
+                    }
+                    let at = At { chunks: Chunks { at: chunk, ..chunks }, ..at };
+                    self.chunk(worker, phase, at, clock);
+                }
+                let last = number + 1 == self.phases.len();
+                barrier.wait(|| self.finish_phase(last, &at))?;
+            }
+            if self.stopped() {
+                return Ok(());
+            }
+            self.update(&at, worker, threads, &mut room);
+            barrier.wait(|| {
+                self.next.0.store(0, Ordering::Relaxed);
+                self.steps.0.fetch_add(1, Ordering::Relaxed);
+                if self.stop.load(Ordering::Relaxed) {
+                    self.stopped.store(true, Ordering::Relaxed);
+                }
+            })?;
+            self.take_updates(&at, worker, threads);
+            if self.stopped() {
+                return Ok(());
+            }
+            if plan.prepared_len > 0 {
+                self.prepare(worker, threads);
+                barrier.wait(|| self.next.0.store(0, Ordering::Relaxed))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A thread's pieces of `count`: the first one is its own; and then, if they are `fixed`, those that
+    /// follow in turns, else those that nobody has taken yet.
+    fn turns(
+        &self,
+        count: usize,
+        worker: usize,
+        threads: usize,
+        fixed: bool,
+    ) -> impl Iterator<Item = usize> {
+        let own = (worker..if fixed { count } else { count.min(threads) }).step_by(threads);
+        // With a thread for each piece, it costs nothing to find out that there are no more.
+        let dealt = !fixed && threads < count;
+        let next = move || threads + self.next.0.fetch_add(1, Ordering::Relaxed);
+        own.chain(std::iter::from_fn(move || dealt.then(next).filter(|&next| next < count)))
+    }
+
+    /// The parameters that a thread computes with.
+    fn params(&self, worker: usize) -> &Shared<T> {
+        self.training.exchange.params(self.params, worker)
+    }
+
+    fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Done by one thread while the others wait.
+    fn finish_phase(&self, last: bool, at: &At) {
+        self.next.0.store(0, Ordering::Relaxed);
+        if !last {
+            return;
+        }
+        // A step whose nodes have descended is done.
+        if self.stop.load(Ordering::Relaxed) && !at.descends {
+            self.stopped.store(true, Ordering::Relaxed);
+            return;
+        }
+        let mut outcome = self.outcome.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loss = 0.0;
+        for sums in &self.sums[..at.chunks.count()] {
+            let sums = std::mem::take(&mut *sums.0.lock().unwrap_or_else(PoisonError::into_inner));
+            loss += sums.loss;
+            outcome.correct += sums.correct;
+        }
+        outcome.losses.push(loss);
+    }
+
+    /// Takes a chunk through a phase, or a part of it if there is a stop: then the step does not count.
+    fn chunk(&self, worker: usize, phase: &Phase, at: At, clock: &mut Clock<'_>) {
+        let Training { plan, exchange, .. } = self.training;
+        let chunks = at.chunks;
+        let first = chunks.at * chunks.len;
+        let images = chunks.len.min(chunks.images - first);
+        let arena = if self.training.meets() { chunks.at } else { worker };
+        for (number, part) in parts(images, plan.block).enumerate() {
+            let row = first + part.start;
+            let block = Block {
+                arena: &self.training.arenas[arena],
+                n: part.len(),
+                random: Random {
+                    seed: self.call.seed,
+                    step: self.call.first_step + at.step as u64,
+                    row: row as u64,
+                    iteration: self.training.optimizer.steps + at.step as u64,
+                },
+                params: self.params(worker),
+                // SAFETY: it is written to between steps only.
+                prepared: unsafe { self.training.prepared.read(0..plan.prepared_len) },
+                stats: &self.training.stats,
+                d_stats: &self.training.d_stats,
+                chunk: chunks,
+            };
+            let order = &self.call.order[at.start + row..];
+            let mut next: &[usize] = &[];
+            if phase.first {
+                for n in 0..block.n {
+                    plan.read(&block, n, self.examples.x, order[n]);
+                }
+                let start = order.len().min(block.n * at.threads);
+                next = &order[start..order.len().min(start + block.n)];
+            }
+            let turns = phase.forward.len() + phase.backward.len();
+            let mut ahead = Ahead::new(self.examples.x, next, plan.input_len, turns);
+            let mut stops = || {
+                ahead.ask();
+                if clock.says_stop(plan.work_of_node(block.n)) {
+                    self.stop.store(true, Ordering::Relaxed);
+                }
+                self.stop.load(Ordering::Relaxed) && !at.descends
+            };
+            if !plan.forward(&block, phase.forward.clone(), &mut stops) {
+                return;
+            }
+            if phase.loss {
+                self.loss(&block, at.start + row, chunks);
+            }
+            if phase.loss || !phase.backward.is_empty() {
+                // SAFETY: each chunk has its gradient and each worker its extra one.
+                let gradient = unsafe { exchange.gradient(chunks.at) };
+                let rate = at.descends.then(|| T::from_f64(at.rate));
+                if number == 0 {
+                    plan.backward(&block, phase.backward.clone(), gradient, rate, &mut stops);
+                } else {
+                    // SAFETY: as above.
+                    let extra = unsafe { self.training.extra[worker].write(0..gradient.len()) };
+                    plan.backward(&block, phase.backward.clone(), extra, rate, &mut stops);
+                    gradient.iter_mut().zip(extra).for_each(|(sum, &mut d)| *sum = *sum + d);
+                }
+            }
+            if self.stop.load(Ordering::Relaxed) && !at.descends {
+                return;
+            }
+        }
+    }
+
+    /// The loss of a block and its gradient; `start` is its first image's place in the order.
+    fn loss(&self, block: &Block<'_, T>, start: usize, chunks: Chunks) {
+        let Training { plan, loss, end, .. } = self.training;
+        let width = plan.width;
+        let targets = match self.examples.targets {
+            Targets::Labels(labels) => Targets::Labels(&labels[start..start + block.n]),
+            Targets::Values(y) => {
+                // SAFETY: gone before the block's next loss.
+                let rows = unsafe { plan.targets(block) };
+                for (row, &image) in rows.chunks_exact_mut(width).zip(&self.call.order[start..]) {
+                    row.copy_from_slice(&y[image * width..][..width]);
+                }
+                Targets::Values(rows)
+            }
+        };
+        // SAFETY: gone before the block goes on; a value and its gradient lie apart.
+        let (x, d_x) = unsafe { (plan.value(block, *end), plan.d_value(block, *end)) };
+        let scale = T::from_f64(1.0 / chunks.images as f64);
+        let mut sums = self.sums[chunks.at].0.lock().unwrap_or_else(PoisonError::into_inner);
+        run::loss_backward(d_x, &mut sums, x, targets, *loss, width, scale);
+    }
+
+    /// A thread's share of updating parameters and moving averages by what the chunks have found, with
+    /// room for a part's gradient.
+    fn update(&self, at: &At, worker: usize, threads: usize, room: &mut [T; UPDATE]) {
+        let Training { plan, optimizer, exchange, stats, arenas, .. } = self.training;
+        let step = optimizer.steps + at.step as u64 + 1;
+        let chunks = at.chunks.count();
+        if worker == threads - 1 {
+            // SAFETY: this thread alone touches moving averages and, between two steps, an arena.
+            unsafe {
+                let moving = self.moving.write(0..self.moving.len());
+                plan.update_moving(moving, stats, &arenas[0], at.chunks);
+            }
+        }
+        let own = self.params(worker);
+        for part in self.shares(at).own(worker, threads) {
+            // SAFETY: the chunks have met, and this part of gradients and parameters is this thread's.
+            unsafe {
+                let gradient = exchange.sum(room, chunks, part);
+                optimizer.update(own, part.clone(), gradient, at.rate, step);
+                exchange.put(own, part, worker, chunks.max(threads));
+            }
+        }
+    }
+
+    /// Makes the parameters that others have updated a thread's own. Those that nodes have descended on
+    /// stay with the first thread, which the others leave them to: if there are others, a step of one block
+    /// is what is left of the images, and the call's last.
+    fn take_updates(&self, at: &At, worker: usize, threads: usize) {
+        let own = self.params(worker);
+        for part in self.shares(at).others(worker, threads) {
+            // SAFETY: the updates are over; the thread's parameters are its own, and so is its chunk's
+            // gradient up to the next meeting.
+            unsafe { self.training.exchange.take(own, part, worker) };
+        }
+    }
+
+    /// Who updates what in a step.
+    fn shares(&self, at: &At) -> &Shares {
+        if at.descends { &self.shares_beside_descent } else { &self.shares }
+    }
+
+    /// Makes of the new weights what the nodes want prepared.
+    fn prepare(&self, worker: usize, threads: usize) {
+        let Training { plan, prepared, .. } = self.training;
+        for i in self.turns(plan.len(), worker, threads, false) {
+            // SAFETY: nobody writes weights now, and what node `i` wants is this piece of work's.
+            unsafe {
+                let params = self.params(worker).read(0..self.params.len());
+                let moving = self.moving.read(0..self.moving.len());
+                plan.prepare(i, prepared.write(plan.prepared(i)), Model { params, moving });
+            }
+        }
+    }
+}
