@@ -67,8 +67,13 @@ pub(super) fn backward_kernel<T: Element, S: Simd<T>>(
     assert!(last.from + taps.reach() <= x.len(), "the last window ends inside the input");
     assert!(last.to + c_out <= d_out.len(), "the last pixel lies inside the output");
     let block = Block { d_kernel, d_out, x, taps, pixels, c_out, adds, o: 0 };
-    // SAFETY: the two assertions above.
-    for_channels!(simd, T, S, c_out => unsafe { backward_blocks(simd, block) });
+    simd.outlined(
+        #[inline(always)]
+        |simd| {
+            // SAFETY: the two assertions above.
+            for_channels!(simd, T, S, c_out => unsafe { backward_blocks(simd, block) });
+        },
+    );
 }
 
 /// The gradient of the kernel for some channels from `o`.

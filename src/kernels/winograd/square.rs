@@ -150,9 +150,7 @@ fn products<T: Element, S: Simd<T>>(
     simd.outlined(
         #[inline(always)]
         |simd| {
-            for (t, &place) in places.iter().enumerate() {
-                before.set(simd, t, x, shape, place);
-            }
+            before.set_all(simd, x, shape, places);
             let (tiles, c_in, c_out) = (places.len(), before.channels, after.channels);
             for (point, packed) in packed.chunks_exact(point_len::<T>(shape)).enumerate() {
                 let packed = &packed[..matrix_len::<T>(c_in, c_out)];
@@ -188,6 +186,19 @@ impl<T: Element> Points<'_, T> {
         assert!(t < self.tiles && channels.end <= self.channels, "a tile and its channels");
         assert_eq!(self.x.len(), POINTS * step::<T>(self.tiles, self.channels), "all points");
         t * self.channels + channels.start..t * self.channels + channels.end
+    }
+
+    /// Sets the first tiles, those at `places`, from the padded images `x`.
+    #[inline(always)]
+    fn set_all<S: Simd<T>>(&mut self, simd: S, x: &[T], shape: &ConvShape, places: &[Tile]) {
+        simd.outlined(
+            #[inline(always)]
+            |simd| {
+                for (t, &place) in places.iter().enumerate() {
+                    self.set(simd, t, x, shape, place);
+                }
+            },
+        );
     }
 
     /// Sets tile `t` from the padded images `x`. Of pixels beyond the image, which no output that is

@@ -50,18 +50,18 @@ pub fn run<T: Element, S: Simd<T>>(
     };
     let tiles = n * rows * columns;
     let mut next = Tile { number: 0, image: 0, i: 0, j: 0 };
+    let mut places = [next; GROUP];
     for start in (0..tiles).step_by(GROUP) {
         let count = GROUP.min(tiles - start);
-        simd.outlined(
-            #[inline(always)]
-            |simd| {
-                for t in 0..count {
-                    pixels.set(simd, t, x, shape, next);
-                    gradients.set_gradient(simd, t, d_out, shape, next);
-                    next = next.following(rows, columns);
-                }
-            },
-        );
+        let places = &mut places[..count];
+        for place in &mut *places {
+            *place = next;
+            next = next.following(rows, columns);
+        }
+        pixels.set_all(simd, x, shape, places);
+        for (t, &place) in places.iter().enumerate() {
+            gradients.set_gradient(simd, t, d_out, shape, place);
+        }
         for (point, sums) in sums.chunks_exact_mut(sums_step::<T>(shape)).enumerate() {
             let sums = &mut sums[..dense.kernel_len()];
             let x = &pixels.at(point)[..count * c_in];
@@ -78,30 +78,26 @@ fn finish<T: Element, S: Simd<T>>(simd: S, d_kernel: &mut [T], sums: &[T], shape
     let step = sums_step::<T>(shape);
     let len = step - block::<T>();
     let half = simd.splat(T::from_f64(0.5));
-    for_each_vector(
-        simd,
-        len,
-        #[inline(always)]
-        |at| {
-            let mut columns = [[simd.zero(); TAPS]; PATCH];
-            for x in 0..PATCH {
-                let mut d = [simd.zero(); PATCH];
-                for y in 0..PATCH {
-                    let point = (y * PATCH + x) * step;
-                    d[y] = simd.load_up_to(&sums[point + at.start..point + at.end]);
-                }
-                columns[x] = taps(simd, d, half);
+    assert!(len >= S::LANES, "a vector at least");
+    for start in (0..len).step_by(S::LANES) {
+        // The last vector begins before the end of the one before it.
+        let start = start.min(len - S::LANES);
+        let mut columns = [[simd.zero(); TAPS]; PATCH];
+        for x in 0..PATCH {
+            let mut d = [simd.zero(); PATCH];
+            for y in 0..PATCH {
+                d[y] = simd.load(&sums[(y * PATCH + x) * step + start..]);
             }
-            let [a, b, c, d] = columns;
-            for y in 0..TAPS {
-                let taps = taps(simd, [a[y], b[y], c[y], d[y]], half);
-                for x in 0..TAPS {
-                    let tap = (y * TAPS + x) * len;
-                    simd.store_up_to(taps[x], &mut d_kernel[tap + at.start..tap + at.end]);
-                }
+            columns[x] = taps(simd, d, half);
+        }
+        let [a, b, c, d] = columns;
+        for y in 0..TAPS {
+            let taps = taps(simd, [a[y], b[y], c[y], d[y]], half);
+            for x in 0..TAPS {
+                simd.store(taps[x], &mut d_kernel[(y * TAPS + x) * len + start..]);
             }
-        },
-    );
+        }
+    }
 }
 
 impl<T: Element> Points<'_, T> {
