@@ -298,7 +298,8 @@ pub(super) mod tests {
     fn gradients_equal_reference<T: Element>() {
         let mut supported = 0;
         for (shape, n) in shapes() {
-            let n = n.max(32usize.div_ceil(shape.output().0.max(1)));
+            let rows = shape.output().0;
+            let n = n.max(square::gradient::FEWEST_TILES.div_ceil(rows));
             let Some(scratch_len) = gradient_scratch_len::<T>(&shape, n) else { continue };
             supported += 1;
             let x: Vec<T> = random(n * shape.input_len(), 1);
