@@ -340,6 +340,8 @@ def test_a_refused_export_leaves_the_old_file(
         small_model().export(path, input_dtype="int8")
     with pytest.raises(ValueError, match="format: expected 'onnx', got 'tf_saved_model'"):
         small_model().export(path, format="tf_saved_model")
+    with pytest.raises(TypeError, match=r"filepath: expected a path, got b'model\.onnx'"):
+        small_model().export(b"model.onnx")  # type: ignore[arg-type]
     with monkeypatch.context() as patch:
         patch.setattr(onnx.checker, "check_model", refuse)
         with pytest.raises(onnx.checker.ValidationError):

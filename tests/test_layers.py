@@ -176,6 +176,8 @@ def test_a_layers_weights_can_be_read_and_replaced() -> None:
     np.testing.assert_array_equal(first.get_weights(), before)
     with pytest.raises(ValueError, match="dense_1: expected 2 arrays, got 1"):
         second.set_weights([np.ones((2, 3))])
+    with pytest.raises(TypeError, match="dense_1: expected a list of 2 arrays, got None"):
+        second.set_weights(None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"dense_1.*\(2, 3\).*\(3, 2\)"):
         second.set_weights([np.ones((3, 2)), np.ones(3)])
 

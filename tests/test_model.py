@@ -211,6 +211,7 @@ def test_weights_are_copies_of_the_models_dtype() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        (lambda _: None, TypeError, "weights: expected a list of 4 arrays, got None"),
         (lambda w: w[:3], ValueError, "weights: expected 4 arrays, got 3"),
         (lambda w: [*w, w[0]], ValueError, "weights: expected 4 arrays, got 5"),
         (lambda w: [w[0], w[1], w[2].T, w[3]], ValueError, r"dense.*\(16, 3\).*\(3, 16\)"),

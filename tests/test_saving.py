@@ -274,6 +274,15 @@ def test_what_no_file_can_hold_is_refused_by_name(tmp_path: Path) -> None:
         with_().save(tmp_path / "missing" / FILE)
 
 
+@pytest.mark.parametrize("path", [None, b"model.safetensors", 3])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    model = compiled()
+    calls = (model.save, model.save_weights, model.load_weights, cnnrs.load_model)
+    for call in calls:
+        with pytest.raises(TypeError, match=re.escape(f"filepath: expected a path, got {path!r}")):
+            call(path)
+
+
 def test_a_file_can_be_kept(tmp_path: Path) -> None:
     model, other = compiled(seed=1), compiled(seed=2)
     for name in ("save", "save_weights"):

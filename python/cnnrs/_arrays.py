@@ -1,5 +1,6 @@
 """Turning what users pass as data into arrays that the compiled network takes."""
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +26,16 @@ def real(name: str, value: npt.ArrayLike) -> Array:
         kind = "" if array is value else f" of {type(value).__name__}"
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}{kind}")
     return array
+
+
+def several(name: str, values: Iterable[npt.ArrayLike], n: int) -> list[npt.ArrayLike]:
+    """The values as a list, if they are `n` arrays or what can become so many."""
+    if not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected a list of {n} arrays, got {values!r}")
+    arrays = list(values)
+    if len(arrays) != n:
+        raise ValueError(f"{name}: expected {n} arrays, got {len(arrays)}")
+    return arrays
 
 
 def plain(array: Array, dtype: npt.DTypeLike) -> Array:

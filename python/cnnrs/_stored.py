@@ -123,7 +123,7 @@ class Stored(Structure):
             ModuleNotFoundError: if the package onnx is not installed (the extra `onnx`).
             ValueError: if the model is not built, the weights are larger than an ONNX file can be,
                 or the format or the input type is another.
-            TypeError: if a layer has no counterpart in ONNX here.
+            TypeError: if it is no path, or a layer has no counterpart in ONNX here.
             OSError: if the file cannot be written.
 
         Reference: `keras.Model.export`.

@@ -247,7 +247,7 @@ class Structure(Settled, Trained):
             weights: arrays of real numbers in the order and of the shapes of `get_weights`.
 
         Raises:
-            TypeError: if one does not hold real numbers.
+            TypeError: if they are no arrays of real numbers.
             ValueError: if the model is not built, or their number or a shape is another.
 
         Reference: `keras.Model.set_weights`.
@@ -262,9 +262,7 @@ class Structure(Settled, Trained):
         """
         network = self._need_network("set_weights")
         expected = sum(map(len, network.weight_shapes()))
-        weights = list(weights)
-        if len(weights) != expected:
-            raise ValueError(f"weights: expected {expected} arrays, got {len(weights)}")
+        weights = _arrays.several("weights", weights, expected)
         network.set_weights(
             [
                 _arrays.plain(_arrays.real(f"weights[{n}]", array), self.dtype)
@@ -296,12 +294,7 @@ class Structure(Settled, Trained):
     def _set_layer_weights(self, layer: Layer, weights: Sequence[npt.ArrayLike]) -> None:
         with self._lock:
             parts: dict[Layer, Sequence[npt.ArrayLike]] = {**self._by_layer(self.get_weights())}
-            weights = list(weights)
-            if len(weights) != len(parts[layer]):
-                raise ValueError(
-                    f"{layer.name}: expected {len(parts[layer])} arrays, got {len(weights)}"
-                )
-            parts[layer] = weights
+            parts[layer] = _arrays.several(layer.name, weights, len(parts[layer]))
             self.set_weights([array for part in parts.values() for array in part])
 
     def _by_layer(self, weights: list[Array]) -> dict[Layer, list[Array]]:

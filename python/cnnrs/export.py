@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from cnnrs import __version__
 from cnnrs._augmentation import Augmentation
-from cnnrs._checks import Shape, choice
+from cnnrs._checks import Shape, as_path, choice
 from cnnrs._files import atomic_path
 from cnnrs._layer import Layer
 from cnnrs.layers import (
@@ -86,7 +86,7 @@ def write_onnx(
         ModuleNotFoundError: if the package onnx is not installed.
         ValueError: if the model is not built, the weights are larger than an ONNX file can be, or
             the input type is another.
-        TypeError: if a layer has no counterpart in ONNX here.
+        TypeError: if it is no path, or a layer has no counterpart in ONNX here.
         OSError: if the file cannot be written.
 
     Reference: `keras.Model.export` with `format="onnx"`; https://onnx.ai/onnx/operators.
@@ -110,6 +110,7 @@ def write_onnx(
             'pip install "cnnrs[onnx]" does that',
             name=error.name,
         ) from error
+    target = as_path("filepath", filepath)
     choice("input_dtype", input_dtype, INPUT_DTYPES)
     with model._lock:
         network = model._need_network("export")
@@ -140,7 +141,7 @@ def write_onnx(
         graph.add(step, dense_to_come=any(isinstance(it.layer, Dense) for it in steps[n:]))
     proto = graph.finish(model.name, shapes[-1])
     onnx.checker.check_model(proto, full_check=True)
-    with atomic_path(filepath) as temporary:
+    with atomic_path(target) as temporary:
         temporary.write_bytes(proto.SerializeToString())
 
 

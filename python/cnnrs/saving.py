@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy.typing as npt
 
 from cnnrs import _arguments, _core, _tensor_file, layers, losses, optimizers
-from cnnrs._checks import Shape, integer
+from cnnrs._checks import Shape, as_path, integer
 from cnnrs._layer import Input, Layer
 from cnnrs._structure import Structure
 
@@ -52,6 +52,7 @@ def load_model(filepath: Path) -> Sequential:
 
     Raises:
         FileNotFoundError: if there is none.
+        TypeError: if it is no path.
         ValueError: if the file is damaged, holds weights only, was written by a newer version, or
             is none of ours.
 
@@ -69,6 +70,7 @@ def load_model(filepath: Path) -> Sequential:
         >>> twin.optimizer
         Adam(learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-07, weight_decay=0.0)
     """
+    filepath = as_path("filepath", filepath)
     with naming(filepath):
         tensors, about = _tensor_file.read(filepath)
         if about.get("model") is None:
@@ -93,6 +95,7 @@ def save_weights(model: Structure, path: Path, overwrite: bool) -> None:
 def load_weights(model: Structure, path: Path) -> None:
     """Replace a model's weights by those of a file."""
     model._need_network("load_weights")
+    path = as_path("filepath", path)
     with naming(path):
         tensors, _ = _tensor_file.read(path)
         model._set_weights_by_name(weights_among(tensors))
@@ -100,11 +103,11 @@ def load_weights(model: Structure, path: Path) -> None:
 
 def check_path(path: Path, overwrite: bool = True) -> None:
     """Refuse a path that does not say what the file is, or may not be overwritten."""
-    path = os.fspath(path)
-    if not path.endswith(SUFFIX):
-        raise ValueError(f"filepath: expected one that ends in {SUFFIX}, got {path!r}")
-    if not overwrite and os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, "expected no such file without overwrite", path)
+    name = os.fspath(as_path("filepath", path))
+    if not name.endswith(SUFFIX):
+        raise ValueError(f"filepath: expected one that ends in {SUFFIX}, got {name!r}")
+    if not overwrite and os.path.lexists(name):
+        raise FileExistsError(errno.EEXIST, "expected no such file without overwrite", name)
 
 
 def tensors_of(state: Mapping[str, Any]) -> dict[str, Array]:
