@@ -113,6 +113,8 @@ def test_training_curves_of_whatever_is_there() -> None:
         plotting.training_curves({"loss": [], "val_loss": []})
     with pytest.raises(TypeError, match="history: expected a History or its dict, got None"):
         plotting.training_curves(None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="history: expected a list of numbers for loss, got 3"):
+        plotting.training_curves({"loss": 3})  # type: ignore[dict-item]
 
 
 def test_training_curves_of_what_fit_returns() -> None:
@@ -135,6 +137,12 @@ def test_training_curves_of_several_trainings_in_one_history() -> None:
 @pytest.mark.parametrize(("rows", "got"), [({}, 0), ({"a": {}}, 0), ({"a": FIVE_TIMES}, 5)])
 def test_time_bars_refuses(rows: dict[str, dict[str, float]], got: int) -> None:
     with pytest.raises(ValueError, match=f"rows: .* 1 to 3 implementations, got {got}"):
+        plotting.time_bars(rows)
+
+
+def test_time_bars_refuses_other_implementations_of_another_operation() -> None:
+    rows = {"step": {"NumPy": 2.0, "cnnrs": 1.0}, "other": {"NumPy": 2.0}}
+    with pytest.raises(ValueError, match=r"times of NumPy, cnnrs for other, got those of NumPy$"):
         plotting.time_bars(rows)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from cnnrs.callbacks import History
@@ -36,7 +37,7 @@ def training_curves(history: History | Mapping[str, Sequence[float]]) -> Figure:
         A figure with a panel for each name.
 
     Raises:
-        TypeError: if it is something else.
+        TypeError: if it is something else, or a name has no list of numbers.
         ValueError: if the history has no epoch.
 
     Reference: `keras.callbacks.History`.
@@ -50,6 +51,9 @@ def training_curves(history: History | Mapping[str, Sequence[float]]) -> Figure:
     if not isinstance(history, History | Mapping):
         raise TypeError(f"history: expected a History or its dict, got {history!r}")
     figures = history.history if isinstance(history, History) else history
+    for name, part in figures.items():
+        if np.ndim(part) != 1:
+            raise TypeError(f"history: expected a list of numbers for {name}, got {part!r}")
     if not any(map(len, figures.values())):
         raise ValueError("history: expected figures of at least one epoch, got none")
     epochs_of = history.epoch if isinstance(history, History) else []
@@ -94,7 +98,8 @@ def time_bars(rows: Mapping[str, Mapping[str, float]]) -> Figure:
         A figure of horizontal bars, each with its time.
 
     Raises:
-        ValueError: if there is no operation, no implementation, or more than three of them.
+        ValueError: if there is no operation, no implementation, or more than three of them, or if
+            operations have not the same ones.
 
     Example:
         >>> from cnnrs.plotting import time_bars
@@ -107,6 +112,12 @@ def time_bars(rows: Mapping[str, Mapping[str, float]]) -> Figure:
         raise ValueError(
             f"rows: expected times of 1 to {len(COLOURS)} implementations, got {len(names)}"
         )
+    for operation, of_one in rows.items():
+        if set(of_one) != set(names):
+            raise ValueError(
+                f"rows: expected times of {', '.join(names)} for {operation}, got those of "
+                f"{', '.join(of_one) or 'none'}"
+            )
     height = 0.8 / len(names)
     figure = new_figure(9, 1 + 0.28 * len(names) * len(rows))
     axes = figure.subplots()
