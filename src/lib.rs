@@ -6,8 +6,8 @@ mod bindings;
 pub mod kernels;
 pub mod network;
 
-/// The Python module `cnnrs._core`. As with NumPy itself, whoever writes to an array while a call reads
-/// it gets what he mixes; everything else is safe without the interpreter's lock.
+/// The Python module `cnnrs._core`. As with NumPy itself, whoever writes to an array while a call
+/// reads it gets what he mixes; everything else is safe without the interpreter's lock.
 #[cfg(feature = "python")]
 #[pyo3::pymodule(gil_used = false)]
 mod _core {

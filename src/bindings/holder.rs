@@ -1,5 +1,5 @@
-//! Who is at work on a network, so that nobody waits for what never comes: a signal handler for the call
-//! that it interrupts, or a forked process for a thread that it has not inherited.
+//! Who is at work on a network, so that nobody waits for what never comes: a signal handler for the
+//! call that it interrupts, or a forked process for a thread that it has not inherited.
 
 use std::cell::Cell;
 use std::process;

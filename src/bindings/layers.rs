@@ -1,5 +1,5 @@
-//! The tutorial's layers, one image at a time, in `float64`. Each call is alone from its checks to its
-//! last write, so that concurrent calls on one layer happen in some order.
+//! The tutorial's layers, one image at a time, in `float64`. Each call is alone from its checks to
+//! its last write, so that concurrent calls on one layer happen in some order.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -146,8 +146,8 @@ fn softmax(p: &mut [f64], totals: &[f64]) {
     run::softmax_forward(p, totals, totals.len());
 }
 
-/// What `softmax_forward` returns: out (nodes,), the input flattened (input_len,), the input's shape,
-/// totals (nodes,).
+/// What `softmax_forward` returns: out (nodes,), the input flattened (input_len,), the input's
+/// shape, totals (nodes,).
 type SoftmaxForward<'py> =
     (Bound<'py, Array>, Bound<'py, Array>, Bound<'py, PyTuple>, Bound<'py, Array>);
 

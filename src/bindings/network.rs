@@ -1,5 +1,5 @@
-//! Networks: the user's description to a plan, arrays to slices, many steps without the interpreter's
-//! lock.
+//! Networks: the user's description to a plan, arrays to slices, many steps without the
+//! interpreter's lock.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -142,9 +142,9 @@ impl Network {
         Ok(with!(&mut *self.lock(py)?, net => net.compile(loss, rule, averaging))?)
     }
 
-    /// Takes one step for every rate, on `batch_size` of the images `order` each. Returns the sum of
-    /// the images' losses of each step, and how many images were predicted right, each in its own
-    /// step. The arrays must not change meanwhile.
+    /// Takes one step for every rate, on `batch_size` of the images `order` each. Returns the sum
+    /// of the images' losses of each step, and how many images were predicted right, each in its
+    /// own step. The arrays must not change meanwhile.
     fn train<'py>(
         &self,
         py: Python<'py>,
@@ -207,8 +207,8 @@ impl Network {
         })
     }
 
-    /// The network's output for every image; as if in training, images are changed at random if this
-    /// is the n-th `augmented` time.
+    /// The network's output for every image; as if in training, images are changed at random if
+    /// this is the n-th `augmented` time.
     #[pyo3(signature = (x, augmented=None))]
     fn predict<'py>(
         &self,
@@ -256,9 +256,9 @@ impl Network {
         Ok(steps.unwrap_or(0))
     }
 
-    /// What the optimiser remembers: the number of its steps (1,), then arrays of all parameters, as
-    /// they are stored, the averages last; then, if there are averages, whether they stand in the
-    /// weights' place, 0 or 1 (1,). Empty before `compile`.
+    /// What the optimiser remembers: the number of its steps (1,), then arrays of all parameters,
+    /// as they are stored, the averages last; then, if there are averages, whether they stand in
+    /// the weights' place, 0 or 1 (1,). Empty before `compile`.
     fn optimizer_state<'py>(&self, py: Python<'py>) -> PyResult<Arrays<'py>> {
         with!(&mut *self.lock(py)?, net => optimizer_copies(py, net))
     }
@@ -470,8 +470,8 @@ impl<'py> Pixels<'py> {
 
 /// What should be said of the images, as the loss wants it.
 enum Answers<'py, T: numpy::Element> {
-    /// Of the images that are looked at, in their order. They are copies, since what they are of may
-    /// change after it has been checked.
+    /// Of the images that are looked at, in their order. They are copies, since what they are of
+    /// may change after it has been checked.
     Labels(Vec<i64>),
     Values(PyReadonlyArrayDyn<'py, T>),
 }

@@ -111,8 +111,8 @@ pub fn activation_in_place<T: Element, S: Simd<T>>(
     }
 }
 
-/// `d = d * f'(x)`, from `out = f(x)`: `d` is the output's gradient before and the input's after. At
-/// a corner of `f` the gradient is that of the lower side.
+/// `d = d * f'(x)`, from `out = f(x)`: `d` is the output's gradient before and the input's after.
+/// At a corner of `f` the gradient is that of the lower side.
 ///
 /// `d` and `out` (n, .., width).
 #[inline(always)]

@@ -1,5 +1,6 @@
-//! Batch normalisation of rows of channels: `out = gamma * (x - mean) / sqrt(variance + epsilon) + beta`,
-//! with the mean and the (biased) variance of each channel over the rows of a batch.
+//! Batch normalisation of rows of channels:
+//! `out = gamma * (x - mean) / sqrt(variance + epsilon) + beta`, with the mean and the (biased)
+//! variance of each channel over the rows of a batch.
 //!
 //! A batch is worked on in chunks: each has its own sums, and these are merged in the order of the
 //! chunks, so that nothing depends on the number of threads.
@@ -7,15 +8,15 @@
 use super::simd::{Element, Simd, for_each_vector};
 use std::ops::Range;
 
-/// Elements of the blocks of rows that are walked channel by channel: a block of each of three arrays
-/// stays in the L1 cache.
+/// Elements of the blocks of rows that are walked channel by channel: a block of each of three
+/// arrays stays in the L1 cache.
 const BLOCK: usize = 2048;
 
 /// Rows summed side by side, to cover the latency of an addition.
 const ROWS: usize = 4;
 
-/// `mean[c] = mean over rows of x[row, c]` and `m2[c] = sum over rows of (x[row, c] - mean[c])^2`, of one
-/// chunk.
+/// `mean[c] = mean over rows of x[row, c]` and `m2[c] = sum over rows of (x[row, c] - mean[c])^2`,
+/// of one chunk.
 ///
 /// `mean` and `m2` (c,), `x` (rows, c).
 #[inline(always)]
@@ -81,8 +82,8 @@ pub fn merge_stats<T: Element, S: Simd<T>>(
     );
 }
 
-/// Merges mean and squares of two sets of rows without forming sums that cancel (Chan, Golub and LeVeque,
-/// "Updating formulae and a pairwise algorithm for computing sample variances", 1979).
+/// Merges mean and squares of two sets of rows without forming sums that cancel (Chan, Golub and
+/// LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979).
 struct Merge<V> {
     /// The second set's part of all rows.
     share: V,
@@ -152,8 +153,8 @@ pub fn scales<T: Element>(scale: &mut [T], gamma: Option<&[T]>, inv: &[T]) {
     }
 }
 
-/// `out[row, c] = (x[row, c] - mean[c]) * scale[c] + beta[c]`, in this order: where the mean is much
-/// larger than the deviation, `x * scale` would take all the digits. No `beta` is 0.
+/// `out[row, c] = (x[row, c] - mean[c]) * scale[c] + beta[c]`, in this order: where the mean is
+/// much larger than the deviation, `x * scale` would take all the digits. No `beta` is 0.
 ///
 /// `out` and `x` (rows, c), the others (c,).
 #[inline(always)]
@@ -190,8 +191,8 @@ pub fn normalize<T: Element, S: Simd<T>>(
 }
 
 /// `sum_d[c] = sum over rows of d_out[row, c]` and, with `xhat = (x - mean) * inv`,
-/// `sum_d_xhat[c] = sum over rows of d_out[row, c] * xhat[row, c]`, of one chunk. Over a whole batch they
-/// are the gradients of beta and gamma.
+/// `sum_d_xhat[c] = sum over rows of d_out[row, c] * xhat[row, c]`, of one chunk. Over a whole
+/// batch they are the gradients of beta and gamma.
 ///
 /// `d_out` and `x` (rows, c), the others (c,).
 #[inline(always)]
@@ -236,8 +237,8 @@ pub fn batch_norm_backward_sums<T: Element, S: Simd<T>>(
 }
 
 /// `d_x = gamma * inv * (d_out - sum_d / rows - xhat * sum_d_xhat / rows)` with
-/// `xhat = (x - mean) * inv`, where the sums are those of all chunks of the batch and `rows` counts the
-/// batch's. No `gamma` is 1.
+/// `xhat = (x - mean) * inv`, where the sums are those of all chunks of the batch and `rows` counts
+/// the batch's. No `gamma` is 1.
 ///
 /// `d_x`, `d_out` and `x` (rows of this chunk, c), the others (c,).
 #[inline(always)]
@@ -310,8 +311,8 @@ fn for_each_block<T: Element, S: Simd<T>>(
     }
 }
 
-/// `f(row, sums)` over all rows, where `f` adds a row to `N` sums: in a fixed order, of [`ROWS`] rows
-/// side by side.
+/// `f(row, sums)` over all rows, where `f` adds a row to `N` sums: in a fixed order, of [`ROWS`]
+/// rows side by side.
 #[inline(always)]
 fn sum_rows<T: Element, S: Simd<T>, const N: usize>(
     simd: S,

@@ -1,5 +1,5 @@
-//! Convolution (cross-correlation, as everywhere in deep learning), alone or with the 2x2 max pooling
-//! behind it.
+//! Convolution (cross-correlation, as everywhere in deep learning), alone or with the 2x2 max
+//! pooling behind it.
 
 use super::shape::{ConvPoolShape, ConvShape, POOL, POSITIONS};
 use super::simd::{Element, Simd, for_channels};
@@ -37,9 +37,9 @@ pub fn conv_forward<T: Element, S: Simd<T>>(
 }
 
 /// A convolution and the 2x2 max pooling of its output, whose positions outside the pooling windows
-/// are not computed: `out[i, j, o]` is the maximum over the window of `i, j` of
-/// [`conv_forward`]'s, and `argmax[i, j, o]` the position (0 to 3, row by row) of the first maximum.
-/// A NaN counts as the maximum, the last of several.
+/// are not computed: `out[i, j, o]` is the maximum over the window of `i, j` of [`conv_forward`]'s,
+/// and `argmax[i, j, o]` the position (0 to 3, row by row) of the first maximum. A NaN counts as
+/// the maximum, the last of several.
 ///
 /// `out` and `argmax` (n, pooled h, pooled w, c_out), the others as for [`conv_forward`].
 #[inline(always)]
@@ -203,8 +203,8 @@ impl<T: Element> Sink<T> for Pooled<'_, T> {
     }
 }
 
-/// The maximum over the positions of a window, and the first position that has it. A NaN counts as the
-/// maximum, the last of several.
+/// The maximum over the positions of a window, and the first position that has it. A NaN counts as
+/// the maximum, the last of several.
 #[inline(always)]
 pub(super) fn maximum<T: Element, S: Simd<T>>(
     simd: S,
@@ -247,8 +247,8 @@ pub(super) mod tests {
 
     const CHANNELS: [usize; 16] = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65];
 
-    /// Convolutions and numbers of images: every count of channels on either side with every kernel,
-    /// stride and padding, and numbers of pixels around every tile's.
+    /// Convolutions and numbers of images: every count of channels on either side with every
+    /// kernel, stride and padding, and numbers of pixels around every tile's.
     pub fn cases() -> Vec<(ConvShape, usize)> {
         let mut cases = Vec::new();
         let mut sizes = (1..).flat_map(|n| [(5 + n % 4, 5 + n * 5 % 7), (1, 1 + n % 15)]);
@@ -290,7 +290,8 @@ pub(super) mod tests {
         packed
     }
 
-    /// What pooling makes of the convolution's output: maxima and the positions of the first of them.
+    /// What pooling makes of the convolution's output: maxima and the positions of the first of
+    /// them.
     pub fn pooled<T: Element>(full: &[T], shape: &ConvPoolShape) -> (Vec<T>, Vec<T>) {
         let windows = reference::pool_windows(shape.pool());
         let images = full.chunks_exact(shape.conv().output_len());

@@ -255,8 +255,8 @@ impl<T: Element> Block<'_, T> {
     }
 }
 
-/// Rows that [`sum_rows`] adds up side by side, and vectors of each: together they cover two additions
-/// a cycle at a latency of four.
+/// Rows that [`sum_rows`] adds up side by side, and vectors of each: together they cover two
+/// additions a cycle at a latency of four.
 const ROWS: usize = 4;
 const ROW_VECTORS: usize = 2;
 
@@ -290,8 +290,8 @@ fn sum_blocks<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T]) {
     }
 }
 
-/// The sums of `V` vectors of `lanes` columns from column `o`. Of many rows they are sums of sums, of about
-/// as many rows each as there are sums: rounding errors grow with the additions in a row.
+/// The sums of `V` vectors of `lanes` columns from column `o`. Of many rows they are sums of sums,
+/// of about as many rows each as there are sums: rounding errors grow with the additions in a row.
 #[inline(always)]
 fn sum_columns<T: Element, S: Simd<T>, const V: usize>(
     simd: S,
@@ -350,13 +350,13 @@ pub fn input_scratch_len(shape: &ConvShape, n: usize) -> usize {
     if (h, w, c) == shape.output() { 0 } else { n.saturating_mul(h * w * c) }
 }
 
-/// `d_x[r, s, c] = sum over i, j, o of d_out[i, j, o] * kernel[y, x, c, o]`, where `(y, x)` is the tap
-/// under which window `(i, j)` sees the pixel `(r, s)`, for each of `n` images.
+/// `d_x[r, s, c] = sum over i, j, o of d_out[i, j, o] * kernel[y, x, c, o]`, where `(y, x)` is the
+/// tap under which window `(i, j)` sees the pixel `(r, s)`, for each of `n` images.
 ///
 /// Infinite weights make NaN at the borders, where they meet zeros instead of nothing.
 ///
-/// `d_x` (n, h, w, c_in) without padding, `d_out` (n, out_h, out_w, c_out), `packed` the kernel from
-/// [`pack_input`](super::pack::pack_input), `scratch` ([`input_scratch_len`],).
+/// `d_x` (n, h, w, c_in) without padding, `d_out` (n, out_h, out_w, c_out), `packed` the kernel
+/// from [`pack_input`](super::pack::pack_input), `scratch` ([`input_scratch_len`],).
 #[inline(always)]
 pub fn conv_backward_input<T: Element, S: Simd<T>>(
     simd: S,

@@ -1,7 +1,7 @@
-//! A convolution of images with one channel, the 2x2 max pooling behind it, bias and ReLU in one pass:
-//! the four sums of a window stay in registers, and the full-size output is never written. On the way
-//! back only the position that held the maximum has a gradient. With one input channel, multiplying by
-//! the zeros at the other three is faster than skipping them.
+//! A convolution of images with one channel, the 2x2 max pooling behind it, bias and ReLU in one
+//! pass: the four sums of a window stay in registers, and the full-size output is never written. On
+//! the way back only the position that held the maximum has a gradient. With one input channel,
+//! multiplying by the zeros at the other three is faster than skipping them.
 
 use super::shape::ConvPoolShape;
 
@@ -12,7 +12,8 @@ pub fn supports(shape: &ConvPoolShape) -> bool {
     conv.input().2 == 1 && matches!(conv.window(), (3, 3) | (5, 5)) && conv.strides() == (1, 1)
 }
 
-/// `for_window!(shape, K => expression)`: evaluates the expression with the window's side as a constant.
+/// `for_window!(shape, K => expression)`: evaluates the expression with the window's side as a
+/// constant.
 macro_rules! for_window {
     ($shape:expr, $k:ident => $body:expr) => {
         match $shape.conv().window() {

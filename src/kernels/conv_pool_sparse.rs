@@ -1,10 +1,11 @@
 //! The gradients of a convolution behind a 2x2 max pooling, and perhaps ReLU: of the four positions
-//! under a pooled element only the one that held the maximum has a gradient, and a dead unit has none.
+//! under a pooled element only the one that held the maximum has a gradient, and a dead unit has
+//! none.
 //!
-//! What is left are *events*: a pooled element whose gradient `d` is not zero, and the position of its
-//! maximum. Each adds `d` times the image's patch at that position to the gradient of its filter, and
-//! `d` times its filter to the image's gradient there. Skipping a zero drops what `0 * inf` and
-//! `0 * NaN` would have added; a gradient that is NaN itself is not skipped.
+//! What is left are *events*: a pooled element whose gradient `d` is not zero, and the position of
+//! its maximum. Each adds `d` times the image's patch at that position to the gradient of its
+//! filter, and `d` times its filter to the image's gradient there. Skipping a zero drops what
+//! `0 * inf` and `0 * NaN` would have added; a gradient that is NaN itself is not skipped.
 //!
 //! Filters are stored filter after filter, (c_out, kh, kw, c_in): the taps of one filter's row are
 //! `kw * c_in` neighbours, as the pixels under them are. A patch is cut into blocks that fit into
@@ -50,11 +51,11 @@ struct Event<T> {
     d: T,
 }
 
-/// `d_filters[o, y, x, c] = sum over images and windows of image[p + (y, x), c] * d_out[i, j, o]`, where
-/// `p` is the position of the window's maximum in channel `o`.
+/// `d_filters[o, y, x, c] = sum over images and windows of image[p + (y, x), c] * d_out[i, j, o]`,
+/// where `p` is the position of the window's maximum in channel `o`.
 ///
-/// `d_filters` (c_out, kh, kw, c_in), `d_out` and `argmax` (n, pooled h, pooled w, c_out), `x` (n, padded
-/// h, padded w, c_in). Half as fast where `x` does not begin at a multiple of 64 bytes.
+/// `d_filters` (c_out, kh, kw, c_in), `d_out` and `argmax` (n, pooled h, pooled w, c_out), `x` (n,
+/// padded h, padded w, c_in). Half as fast where `x` does not begin at a multiple of 64 bytes.
 #[inline(always)]
 pub fn sparse_backward_kernel<T: Element, S: Simd<T>>(
     simd: S,
@@ -173,8 +174,8 @@ fn list_events<T: Element>(
 /// Adds the events' gradients times their patches to one block of their filters' gradients, or sets
 /// it if `is_first`.
 ///
-/// `d_filters` (channels, taps), `lists` (channels, windows) with `lens` (channels,) events each, `x`
-/// (padded h, padded w, c_in).
+/// `d_filters` (channels, taps), `lists` (channels, windows) with `lens` (channels,) events each,
+/// `x` (padded h, padded w, c_in).
 #[inline(always)]
 fn add_patches<T: Element, S: Simd<T>, const R: usize, const V: usize>(
     simd: S,
@@ -204,11 +205,11 @@ fn add_patches<T: Element, S: Simd<T>, const R: usize, const V: usize>(
     }
 }
 
-/// `d_x[p, c] = sum over windows and channels o of filters[o, y, x, c] * d_out[i, j, o]` for the taps
-/// (y, x) that meet the pixel `p` from the position of the window's maximum in channel `o`.
+/// `d_x[p, c] = sum over windows and channels o of filters[o, y, x, c] * d_out[i, j, o]` for the
+/// taps (y, x) that meet the pixel `p` from the position of the window's maximum in channel `o`.
 ///
-/// `d_x` (n, padded h, padded w, c_in), `d_out` and `argmax` (n, pooled h, pooled w, c_out), `filters`
-/// (c_out, kh, kw, c_in).
+/// `d_x` (n, padded h, padded w, c_in), `d_out` and `argmax` (n, pooled h, pooled w, c_out),
+/// `filters` (c_out, kh, kw, c_in).
 #[inline(always)]
 pub fn sparse_backward_input<T: Element, S: Simd<T>>(
     simd: S,
@@ -272,7 +273,8 @@ pub fn sparse_backward_input<T: Element, S: Simd<T>>(
     }
 }
 
-/// For each position, a bit for each of at most 64 channels that has its maximum there and a gradient.
+/// For each position, a bit for each of at most 64 channels that has its maximum there and a
+/// gradient.
 ///
 /// `d_out` and `argmax` (channels,)
 #[inline(always)]
@@ -291,12 +293,12 @@ fn mark_events<T: Element, S: Simd<T>>(simd: S, d_out: &[T], argmax: &[T]) -> [u
     marks
 }
 
-/// Adds one block of the marked channels' filters times their gradients to `d_x`. If the two positions
-/// of a column lie one row of a patch apart (`overlap`), their sums share registers.
+/// Adds one block of the marked channels' filters times their gradients to `d_x`. If the two
+/// positions of a column lie one row of a patch apart (`overlap`), their sums share registers.
 ///
-/// `d_x` (padded h, padded w, c_in), `starts` and `marks` (windows, positions), `d_out` (windows, c_out)
-/// from the first channel on, `filters` (channels, taps), `packed` of
-/// anything, if they shall be copied there.
+/// `d_x` (padded h, padded w, c_in), `starts` and `marks` (windows, positions), `d_out` (windows,
+/// c_out) from the first channel on, `filters` (channels, taps), `packed` of anything, if they
+/// shall be copied there.
 #[inline(always)]
 fn add_filters<T: Element, S: Simd<T>, const R: usize, const V: usize>(
     simd: S,

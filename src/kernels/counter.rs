@@ -1,5 +1,5 @@
-//! Random numbers without a state: each is a function of a key and a counter, so that they are the same
-//! for every number of threads and for every split of a batch.
+//! Random numbers without a state: each is a function of a key and a counter, so that they are the
+//! same for every number of threads and for every split of a batch.
 
 /// 2^64 divided by the golden ratio, made odd: neighbouring multiples share few bits.
 pub const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -48,7 +48,8 @@ mod tests {
 
     const COUNT: u64 = 1 << 16;
 
-    /// Mean, variance, and the mean of the fourth power of the deviation in units of the variance's square.
+    /// Mean, variance, and the mean of the fourth power of the deviation in units of the variance's
+    /// square.
     fn moments(values: &[f64]) -> [f64; 3] {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;

@@ -1,12 +1,13 @@
-//! Cross-entropy, row by row: of logits or probabilities, with a label or with values as the target.
+//! Cross-entropy, row by row: of logits or probabilities, with a label or with values as the
+//! target.
 
 use super::loss::LossSums;
 use super::simd::{Element, Simd, for_each_vector};
 use super::softmax::{argmax, exponentials, largest, position};
 use std::ops::Range;
 
-/// Keras's bound on probabilities: they are clipped to it and to 1 minus it before their logarithm is
-/// taken.
+/// Keras's bound on probabilities: they are clipped to it and to 1 minus it before their logarithm
+/// is taken.
 const CLIP: f64 = 1e-7;
 
 /// Adds a row of logits.
@@ -92,8 +93,8 @@ pub(super) fn values_of_logits_backward<T: Element, S: Simd<T>>(
     );
 }
 
-/// Writes `exp(x - max)` apart from the last elements, which fill no vector: to load what has just been
-/// stored in part would wait for the store. Returns the sum of all and those.
+/// Writes `exp(x - max)` apart from the last elements, which fill no vector: to load what has just
+/// been stored in part would wait for the store. Returns the sum of all and those.
 #[inline(always)]
 fn store_exponentials<T: Element, S: Simd<T>>(
     simd: S,
@@ -139,8 +140,8 @@ fn map_exponentials<T: Element, S: Simd<T>>(
 }
 
 /// What the cross-entropy of a label takes from a row of logits, besides the sum of exponentials:
-/// `ln(sum) - (x[label] - max)`. The logarithm of `p[label]` itself would be that of 0 long before it
-/// is large.
+/// `ln(sum) - (x[label] - max)`. The logarithm of `p[label]` itself would be that of 0 long before
+/// it is large.
 struct LabelTerms<T> {
     max: T,
     distance: T,
@@ -235,7 +236,8 @@ fn clip<T: Element>(q: T) -> (T, T) {
     }
 }
 
-/// Adds a row of probabilities; returns the slope of the loss at `q = x[label] / sum`, `q` and the sum.
+/// Adds a row of probabilities; returns the slope of the loss at `q = x[label] / sum`, `q` and the
+/// sum.
 #[inline(always)]
 pub(super) fn label_of_probabilities<T: Element, S: Simd<T>>(
     simd: S,

@@ -251,8 +251,8 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
         for k in 0..O {
             d[k] = self.simd.splat(d_out[k]);
         }
-        // Backwards: the forward pass left the last weights in the cache, and its next walk finds the
-        // first ones there.
+        // Backwards: the forward pass left the last weights in the cache, and its next walk finds
+        // the first ones there.
         for i in (full..inputs).step_by(S::LANES) {
             // SAFETY: the inputs end at `inputs`.
             unsafe { self.one_image_step::<SGD, O, 1>(&d, o, i, S::LANES.min(inputs - i)) };

@@ -1,5 +1,5 @@
-//! Dropout: every element is kept with probability `1 - rate` and then divided by it, so that its mean
-//! stays the same.
+//! Dropout: every element is kept with probability `1 - rate` and then divided by it, so that its
+//! mean stays the same.
 //!
 //! A mask is a function of a seed and the position of its element alone, so that it is the same for
 //! every number of threads and for every split of a batch.
@@ -79,8 +79,8 @@ mod tests {
         mask
     }
 
-    /// The mean of the products of two masks' deviations in units of their variance: 0 +- 1 / sqrt(n) if
-    /// they are independent.
+    /// The mean of the products of two masks' deviations in units of their variance: 0 +- 1 /
+    /// sqrt(n) if they are independent.
     fn correlation(a: &[f64], b: &[f64], rate: f64) -> f64 {
         let sum: f64 = a.iter().zip(b).map(|(a, b)| (a - 1.0) * (b - 1.0)).sum();
         sum / (rate / (1.0 - rate)) / a.len() as f64

@@ -1,10 +1,11 @@
-//! Smooth random displacements of pixels, for elastic distortions (P. Simard, D. Steinkraus and J. Platt,
-//! "Best practices for convolutional neural networks applied to visual document analysis", 2003).
+//! Smooth random displacements of pixels, for elastic distortions (P. Simard, D. Steinkraus and J.
+//! Platt, "Best practices for convolutional neural networks applied to visual document analysis",
+//! 2003).
 //!
 //! There, an even random number from -1 to 1 for each pixel is blurred by a Gaussian of standard
-//! deviation `sigma` and multiplied by `alpha`. Here, cubic B-splines stand in for the Gaussian: those
-//! whose knots are `sqrt(3) * sigma` apart have the same standard deviation, and one random number for
-//! each knot is enough. They are scaled for the same mean square.
+//! deviation `sigma` and multiplied by `alpha`. Here, cubic B-splines stand in for the Gaussian:
+//! those whose knots are `sqrt(3) * sigma` apart have the same standard deviation, and one random
+//! number for each knot is enough. They are scaled for the same mean square.
 
 use super::counter::{bits, uniform};
 use super::simd::{Element, Simd, for_each_vector};
@@ -66,7 +67,8 @@ fn splines_of(n: usize, spacing: f64, phase: f64) -> (usize, [f64; TAPS]) {
     (at as usize, splines(at - at.floor()))
 }
 
-/// `out` (2, h, w): how much further down, and to the right, each pixel is read; `key` is the image's.
+/// `out` (2, h, w): how much further down, and to the right, each pixel is read; `key` is the
+/// image's.
 #[inline(always)]
 pub fn displacements<T: Element, S: Simd<T>>(
     simd: S,

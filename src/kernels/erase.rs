@@ -15,14 +15,14 @@ pub enum Paint {
     Noise(f64),
 }
 
-/// The pixels from `start` to below `start + len`: of a patch whose borders lie anywhere, those whose
-/// coordinates it covers.
+/// The pixels from `start` to below `start + len`: of a patch whose borders lie anywhere, those
+/// whose coordinates it covers.
 pub fn covered(start: f64, len: f64) -> Range<usize> {
     start.ceil() as usize..(start + len).ceil() as usize
 }
 
-/// Paints a patch of an image `x` (h, w, c) of rows of `w` pixels; all paint is clipped to `bounds`, and
-/// noise follows from `key`.
+/// Paints a patch of an image `x` (h, w, c) of rows of `w` pixels; all paint is clipped to
+/// `bounds`, and noise follows from `key`.
 pub fn erase<T: Element>(
     x: &mut [T],
     rows: Range<usize>,

@@ -1,7 +1,9 @@
-//! Minimal filtering in one direction, F(2, 3) and F(2, 5): two outputs beside each other from as many products
-//! as there are pixels under them (Winograd, "Arithmetic Complexity of Computations", 1980).
+//! Minimal filtering in one direction, F(2, 3) and F(2, 5): two outputs beside each other from as
+//! many products as there are pixels under them (Winograd, "Arithmetic Complexity of Computations",
+//! 1980).
 //!
-//! Pixels and taps are taken as polynomials to the same points, multiplied there, and the products to outputs.
+//! Pixels and taps are taken as polynomials to the same points, multiplied there, and the products
+//! to outputs.
 
 /// Outputs beside each other.
 const OUTPUTS: usize = 2;
@@ -17,7 +19,8 @@ pub mod three {
     /// Pixels for two outputs, and points.
     pub const POINTS: usize = TAPS + OUTPUTS - 1;
 
-    /// The points of some pixels in a row, or in a column. Of equal pixels, all but the second are 0.
+    /// The points of some pixels in a row, or in a column. Of equal pixels, all but the second are
+    /// 0.
     #[inline(always)]
     pub fn pixel_points<T: Element, S: Simd<T>>(
         simd: S,
@@ -100,8 +103,8 @@ pub mod five {
         ]
     }
 
-    /// Those of a kernel's taps: the values at the points of a polynomial with these coefficients, divided by
-    /// the product of the point's distances from the others.
+    /// Those of a kernel's taps: the values at the points of a polynomial with these coefficients,
+    /// divided by the product of the point's distances from the others.
     #[inline(always)]
     pub fn kernel_points<T: Element, S: Simd<T>>(
         simd: S,

@@ -13,8 +13,8 @@ use super::softmax::{argmax, rows, rows_mut};
 pub enum Loss {
     /// `-ln p[label]`
     SparseCategoricalCrossentropy {
-        /// Predictions are logits, and `p` is their softmax. If not, `p` is the predictions divided by
-        /// their sum and clipped to between 1e-7 and 1 - 1e-7.
+        /// Predictions are logits, and `p` is their softmax. If not, `p` is the predictions divided
+        /// by their sum and clipped to between 1e-7 and 1 - 1e-7.
         from_logits: bool,
     },
     /// `- sum over k of y[k] * ln p[k]`
@@ -42,8 +42,8 @@ pub enum Targets<'a, T> {
 pub struct LossSums {
     /// The losses.
     pub loss: f64,
-    /// The rows that have their first maximum where their target has it. A row of one number is never
-    /// right under the mean squared error, and a row whose loss is NaN never is.
+    /// The rows that have their first maximum where their target has it. A row of one number is
+    /// never right under the mean squared error, and a row whose loss is NaN never is.
     pub correct: usize,
 }
 

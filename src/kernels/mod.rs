@@ -1,7 +1,8 @@
 //! Pure arithmetic on slices: no Python, no threads, no allocation.
 //!
-//! Operations come as `op_forward` and the `op_backward_*` that are needed, outputs first, gradients
-//! named `d_*` after the value they belong to. Images are channels-last. Shapes are checked once, in the first line.
+//! Operations come as `op_forward` and the `op_backward_*` that are needed, outputs first,
+//! gradients named `d_*` after the value they belong to. Images are channels-last. Shapes are
+//! checked once, in the first line.
 
 pub mod activation;
 pub mod batch_norm;

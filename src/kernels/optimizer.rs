@@ -68,8 +68,8 @@ pub struct Adam {
 
 /// `m += (grad - m) * (1 - beta_1)`, `v += (grad^2 - v) * (1 - beta_2)`,
 /// `params -= alpha * m / (sqrt(v) + epsilon)` with
-/// `alpha = rate * sqrt(1 - beta_2^t) / (1 - beta_1^t)`, where `t` counts the steps from 1. Before it
-/// `params -= params * weight_decay * rate`.
+/// `alpha = rate * sqrt(1 - beta_2^t) / (1 - beta_1^t)`, where `t` counts the steps from 1. Before
+/// it `params -= params * weight_decay * rate`.
 #[inline(always)]
 pub fn adam<T: Element, S: Simd<T>>(
     simd: S,
@@ -127,8 +127,8 @@ pub fn follow<T: Element, S: Simd<T>>(simd: S, average: &mut [T], params: &[T], 
     );
 }
 
-/// `out = sum over i < count of chunk(i)`, in an order that depends on the count only: trees of eight,
-/// four, two and one, one after the other.
+/// `out = sum over i < count of chunk(i)`, in an order that depends on the count only: trees of
+/// eight, four, two and one, one after the other.
 ///
 /// `out` and every chunk of one length.
 #[inline(always)]

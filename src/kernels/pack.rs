@@ -2,8 +2,8 @@
 //! channels in blocks.
 //!
 //! A packed kernel is (blocks of output channels, taps, channels of a block), the last block filled
-//! up with zeros. The convolution of one block reads one contiguous piece, and every vector it loads
-//! is full.
+//! up with zeros. The convolution of one block reads one contiguous piece, and every vector it
+//! loads is full.
 
 use super::shape::{ConvShape, WindowShape};
 use super::simd::{Element, MAX_LANES, Simd};
@@ -57,8 +57,8 @@ pub fn pack_filters<T: Element, S: Simd<T>>(
     }
 }
 
-/// One block of a packed kernel: `out[j, i] = x[i, j]`, where `out` (columns, channels of a block) is
-/// filled up with zeros and `x` is (rows, columns).
+/// One block of a packed kernel: `out[j, i] = x[i, j]`, where `out` (columns, channels of a block)
+/// is filled up with zeros and `x` is (rows, columns).
 #[inline(always)]
 fn transpose<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T], columns: usize) {
     let block = block::<T>();
@@ -79,9 +79,9 @@ fn transpose<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T], columns: u
     }
 }
 
-/// The square of the first `LANES` vectors, with its columns for its rows. To put all even lanes before
-/// all odd ones is to turn the bits of a lane's number by one place; after as many turns as a lane's
-/// number has bits, row and column have changed places.
+/// The square of the first `LANES` vectors, with its columns for its rows. To put all even lanes
+/// before all odd ones is to turn the bits of a lane's number by one place; after as many turns as
+/// a lane's number has bits, row and column have changed places.
 #[inline(always)]
 fn transposed<T: Element, S: Simd<T>>(
     simd: S,
@@ -126,9 +126,10 @@ pub fn packed_input_len<T>(shape: &ConvShape) -> usize {
 
 /// Packs `kernel` (kh, kw, c_in, c_out) for the gradient of the input.
 ///
-/// The input pixels of one phase (their row and column modulo the strides) see the output's gradient
-/// through every sh-th row and sw-th column of the kernel, flipped, as a convolution with stride 1
-/// from c_out to c_in channels. One packed kernel for each phase follows the other, row by row.
+/// The input pixels of one phase (their row and column modulo the strides) see the output's
+/// gradient through every sh-th row and sw-th column of the kernel, flipped, as a convolution with
+/// stride 1 from c_out to c_in channels. One packed kernel for each phase follows the other, row by
+/// row.
 #[inline(always)]
 pub fn pack_input<T: Element, S: Simd<T>>(
     simd: S,
@@ -173,7 +174,8 @@ pub fn pad<T: Element>(padded: &mut [T], x: &[T], windows: &WindowShape, n: usiz
     surround(padded, x, windows.padded(), windows.input(), windows.before());
 }
 
-/// Puts images (h, w, c) into zeros (outer h, outer w, c), `above` and `left` pixels from their corner.
+/// Puts images (h, w, c) into zeros (outer h, outer w, c), `above` and `left` pixels from their
+/// corner.
 #[inline(always)]
 pub(super) fn surround<T: Element>(
     outer: &mut [T],

@@ -11,7 +11,8 @@ use windows::{Axis, Pixel, Window, clear_unseen, for_each_pixel, for_each_window
 
 mod windows;
 
-/// Fewest pixels in one direction that a mean adds up before the next ones begin anew, if there are so many.
+/// Fewest pixels in one direction that a mean adds up before the next ones begin anew, if there are
+/// so many.
 const SHORTEST_STRETCH: usize = 128;
 
 /// `out[n, i, j, c] = max of x[n, window of (i, j), c]`, NaN if one of them is.
@@ -309,8 +310,8 @@ fn average_forward<T: Element, S: Simd<T>>(
     );
 }
 
-/// How many of so many rows or columns are summed before the next ones begin anew: about as many as there are
-/// sums then, because rounding errors grow with the additions in a row.
+/// How many of so many rows or columns are summed before the next ones begin anew: about as many as
+/// there are sums then, because rounding errors grow with the additions in a row.
 #[inline(always)]
 fn stretch(size: usize) -> usize {
     if size <= SHORTEST_STRETCH { SHORTEST_STRETCH } else { size.isqrt().max(SHORTEST_STRETCH) }

@@ -35,7 +35,8 @@ fn for_each_product(shape: &ConvShape, n: usize, mut visit: impl FnMut(usize, us
     }
 }
 
-/// `out` (n, out_h, out_w, c_out), `x` (n, h, w, c_in) without padding, `kernel` (kh, kw, c_in, c_out).
+/// `out` (n, out_h, out_w, c_out), `x` (n, h, w, c_in) without padding, `kernel` (kh, kw, c_in,
+/// c_out).
 pub fn conv_forward<T: Element>(out: &mut [T], x: &[T], kernel: &[T], shape: &ConvShape) {
     out.fill(T::zero());
     let n = x.len() / shape.input_len();
@@ -214,8 +215,8 @@ pub fn dense_backward_weights<T: Element>(
     }
 }
 
-/// A convolution whose output is pooled over 2x2 windows: any strides, `n` images with their padding,
-/// and the kernel (kh, kw, c_in, c_out).
+/// A convolution whose output is pooled over 2x2 windows: any strides, `n` images with their
+/// padding, and the kernel (kh, kw, c_in, c_out).
 pub mod conv_pool {
     use super::{ConvPoolShape, ConvShape, Element, POOL};
 

@@ -48,8 +48,8 @@ pub fn tuple(shape: &[usize]) -> String {
 pub enum Padding {
     /// Windows lie inside the image; what none of them reaches is ignored.
     Valid,
-    /// There are ceil(size / stride) windows; the missing pixels, of which the odd one goes below or
-    /// right, are zeros to a convolution and absent to a pooling. TensorFlow's rule.
+    /// There are ceil(size / stride) windows; the missing pixels, of which the odd one goes below
+    /// or right, are zeros to a convolution and absent to a pooling. TensorFlow's rule.
     Same,
 }
 
@@ -365,8 +365,9 @@ impl ConvPoolShape {
         &self.pool
     }
 
-    /// Checks what the kernels for `n` images trust: `out` (or its gradient) and `argmax` (n, pooled h,
-    /// pooled w, c_out), `x` (or its gradient) (n, h, w, c_in) with its padding, and the kernel.
+    /// Checks what the kernels for `n` images trust: `out` (or its gradient) and `argmax` (n,
+    /// pooled h, pooled w, c_out), `x` (or its gradient) (n, h, w, c_in) with its padding, and the
+    /// kernel.
     pub fn check<T>(&self, out: &[T], argmax: &[T], x: &[T], kernel: &[T], n: usize) {
         assert_eq!(Some(out.len()), n.checked_mul(self.pool.output_len()), "output length");
         assert_eq!(argmax.len(), out.len(), "argmax length");

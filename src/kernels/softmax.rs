@@ -108,8 +108,8 @@ pub(super) fn rows_mut<T>(x: &mut [T], width: usize) -> impl Iterator<Item = &mu
     x.chunks_exact_mut(width.max(1))
 }
 
-/// Calls `visit(range, exp(x - max))` for every vector of a row; returns the sum of them, NaN if the row
-/// holds NaN.
+/// Calls `visit(range, exp(x - max))` for every vector of a row; returns the sum of them, NaN if
+/// the row holds NaN.
 #[inline(always)]
 pub(super) fn exponentials<T: Element, S: Simd<T>>(
     simd: S,

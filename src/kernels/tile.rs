@@ -1,7 +1,8 @@
-//! The tile of all convolutions: the sums of some output pixels for some vectors of channels stay in
-//! registers, while a walk over the taps loads each vector of the packed kernel once for all the
+//! The tile of all convolutions: the sums of some output pixels for some vectors of channels stay
+//! in registers, while a walk over the taps loads each vector of the packed kernel once for all the
 //! pixels, and one element of every pixel for all the vectors. The pixels may lie anywhere, so that
-//! tiles cross rows and images. A block of the kernel stays in the L1 cache while all the pixels pass.
+//! tiles cross rows and images. A block of the kernel stays in the L1 cache while all the pixels
+//! pass.
 
 use super::pack::{block, packed_len};
 use super::shape::ConvShape;
@@ -22,8 +23,8 @@ const SOME_PIXELS: usize = 8;
 const MANY_VECTORS: usize = 4;
 const MOST_VECTORS: usize = 8;
 
-/// Runs whose loops are unrolled: those of 3x3 and 5x5 kernels on one channel, the first layer of most
-/// networks, where the loops would cost as much as the few products.
+/// Runs whose loops are unrolled: those of 3x3 and 5x5 kernels on one channel, the first layer of
+/// most networks, where the loops would cost as much as the few products.
 const SHORT_RUN: usize = 3;
 const LONGER_RUN: usize = 5;
 
@@ -175,7 +176,8 @@ impl<T: Element, O: Sink<T>> Job<'_, T, O> {
                 }
                 let mut walk = self.pixels.walk();
                 while walk.left() > 0 {
-                    // With one vector, the small tile takes as long as the large one for want of sums.
+                    // With one vector, the small tile takes as long as the large one for want of
+                    // sums.
                     let few = if V > 1 { P - FEW } else { FEW };
                     // SAFETY: the caller's promise, and the walk's places are all of the pixels.
                     unsafe {

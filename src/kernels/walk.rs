@@ -2,7 +2,8 @@
 
 use std::array;
 
-/// Where the pixels lie in an array: the first one, and the steps to the next image, row and column.
+/// Where the pixels lie in an array: the first one, and the steps to the next image, row and
+/// column.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lattice {
     pub start: usize,

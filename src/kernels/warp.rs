@@ -1,8 +1,9 @@
-//! Images seen through a map of their coordinates: each pixel of the result is read where the map says.
+//! Images seen through a map of their coordinates: each pixel of the result is read where the map
+//! says.
 //!
-//! The image is copied into one with a border first: one row above and one column to the left, two below
-//! and to the right. The coordinates are then folded into what the copy holds, several at once and without
-//! a branch, and every read is inside.
+//! The image is copied into one with a border first: one row above and one column to the left, two
+//! below and to the right. The coordinates are then folded into what the copy holds, several at
+//! once and without a branch, and every read is inside.
 
 use super::simd::{Element, MAX_LANES, Simd, for_each_vector};
 
@@ -162,8 +163,8 @@ fn add_border<T: Element, S: Simd<T>>(
 
 /// Rows and columns that come from the map are moved by `shift`, (h, w) each.
 ///
-/// `out` and `x` (h, w, c), `bordered` ([`bordered_len`](WarpShape::bordered_len),) of anything. Coordinates
-/// are numbers of type `T` and so are bordered pixels' places.
+/// `out` and `x` (h, w, c), `bordered` ([`bordered_len`](WarpShape::bordered_len),) of anything.
+/// Coordinates are numbers of type `T` and so are bordered pixels' places.
 #[inline(always)]
 pub fn warp<T: Element, S: Simd<T>>(
     simd: S,
@@ -260,8 +261,8 @@ fn blend<T: Element, S: Simd<T>>(
     simd.mul_add(weight, simd.sub(b, a), a)
 }
 
-/// `out` (pixels,) from the pixels at `places`, those below, and the neighbours to the right of both;
-/// `weights` are those of the lower and of the right ones.
+/// `out` (pixels,) from the pixels at `places`, those below, and the neighbours to the right of
+/// both; `weights` are those of the lower and of the right ones.
 #[inline(always)]
 fn mix_grey<T: Element, S: Simd<T>>(
     simd: S,

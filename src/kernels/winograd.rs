@@ -1,9 +1,9 @@
 //! Convolution in steps of 1, alone or with the 2x2 max pooling behind it, by Winograd's minimal
-//! filtering (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015): of 3x3 kernels
-//! in both directions, of kernels with five rows down the columns.
+//! filtering (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015): of 3x3
+//! kernels in both directions, of kernels with five rows down the columns.
 //!
-//! Sums and differences of neighbouring pixels come before the products. Hence an infinite pixel may
-//! make its whole tile NaN, and outputs that would be equal may differ by rounding.
+//! Sums and differences of neighbouring pixels come before the products. Hence an infinite pixel
+//! may make its whole tile NaN, and outputs that would be equal may differ by rounding.
 
 use super::conv::{Finish, maximum};
 use super::pack;
@@ -56,7 +56,8 @@ pub fn supports(shape: &ConvShape) -> bool {
     Way::of(shape).is_some_and(|way| way.pays(shape))
 }
 
-/// `for_way!(shape, way => expression)`: evaluates the expression with the module of the shape's way.
+/// `for_way!(shape, way => expression)`: evaluates the expression with the module of the shape's
+/// way.
 macro_rules! for_way {
     ($shape:expr, $way:ident => $body:expr) => {
         match Way::of($shape) {
@@ -83,7 +84,8 @@ pub fn scratch_len<T>(shape: &ConvShape, n: usize) -> usize {
     for_way!(shape, way => way::scratch_len::<T>(shape, n))
 }
 
-/// Takes a kernel (kh, kw, c_in, c_out), packed as by [`pack_taps`](super::pack::pack_taps), to the points.
+/// Takes a kernel (kh, kw, c_in, c_out), packed as by [`pack_taps`](super::pack::pack_taps), to the
+/// points.
 #[inline(always)]
 pub fn winograd_pack<T: Element, S: Simd<T>>(
     simd: S,
@@ -119,8 +121,8 @@ pub fn winograd_forward<T: Element, S: Simd<T>>(
     run(simd, &mut output, x, packed, scratch, shape, tiles);
 }
 
-/// As [`conv_pool_forward`](super::conv::conv_pool_forward), with a kernel from [`winograd_pack`] and
-/// [`scratch_len`] elements of workspace.
+/// As [`conv_pool_forward`](super::conv::conv_pool_forward), with a kernel from [`winograd_pack`]
+/// and [`scratch_len`] elements of workspace.
 #[inline(always)]
 pub fn winograd_pool_forward<T: Element, S: Simd<T>>(
     simd: S,
@@ -142,7 +144,8 @@ pub fn winograd_pool_forward<T: Element, S: Simd<T>>(
     run(simd, &mut output, x, packed, scratch, shape.conv(), [n, out_h, out_w]);
 }
 
-/// Elements of workspace for the kernel's gradient, or none if this is not the faster way for `n` images.
+/// Elements of workspace for the kernel's gradient, or none if this is not the faster way for `n`
+/// images.
 pub fn gradient_scratch_len<T>(shape: &ConvShape, n: usize) -> Option<usize> {
     let (out_h, out_w, _) = shape.output();
     let tiles = n.saturating_mul(out_h.div_ceil(SIDE)).saturating_mul(out_w.div_ceil(SIDE));
@@ -333,9 +336,10 @@ pub(super) mod tests {
         gradients_equal_reference::<f64>();
     }
 
-    /// How much larger rounding may be than that of the direct sum. Sums and differences come first: of
-    /// the square way, factors are up to 4 and 9/4 times as large, and nine sums of them are added; of
-    /// the other way, the six products' factors come to 60 where the direct sum has five.
+    /// How much larger rounding may be than that of the direct sum. Sums and differences come
+    /// first: of the square way, factors are up to 4 and 9/4 times as large, and nine sums of them
+    /// are added; of the other way, the six products' factors come to 60 where the direct sum has
+    /// five.
     pub fn growth(shape: &ConvShape) -> usize {
         match Way::of(shape) {
             Some(Way::Square) => 4,
@@ -344,8 +348,8 @@ pub(super) mod tests {
         }
     }
 
-    /// Numbers of channels around every vector's and block's, of tiles around every group's, and both
-    /// kinds of leftover.
+    /// Numbers of channels around every vector's and block's, of tiles around every group's, and
+    /// both kinds of leftover.
     pub fn shapes() -> Vec<(ConvShape, usize)> {
         let sizes = [(3, 3), (4, 4), (4, 7), (6, 5), (9, 8), (13, 13), (18, 17)];
         let channels = [(1, 1), (3, 17), (8, 16), (12, 31), (16, 32), (17, 33), (33, 65), (64, 8)];

@@ -1,5 +1,5 @@
-//! The gradient of the input of a convolution in steps of 1: it is such a convolution itself, of the
-//! output's gradient surrounded by zeros, so that [`winograd`] serves.
+//! The gradient of the input of a convolution in steps of 1: it is such a convolution itself, of
+//! the output's gradient surrounded by zeros, so that [`winograd`] serves.
 
 use super::pack::surround;
 use super::run;

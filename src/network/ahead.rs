@@ -5,9 +5,9 @@ use crate::kernels::simd;
 /// Bytes of an image that are asked for; the machine foresees the rest of a larger one by itself.
 const MOST: usize = 1 << 13;
 
-/// The images that a thread will probably read next, which lie anywhere in memory. They are asked for bit
-/// by bit while the thread computes: the machine works on few requests at a time, and makes it wait
-/// before it takes more.
+/// The images that a thread will probably read next, which lie anywhere in memory. They are asked
+/// for bit by bit while the thread computes: the machine works on few requests at a time, and makes
+/// it wait before it takes more.
 pub struct Ahead<'a, X> {
     x: &'a [X],
     images: &'a [usize],

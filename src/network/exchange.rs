@@ -11,8 +11,9 @@ use crate::network::{BuildError, parts};
 /// Most parameters that are updated in one go.
 pub const UPDATE: usize = 4096;
 
-/// Bytes of parameters up to which each thread has its own. Those of larger networks, and their gradients,
-/// do not stay in the second-level cache until they are written again: so they are shared.
+/// Bytes of parameters up to which each thread has its own. Those of larger networks, and their
+/// gradients, do not stay in the second-level cache until they are written again: so they are
+/// shared.
 const COPIED: usize = 1 << 17;
 
 /// Gradients begin at multiples of so many elements, and so at cache lines, whatever the type.
@@ -20,13 +21,13 @@ const LINES: usize = 2 * ALIGNMENT;
 
 /// The gradient of each chunk, and the parameters as each thread sees them.
 ///
-/// A core soon has what another one has written. But to write what others have read too, it waits for each
-/// cache line until they have given it up: 8 ns a line between neighbouring cores of a Zen 4 and 30 to 40
-/// between distant ones, while a step of the tutorial's network takes 45 us and writes 1,700 lines. So
-/// between the threads of a small network each line goes from writer to writer. A thread writes its chunk's
-/// gradient; whoever updates a part of the parameters reads that part of all gradients and puts the new
-/// parameters in its place; from there, each thread takes them to parameters of its own, and the next
-/// gradient is written over them.
+/// A core soon has what another one has written. But to write what others have read too, it waits
+/// for each cache line until they have given it up: 8 ns a line between neighbouring cores of a Zen
+/// 4 and 30 to 40 between distant ones, while a step of the tutorial's network takes 45 us and
+/// writes 1,700 lines. So between the threads of a small network each line goes from writer to
+/// writer. A thread writes its chunk's gradient; whoever updates a part of the parameters reads
+/// that part of all gradients and puts the new parameters in its place; from there, each thread
+/// takes them to parameters of its own, and the next gradient is written over them.
 #[derive(Debug)]
 pub struct Exchange<T> {
     /// Parameters.
@@ -46,8 +47,8 @@ impl<T: Element> Exchange<T> {
         Ok(Self { len, gradients: Shared::zeros(0)?, copies: vec![] })
     }
 
-    /// Provides for batches of at most so many chunks, one for each thread at least, and lets each thread
-    /// see these parameters.
+    /// Provides for batches of at most so many chunks, one for each thread at least, and lets each
+    /// thread see these parameters.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -98,8 +99,8 @@ impl<T: Element> Exchange<T> {
         unsafe { self.gradients.write(self.part(chunk, &(0..self.len))) }
     }
 
-    /// The sum of a part of the gradients of the first `chunks` chunks, at most [`UPDATE`] elements, for
-    /// which there is room in `sum`.
+    /// The sum of a part of the gradients of the first `chunks` chunks, at most [`UPDATE`]
+    /// elements, for which there is room in `sum`.
     ///
     /// # Safety
     /// Nobody writes that part of the gradients while the slice lives.
@@ -119,11 +120,13 @@ impl<T: Element> Exchange<T> {
         sum
     }
 
-    /// Puts a part of a thread's own parameters, which it has updated, in the place of that part of the first
-    /// `chunks` gradients: one for each other thread at least, and all that have been read.
+    /// Puts a part of a thread's own parameters, which it has updated, in the place of that part of
+    /// the first `chunks` gradients: one for each other thread at least, and all that have been
+    /// read.
     ///
     /// # Safety
-    /// Nobody else reads or writes that part of the gradients or of the thread's parameters meanwhile.
+    /// Nobody else reads or writes that part of the gradients or of the thread's parameters
+    /// meanwhile.
     pub unsafe fn put(&self, own: &Shared<T>, part: &Range<usize>, worker: usize, chunks: usize) {
         if self.copies.is_empty() {
             return;
@@ -137,11 +140,12 @@ impl<T: Element> Exchange<T> {
         }
     }
 
-    /// Takes, to a thread's own parameters, a part that another one has put in the place of the gradient of
-    /// the thread's first chunk, whose number is the thread's.
+    /// Takes, to a thread's own parameters, a part that another one has put in the place of the
+    /// gradient of the thread's first chunk, whose number is the thread's.
     ///
     /// # Safety
-    /// Nobody else reads or writes that part of that gradient or of the thread's parameters meanwhile.
+    /// Nobody else reads or writes that part of that gradient or of the thread's parameters
+    /// meanwhile.
     pub unsafe fn take(&self, own: &Shared<T>, part: &Range<usize>, worker: usize) {
         if self.copies.is_empty() {
             return;
@@ -159,8 +163,8 @@ impl<T: Element> Exchange<T> {
 pub struct Shares(Vec<Range<usize>>);
 
 impl Shares {
-    /// All of `len` parameters but those left out, in parts that are updated in one go: for each thread
-    /// the same number, and if all parameters are there, nearly the same length.
+    /// All of `len` parameters but those left out, in parts that are updated in one go: for each
+    /// thread the same number, and if all parameters are there, nearly the same length.
     pub fn new(len: usize, left_out: &[Range<usize>], threads: usize) -> Self {
         let rounds = len.div_ceil(threads * UPDATE).max(1);
         let size = len.div_ceil(rounds * threads).max(1).next_multiple_of(ALIGNMENT);

@@ -1,5 +1,5 @@
-//! Whole networks: a list of layers becomes a plan of fused steps, buffers are laid out once, and one
-//! call runs many steps of training on as many threads as wanted.
+//! Whole networks: a list of layers becomes a plan of fused steps, buffers are laid out once, and
+//! one call runs many steps of training on as many threads as wanted.
 
 mod ahead;
 mod clock;

@@ -115,8 +115,8 @@ impl Chunks {
 }
 
 impl<T: Element> Plan<T> {
-    /// Plans the steps; `block` is how many images a block must be able to hold, if that is fixed, and
-    /// `max_chunks` how many chunks there may be.
+    /// Plans the steps; `block` is how many images a block must be able to hold, if that is fixed,
+    /// and `max_chunks` how many chunks there may be.
     ///
     /// # Errors
     /// If a size overflows.
@@ -166,7 +166,8 @@ impl<T: Element> Plan<T> {
         self.nodes[i].prepared.clone()
     }
 
-    /// The parameters that [`backward`](Self::backward) changes itself if it is given a learning rate.
+    /// The parameters that [`backward`](Self::backward) changes itself if it is given a learning
+    /// rate.
     pub fn descended(&self) -> Vec<Range<usize>> {
         let nodes = self.nodes.iter().filter(|node| node.step.can_descend());
         nodes.map(|node| node.params.clone()).collect()
@@ -239,8 +240,8 @@ impl<T: Element> Plan<T> {
         self.values[i]..self.values[i] + n * len
     }
 
-    /// Runs a stretch of nodes forward. If a node with statistics comes next, it is told the chunk's.
-    /// Behind each node it leaves off if `stops` says so, and then returns `false`.
+    /// Runs a stretch of nodes forward. If a node with statistics comes next, it is told the
+    /// chunk's. Behind each node it leaves off if `stops` says so, and then returns `false`.
     pub fn forward(
         &self,
         block: &Block<'_, T>,
@@ -278,12 +279,12 @@ impl<T: Element> Plan<T> {
         true
     }
 
-    /// Runs a stretch of nodes backward; the gradient of the last one's output is set. `d_params` is
-    /// the gradient of all parameters, of which the nodes set theirs. If a node with statistics comes
-    /// next, it is told the chunk's.
+    /// Runs a stretch of nodes backward; the gradient of the last one's output is set. `d_params`
+    /// is the gradient of all parameters, of which the nodes set theirs. If a node with statistics
+    /// comes next, it is told the chunk's.
     ///
-    /// With a learning rate, nodes that can do so descend instead. Behind each node it leaves off if
-    /// `stops` says so.
+    /// With a learning rate, nodes that can do so descend instead. Behind each node it leaves off
+    /// if `stops` says so.
     pub fn backward(
         &self,
         block: &Block<'_, T>,

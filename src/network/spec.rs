@@ -29,8 +29,9 @@ pub struct PoolSpec {
 /// The least and the largest of what is drawn evenly for each image.
 pub type Bounds = (f64, f64);
 
-/// Random maps of an image's coordinates. The image is zoomed and mirrored, then sheared, then rotated, all
-/// about its centre, then moved; displacements are added to where its pixels are then read.
+/// Random maps of an image's coordinates. The image is zoomed and mirrored, then sheared, then
+/// rotated, all about its centre, then moved; displacements are added to where its pixels are then
+/// read.
 #[derive(Clone, Copy, Debug)]
 pub struct WarpSpec {
     /// Counterclockwise, in full turns.

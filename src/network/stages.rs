@@ -8,8 +8,8 @@ use crate::network::layers::Layer;
 use crate::network::spec::LayerKind;
 use crate::network::steps::RELU;
 
-/// From so many outputs on, a dense layer's vectors run along the outputs, as those of a convolution
-/// do; below, along the inputs, which are many more.
+/// From so many outputs on, a dense layer's vectors run along the outputs, as those of a
+/// convolution do; below, along the inputs, which are many more.
 const MANY_UNITS: usize = 32;
 
 /// Layers that are computed in one go.
@@ -64,8 +64,8 @@ impl Stage {
     }
 }
 
-/// The layers in stages. Those that only say how arrays are seen, or that do nothing in this mode, are
-/// left out.
+/// The layers in stages. Those that only say how arrays are seen, or that do nothing in this mode,
+/// are left out.
 pub fn stages(layers: &[Layer], mode: Mode) -> Vec<Stage> {
     let mut stages = vec![];
     let mut trained = false;

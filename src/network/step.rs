@@ -20,8 +20,8 @@ pub struct Random {
 }
 
 impl Random {
-    /// Where the numbers of the block's image `image` begin, in the layer with this salt: those of this
-    /// stretch of training or, with a seed of its own, those of all.
+    /// Where the numbers of the block's image `image` begin, in the layer with this salt: those of
+    /// this stretch of training or, with a seed of its own, those of all.
     pub fn key(&self, salt: u64, seed: Option<u64>, image: usize) -> u64 {
         let row = self.row + image as u64;
         match seed {
@@ -126,12 +126,12 @@ pub trait Step<T: Element>: Debug + Send + Sync {
         false
     }
 
-    /// As `backward`, but with one step of plain gradient descent on the parameters in place of their
-    /// gradient: for a batch of one block, one walk over the weights instead of three.
+    /// As `backward`, but with one step of plain gradient descent on the parameters in place of
+    /// their gradient: for a batch of one block, one walk over the weights instead of three.
     fn backward_and_descend(&self, _pass: Backward<'_, T>, _weights: &mut [T], _rate: T) {}
 
-    /// Elements of what a chunk says about the batch, in `stats` and again in `d_stats`. If there are
-    /// any, all chunks meet before `forward` and before `backward`.
+    /// Elements of what a chunk says about the batch, in `stats` and again in `d_stats`. If there
+    /// are any, all chunks meet before `forward` and before `backward`.
     fn stats_len(&self) -> usize {
         0
     }
@@ -142,7 +142,8 @@ pub trait Step<T: Element>: Debug + Send + Sync {
     /// Sets a chunk's `d_stats`, and the gradient of the parameters.
     fn d_stats(&self, _d_stats: &mut [T], _pass: Backward<'_, T>) {}
 
-    /// Updates the moving averages with a batch's statistics; `scratch` is (`scratch_len(0)`,) of anything.
+    /// Updates the moving averages with a batch's statistics; `scratch` is (`scratch_len(0)`,) of
+    /// anything.
     fn update_moving(&self, _moving: &mut [T], _batch: Batch<'_, T>, _scratch: &mut [T]) {}
 }
 

@@ -120,8 +120,8 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Runs `work(0, barrier)` on this thread and the same for 1, 2, ... beside it, on as many threads as
-/// wanted or, if the system has no more, on fewer.
+/// Runs `work(0, barrier)` on this thread and the same for 1, 2, ... beside it, on as many threads
+/// as wanted or, if the system has no more, on fewer.
 pub fn run(wanted: usize, work: impl Fn(usize, &Barrier) + Sync) {
     let barrier = Barrier::new(wanted);
     if wanted <= 1 {
@@ -183,8 +183,8 @@ impl<T: Element> Shared<T> {
         if cells.is_null() {
             return Err(too_much());
         }
-        // SAFETY: it was allocated with the layout of such a slice, and floating-point numbers whose
-        // bytes are zero are zero. The system clears pages only when they are first used.
+        // SAFETY: it was allocated with the layout of such a slice, and floating-point numbers
+        // whose bytes are zero are zero. The system clears pages only when they are first used.
         let cells = unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(cells, room)) };
         let start = cells.as_ptr().align_offset(LINE).min(room - len);
         Ok(Self { cells, start, len })
@@ -227,8 +227,8 @@ impl<T: Element> Shared<T> {
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn write(&self, part: Range<usize>) -> &mut [T] {
         let cells = self.part(part);
-        // SAFETY: UnsafeCell<T> has T's layout and may be written through a shared reference; by the
-        // caller's promise nobody else does.
+        // SAFETY: UnsafeCell<T> has T's layout and may be written through a shared reference; by
+        // the caller's promise nobody else does.
         unsafe { std::slice::from_raw_parts_mut(UnsafeCell::raw_get(cells.as_ptr()), cells.len()) }
     }
 }

@@ -18,12 +18,12 @@ use crate::network::step::Model;
 use crate::network::team::{self, Broken, Shared};
 use crate::network::{BuildError, Mode};
 
-/// Most chunks that a batch is divided into, each with a gradient of its own: enough for the threads
-/// that a small network keeps busy.
+/// Most chunks that a batch is divided into, each with a gradient of its own: enough for the
+/// threads that a small network keeps busy.
 const MAX_CHUNKS: usize = 16;
 
-/// Chunks of a batch up to which they are made no longer for the sake of the weights, so that there are some
-/// for several threads.
+/// Chunks of a batch up to which they are made no longer for the sake of the weights, so that there
+/// are some for several threads.
 const CHUNKS_FOR_THREADS: usize = 4;
 
 /// Bytes that the gradients of all chunks may take together.
@@ -33,8 +33,8 @@ const GRADIENT_BYTES: usize = 1 << 26;
 /// 30 us of work, forward and backward.
 pub const WORK_FOR_THREADS: usize = 500_000;
 
-/// Products of one step, forward, up to which nodes may descend by themselves: such a step cannot be
-/// stopped, and so takes some milliseconds at most.
+/// Products of one step, forward, up to which nodes may descend by themselves: such a step cannot
+/// be stopped, and so takes some milliseconds at most.
 const WORK_OF_DESCENT: usize = 1 << 26;
 
 /// Images and what should be said of them.
@@ -231,8 +231,8 @@ impl<T: Element> Training<T> {
         Chunks { images, len, at: 0 }
     }
 
-    /// How many chunks there are at most in batches of up to so many images. A smaller batch may have more
-    /// than a larger one, whose chunks are longer.
+    /// How many chunks there are at most in batches of up to so many images. A smaller batch may
+    /// have more than a larger one, whose chunks are longer.
     fn most_chunks(&self, images: usize) -> usize {
         images.div_ceil(self.block).min(self.max_chunks)
     }

@@ -129,7 +129,7 @@ def _of_user(file: str, make: Function[..., object]) -> Make:
         try:
             made = make(*given, **keywords)
         except ValueError:
-            raise
+            raise  # It says what it cannot do with.
         except Exception as error:
             raise RecipeError(_failure(file, error)) from error
         if not isinstance(made, Recipe):

@@ -6,11 +6,11 @@ use super::patches::{Patch, Patches, columns};
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
 
-/// `d_kernel[y, x, 0, o] = sum over images and windows of image[p + (y, x)] * d_out[i, j, o]`, where `p`
-/// is the position of the window's maximum. `d_out` is the gradient before ReLU.
+/// `d_kernel[y, x, 0, o] = sum over images and windows of image[p + (y, x)] * d_out[i, j, o]`,
+/// where `p` is the position of the window's maximum. `d_out` is the gradient before ReLU.
 ///
-/// `d_kernel` (k, k, 1, c_out), `d_out` and `argmax` (n, pooled h, pooled w, c_out), `x` (n, h, w) with its
-/// padding; for shapes that are [supported](super::supports).
+/// `d_kernel` (k, k, 1, c_out), `d_out` and `argmax` (n, pooled h, pooled w, c_out), `x` (n, h, w)
+/// with its padding; for shapes that are [supported](super::supports).
 #[inline(always)]
 pub fn grey_backward_kernel<T: Element, S: Simd<T>>(
     simd: S,
@@ -54,8 +54,8 @@ struct Gradient<'a, T> {
     windows: usize,
 }
 
-/// For vectors that hold two rows of a patch: each lane picks the pixel that its maximum met, so that a
-/// tap takes one product for all four positions.
+/// For vectors that hold two rows of a patch: each lane picks the pixel that its maximum met, so
+/// that a tap takes one product for all four positions.
 #[inline(always)]
 fn pick<T: Element, S: Simd<T>, const K: usize>(
     simd: S,
@@ -73,8 +73,8 @@ fn pick<T: Element, S: Simd<T>, const K: usize>(
     sums
 }
 
-/// As [`pick`], for two windows beside each other in a vector: that of the second one's channels lies
-/// behind the first one's, as in memory. At most half a vector of channels.
+/// As [`pick`], for two windows beside each other in a vector: that of the second one's channels
+/// lies behind the first one's, as in memory. At most half a vector of channels.
 #[inline(always)]
 fn pick_two<T: Element, S: Simd<T>, const K: usize>(
     simd: S,
@@ -106,7 +106,8 @@ fn pick_two<T: Element, S: Simd<T>, const K: usize>(
     sums
 }
 
-/// Positions of a window in a vector that holds a row of pixels and, in its second half, the one below.
+/// Positions of a window in a vector that holds a row of pixels and, in its second half, the one
+/// below.
 #[inline(always)]
 fn in_rows<T: Element, S: Simd<T>>(simd: S, at: S::Vector) -> S::Vector {
     let [last_above, down] = simd.constants([(POOL - 1) as f64, (S::LANES / 2 - POOL) as f64]);

@@ -5,13 +5,14 @@ use super::{rows, square};
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
 
-/// `out[i, j, o] = relu(max over the window of (i, j) of conv(x, kernel)[.., .., o] + bias[o])`, and in
-/// `argmax` the position (0 to 3, row by row) of the first maximum; a NaN counts as the maximum, and
-/// ReLU keeps it. Of sums that would be equal, rounding may make another one the first; how sums are
-/// rounded depends on the instruction set, and on whether all numbers of the call are finite.
+/// `out[i, j, o] = relu(max over the window of (i, j) of conv(x, kernel)[.., .., o] + bias[o])`,
+/// and in `argmax` the position (0 to 3, row by row) of the first maximum; a NaN counts as the
+/// maximum, and ReLU keeps it. Of sums that would be equal, rounding may make another one the
+/// first; how sums are rounded depends on the instruction set, and on whether all numbers of the
+/// call are finite.
 ///
-/// `out` and `argmax` (n, pooled h, pooled w, c_out), `x` (n, h, w) with its padding, `kernel` (k, k, 1,
-/// c_out), `bias` (c_out,); for shapes that are [supported](super::supports).
+/// `out` and `argmax` (n, pooled h, pooled w, c_out), `x` (n, h, w) with its padding, `kernel` (k,
+/// k, 1, c_out), `bias` (c_out,); for shapes that are [supported](super::supports).
 #[inline(always)]
 pub fn grey_forward<T: Element, S: Simd<T>>(
     simd: S,
@@ -51,8 +52,8 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     });
 }
 
-/// Where tiles of windows end among `windows`. They do not look for NaN; what they may not take is left to
-/// single windows. There are none where minimal filtering takes their place.
+/// Where tiles of windows end among `windows`. They do not look for NaN; what they may not take is
+/// left to single windows. There are none where minimal filtering takes their place.
 #[inline(always)]
 fn end_of_tiles<T: Element, S: Simd<T>>(
     simd: S,
@@ -77,8 +78,8 @@ fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
     let windows = out.len() / layer.c_out;
     let tiled = end_of_tiles(simd, layer, windows, K, false);
     let mut window = 0;
-    // As many windows at a time as there are registers for. With few registers, one is faster: the taps
-    // stay in the others.
+    // As many windows at a time as there are registers for. With few registers, one is faster: the
+    // taps stay in the others.
     while S::SUMS >= 24 && window + 4 <= tiled {
         let sums = window_sums::<T, S, K, 4>(simd, &mut patches, &taps);
         layer.store_windows::<S, 4, true>(simd, out, argmax, sums, bias, window);
@@ -124,7 +125,8 @@ fn window_sums<T: Element, S: Simd<T>, const K: usize, const W: usize>(
 }
 
 /// For half a vector of channels at most: each has two neighbouring lanes, one for each column of a
-/// pooling window. A pair of neighbouring pixels fills a vector in one load, and meets both columns.
+/// pooling window. A pair of neighbouring pixels fills a vector in one load, and meets both
+/// columns.
 #[inline(always)]
 fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
     simd: S,
@@ -217,8 +219,8 @@ pub fn load_within<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> S:
 pub struct Pairs<V> {
     /// The bias of both.
     bias: V,
-    /// Of few channels, those of the two windows are one vector in memory: where its lanes come from. Else
-    /// where those of the second window do.
+    /// Of few channels, those of the two windows are one vector in memory: where its lanes come
+    /// from. Else where those of the second window do.
     behind: V,
 }
 
@@ -265,8 +267,8 @@ impl<T: Element> Channels<'_, T> {
         }
     }
 
-    /// Whether they fill half a vector at most, and so do with two lanes each. Half a short vector holds a
-    /// channel or two, which is not worth code of their own.
+    /// Whether they fill half a vector at most, and so do with two lanes each. Half a short vector
+    /// holds a channel or two, which is not worth code of their own.
     #[inline(always)]
     pub fn fit_in_pairs<S: Simd<T>>(&self) -> bool {
         S::LANES > 4 && self.end - self.o <= S::LANES / 2
@@ -297,8 +299,8 @@ impl<T: Element> Channels<'_, T> {
         Pairs { bias: simd.unzip(bias, bias)[0], behind }
     }
 
-    /// The layer's output and the places of the maxima, from the convolution at the four positions of
-    /// the windows.
+    /// The layer's output and the places of the maxima, from the convolution at the four positions
+    /// of the windows.
     #[inline(always)]
     fn pooled<S: Simd<T>, const FINITE: bool>(
         &self,
@@ -354,7 +356,8 @@ impl<T: Element> Channels<'_, T> {
         }
     }
 
-    /// As [`store_pooled`](Self::store_pooled) for windows from `window` on, whose rows have both columns.
+    /// As [`store_pooled`](Self::store_pooled) for windows from `window` on, whose rows have both
+    /// columns.
     #[inline(always)]
     pub fn store_pairs<S: Simd<T>, const W: usize>(
         &self,
@@ -433,8 +436,8 @@ impl<T: Element> Channels<'_, T> {
     }
 }
 
-/// The larger of two values, of equal ones the first, with what comes with it. NaN is the largest; to
-/// look for it takes a second comparison, which is left out where all values are `FINITE`.
+/// The larger of two values, of equal ones the first, with what comes with it. NaN is the largest;
+/// to look for it takes a second comparison, which is left out where all values are `FINITE`.
 #[inline(always)]
 fn larger<T: Element, S: Simd<T>, const FINITE: bool>(
     simd: S,
@@ -446,8 +449,8 @@ fn larger<T: Element, S: Simd<T>, const FINITE: bool>(
     (max, simd.select(later, b.1, a.1))
 }
 
-/// Whether no sum of products of elements of `x` with elements of `kernel` can be infinite or NaN: by
-/// Cauchy and Schwarz, its square is at most the product of the sums of their squares.
+/// Whether no sum of products of elements of `x` with elements of `kernel` can be infinite or NaN:
+/// by Cauchy and Schwarz, its square is at most the product of the sums of their squares.
 #[inline(always)]
 pub fn products_are_finite<T: Element, S: Simd<T>>(simd: S, x: &[T], kernel: &[T]) -> bool {
     (sum_of_squares(simd, x) * sum_of_squares(simd, kernel)).is_finite()

@@ -1,5 +1,5 @@
-//! Forward with 5x5 filters by minimal filtering down the columns, F(2, 5): the two sums below each other
-//! in a pooling window take 6 products for each column of the filter, in place of 10.
+//! Forward with 5x5 filters by minimal filtering down the columns, F(2, 5): the two sums below each
+//! other in a pooling window take 6 products for each column of the filter, in place of 10.
 
 use std::ops::Range;
 
@@ -21,17 +21,17 @@ type Points<T> = [[T; COLUMNS]; POINTS];
 /// The points of each column of a filter, in as many lanes as there are channels.
 type Kernel<V> = [[V; TAPS]; POINTS];
 
-/// Whether this is the faster way for filters of side `k`. Where few channels fill half a short vector, what
-/// follows the sums takes longer than the products saved.
+/// Whether this is the faster way for filters of side `k`. Where few channels fill half a short
+/// vector, what follows the sums takes longer than the products saved.
 #[inline(always)]
 pub fn pays<T: Element, S: Simd<T>>(_: S, k: usize, in_pairs: bool) -> bool {
     k == TAPS && (S::BROADCASTS || !in_pairs)
 }
 
-/// As [`grey_forward`](super::grey_forward) for at most a vector of channels, or half of one `in_pairs`, where
-/// all sums of products are known to be finite, as
-/// [`products_are_finite`](super::forward::products_are_finite) says. Those of points are finite then too:
-/// their factors are at most 10 and 31/24 times as large.
+/// As [`grey_forward`](super::grey_forward) for at most a vector of channels, or half of one
+/// `in_pairs`, where all sums of products are known to be finite, as
+/// [`products_are_finite`](super::forward::products_are_finite) says. Those of points are finite
+/// then too: their factors are at most 10 and 31/24 times as large.
 #[inline(always)]
 pub fn forward<T: Element, S: Simd<T>>(
     simd: S,
@@ -84,8 +84,8 @@ fn at_points<T: Element, S: Simd<T>>(
     kernel
 }
 
-/// Sets the points of the pixels under some windows beside each other; `x` begins at the first one, and its
-/// rows are `w` pixels apart. Columns beyond the row hold anything: none of them is used.
+/// Sets the points of the pixels under some windows beside each other; `x` begins at the first one,
+/// and its rows are `w` pixels apart. Columns beyond the row hold anything: none of them is used.
 #[inline(always)]
 fn set_points<T: Element, S: Simd<T>>(simd: S, points: &mut Points<T>, x: &[T], w: usize) {
     for start in (0..COLUMNS.min(w)).step_by(S::LANES) {
@@ -109,8 +109,8 @@ struct Filters<'a, T, V> {
 }
 
 impl<T: Element, V: Copy> Filters<'_, T, V> {
-    /// The layer's outputs and the places of the maxima. In a function of its own, where the sums stay in
-    /// registers: as many as there are.
+    /// The layer's outputs and the places of the maxima. In a function of its own, where the sums
+    /// stay in registers: as many as there are.
     #[inline(always)]
     fn store_windows<S: Simd<T, Vector = V>>(
         &self,
@@ -139,8 +139,8 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
         );
     }
 
-    /// As [`store_windows`](Self::store_windows), where each channel has two neighbouring lanes, one for each
-    /// column of a window.
+    /// As [`store_windows`](Self::store_windows), where each channel has two neighbouring lanes,
+    /// one for each column of a window.
     #[inline(always)]
     fn store_pairs<S: Simd<T, Vector = V>>(
         &self,
@@ -194,8 +194,8 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
         layer.store_windows::<S, W, true>(simd, out, argmax, positions, self.bias, first + n);
     }
 
-    /// The convolution in both rows of `W` windows from `first` on, for both columns in a vector (`C` = 1) or
-    /// each in one of its own.
+    /// The convolution in both rows of `W` windows from `first` on, for both columns in a vector
+    /// (`C` = 1) or each in one of its own.
     #[inline(always)]
     fn sums<S: Simd<T, Vector = V>, const W: usize, const C: usize>(
         &self,

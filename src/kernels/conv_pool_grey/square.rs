@@ -1,5 +1,5 @@
-//! Forward with 3x3 filters by minimal filtering, F(2x2, 3x3): the four sums of a pooling window take one
-//! product for each of its pixels, 16 in place of 36.
+//! Forward with 3x3 filters by minimal filtering, F(2x2, 3x3): the four sums of a pooling window
+//! take one product for each of its pixels, 16 in place of 36.
 
 use super::forward::{Channels, load_within};
 use crate::kernels::filtering::three::{POINTS, TAPS, kernel_points, pixel_points};
@@ -12,16 +12,16 @@ const CHANNELS: usize = 32;
 /// What there is at each point, column by column.
 type Points<V> = [[V; POINTS]; POINTS];
 
-/// Whether this is the faster way for filters of side `k`. Where each of a window's points has to be spread over the lanes by an
-/// instruction of its own, that takes as long as the products saved.
+/// Whether this is the faster way for filters of side `k`. Where each of a window's points has to
+/// be spread over the lanes by an instruction of its own, that takes as long as the products saved.
 #[inline(always)]
 pub fn pays<T: Element, S: Simd<T>>(_: S, k: usize) -> bool {
     S::BROADCASTS && k == TAPS
 }
 
 /// As [`grey_forward`](super::grey_forward), where all sums of products are known to be finite, as
-/// [`products_are_finite`](super::forward::products_are_finite) says. Those of points are finite then too:
-/// their factors are at most 4 and 9/4 times as large.
+/// [`products_are_finite`](super::forward::products_are_finite) says. Those of points are finite
+/// then too: their factors are at most 4 and 9/4 times as large.
 #[inline(always)]
 pub fn forward<T: Element, S: Simd<T>>(
     simd: S,
@@ -58,8 +58,8 @@ pub fn forward<T: Element, S: Simd<T>>(
     }
 }
 
-/// Calls `store` with the number of each row of windows, and the points of the pixels under as many of
-/// them as there are lanes; `x` begins at the first window, and its rows are `w` pixels apart.
+/// Calls `store` with the number of each row of windows, and the points of the pixels under as many
+/// of them as there are lanes; `x` begins at the first window, and its rows are `w` pixels apart.
 #[inline(always)]
 fn for_each_row<T: Element, S: Simd<T>>(
     simd: S,
@@ -103,8 +103,8 @@ fn set_kernel<T: Element, S: Simd<T>>(
     }
 }
 
-/// The points of a row of pixels from `start` on, with a window in each lane. Lanes beyond the row hold
-/// anything, beyond the image zeros: none of them is used.
+/// The points of a row of pixels from `start` on, with a window in each lane. Lanes beyond the row
+/// hold anything, beyond the image zeros: none of them is used.
 #[inline(always)]
 fn row_points<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> [S::Vector; POINTS] {
     let [first, second] = pairs(simd, x, start);
@@ -157,7 +157,8 @@ fn store_channels<T: Element, S: Simd<T>>(
     }
 }
 
-/// As [`store_channels`], for a vector of channels. In a function of its own, where the kernel's points stay in registers.
+/// As [`store_channels`], for a vector of channels. In a function of its own, where the kernel's
+/// points stay in registers.
 #[inline(always)]
 fn store_windows<T: Element, S: Simd<T>>(
     simd: S,

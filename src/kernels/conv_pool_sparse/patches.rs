@@ -1,9 +1,11 @@
-//! Where the patches lie that filters see, and how they are cut into blocks that fit into registers.
+//! Where the patches lie that filters see, and how they are cut into blocks that fit into
+//! registers.
 
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
 
-/// The length of equal pieces, of at most `most` each and with none much smaller, that make up `len`.
+/// The length of equal pieces, of at most `most` each and with none much smaller, that make up
+/// `len`.
 #[inline(always)]
 pub fn evenly(len: usize, most: usize) -> usize {
     len.div_ceil(len.div_ceil(most))
@@ -67,8 +69,8 @@ impl Patches {
         self.positions[POOL] == self.row_step
     }
 
-    /// Calls `visit` for the blocks of vectors of `lanes` elements that make up a patch: at most `most`
-    /// with those of `more` further rows, and at most `cached` without.
+    /// Calls `visit` for the blocks of vectors of `lanes` elements that make up a patch: at most
+    /// `most` with those of `more` further rows, and at most `cached` without.
     #[inline(always)]
     pub fn for_each_block(
         &self,
@@ -131,8 +133,8 @@ const SOME_ROWS: usize = 3;
 /// The most vectors beside each other that [`with_block!`] knows.
 const MOST_VECTORS: usize = 8;
 
-/// `with_block!(simd, block, R, V => expression)`: evaluates the expression with the block's rows and
-/// vectors as constants, in a function of its own.
+/// `with_block!(simd, block, R, V => expression)`: evaluates the expression with the block's rows
+/// and vectors as constants, in a function of its own.
 macro_rules! with_block {
     ($simd:ident, $block:expr, $rows:ident, $vectors:ident => $body:expr) => {
         with_block!(@rows $simd, $block, $rows, $vectors, $body, 1 2 3 5)
@@ -161,8 +163,8 @@ macro_rules! with_block {
 }
 pub(super) use with_block;
 
-/// The most vectors in a block: what the registers hold beside an operand or two. Plain loops are not
-/// worth many block sizes.
+/// The most vectors in a block: what the registers hold beside an operand or two. Plain loops are
+/// not worth many block sizes.
 #[inline(always)]
 pub const fn most_vectors<T: Element, S: Simd<T>>() -> usize {
     match S::SUMS {
@@ -172,7 +174,8 @@ pub const fn most_vectors<T: Element, S: Simd<T>>() -> usize {
     }
 }
 
-/// The `R` rows of `V` vectors of a block in memory, in a filter, in the image or in their gradients.
+/// The `R` rows of `V` vectors of a block in memory, in a filter, in the image or in their
+/// gradients.
 #[derive(Clone, Copy)]
 pub struct Tile<const R: usize, const V: usize> {
     /// Elements from row to row.
@@ -288,8 +291,8 @@ impl<'a, T: Element, const R: usize, const V: usize> Source<'a, T, R, V> {
         Self { tile, x, last: x.len() - span }
     }
 
-    /// The tiles that begin at the first element and every `step` further on, in whole vectors behind
-    /// each other, if they fit into `out`.
+    /// The tiles that begin at the first element and every `step` further on, in whole vectors
+    /// behind each other, if they fit into `out`.
     #[inline(always)]
     pub fn packed<'b, S: Simd<T>>(
         &self,

@@ -1,8 +1,8 @@
 //! Exponentials and logarithms of whole vectors.
 //!
-//! `e^x = 2^n * e^r` with the integer `n` nearest to `x / ln 2`, so that `|r| <= ln(2) / 2`, where a
-//! few terms of the exponential series are exact to the last bit. The remainder `r = x - n * ln 2` is
-//! taken with `ln 2` in two parts: `n` times the first is exact.
+//! `e^x = 2^n * e^r` with the integer `n` nearest to `x / ln 2`, so that `|r| <= ln(2) / 2`, where
+//! a few terms of the exponential series are exact to the last bit. The remainder
+//! `r = x - n * ln 2` is taken with `ln 2` in two parts: `n` times the first is exact.
 
 use super::{Element, Simd};
 

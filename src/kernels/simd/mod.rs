@@ -1,11 +1,13 @@
 //! Vectors of `f32` and `f64` on the instruction set that the machine has.
 //!
 //! A kernel is written once, generic over `S: Simd<T>`, and every function below it is
-//! `#[inline(always)]`. [`dispatch!`](crate::dispatch) calls it once for each instruction set, inside
-//! a function that has the set's target features, so that all of it is compiled for that set. This
-//! module holds the only `cfg(target_arch)`, `#[target_feature]` and intrinsics of the crate.
+//! `#[inline(always)]`. [`dispatch!`](crate::dispatch) calls it once for each instruction set,
+//! inside a function that has the set's target features, so that all of it is compiled for that
+//! set. This module holds the only `cfg(target_arch)`, `#[target_feature]` and intrinsics of the
+//! crate.
 //!
-//! Why not a crate: `rten-simd` has no `f64`, and `pulp` no half-width vectors beside the full ones.
+//! Why not a crate: `rten-simd` has no `f64`, and `pulp` no half-width vectors beside the full
+//! ones.
 
 use crate::kernels::rescale::Source;
 use num_traits::Float;
@@ -16,7 +18,8 @@ use std::ops::Range;
 pub trait Element:
     Source + Float + math::Constants + Debug + Default + Send + Sync + 'static
 {
-    /// Its vectors on each instruction set, reached from the set's token by [`dispatch!`](crate::dispatch).
+    /// Its vectors on each instruction set, reached from the set's token by
+    /// [`dispatch!`](crate::dispatch).
     #[cfg(target_arch = "aarch64")]
     type Neon: Simd<Self> + From<Neon>;
     /// AVX2's.
@@ -34,7 +37,8 @@ pub trait Element:
     fn to_f64(self) -> f64;
     /// The nearest integer, of two the even one.
     fn round_to_even(self) -> Self;
-    /// `self * 2^k` for an integer `k` of at most twice the exponents of normal numbers, rounded once.
+    /// `self * 2^k` for an integer `k` of at most twice the exponents of normal numbers, rounded
+    /// once.
     fn scale_by_power(self, k: Self) -> Self;
 }
 
@@ -123,7 +127,8 @@ pub trait Simd<T: Element>: Copy {
     const SUMS: usize;
     /// Whether [`load_part`](Simd::load_part) is one instruction, as [`load`](Simd::load) is.
     const MASKED_LOADS: bool;
-    /// Whether a product takes an element from memory in all lanes, with no instruction to spread it.
+    /// Whether a product takes an element from memory in all lanes, with no instruction to spread
+    /// it.
     const BROADCASTS: bool;
 
     /// The proof for [`Simd::Narrow`].
@@ -177,8 +182,8 @@ pub trait Simd<T: Element>: Copy {
     fn zip(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
     /// The even lanes of `a` and those of `b` behind each other, and the odd ones: undoes `zip`.
     fn unzip(self, a: Self::Vector, b: Self::Vector) -> [Self::Vector; 2];
-    /// Writes all lanes, which hold small natural numbers, as integers; of others it makes anything.
-    /// Panics if there are fewer than `LANES`.
+    /// Writes all lanes, which hold small natural numbers, as integers; of others it makes
+    /// anything. Panics if there are fewer than `LANES`.
     fn store_indices(self, v: Self::Vector, out: &mut [u32]);
     /// The mask's lanes as bits, the first one lowest.
     fn bits(self, mask: Self::Mask) -> u32;
@@ -189,8 +194,8 @@ pub trait Simd<T: Element>: Copy {
     /// The largest of all lanes; any of them if one is NaN.
     fn largest(self, v: Self::Vector) -> T;
 
-    /// The elements of `above` in the first half of the lanes and those of `below` in the second, at
-    /// most that many; zeros where there are fewer.
+    /// The elements of `above` in the first half of the lanes and those of `below` in the second,
+    /// at most that many; zeros where there are fewer.
     #[inline(always)]
     fn load_halves(self, above: &[T], below: &[T]) -> Self::Vector {
         let mut lanes = [T::zero(); MAX_LANES];
@@ -218,8 +223,8 @@ pub trait Simd<T: Element>: Copy {
         self.splat(T::zero())
     }
 
-    /// [`splat`](Simd::splat) of several constants. (Closures that the array's own `map` calls may stay
-    /// calls.)
+    /// [`splat`](Simd::splat) of several constants. (Closures that the array's own `map` calls may
+    /// stay calls.)
     #[inline(always)]
     fn constants<const N: usize>(self, x: [f64; N]) -> [Self::Vector; N] {
         let mut vectors = [self.zero(); N];
@@ -306,9 +311,9 @@ macro_rules! impl_simd {
         $(load_halves: |$hp:ident, $hn:ident, $hq:ident, $hm:ident| $load_halves:expr,
         pick: |$kv:ident, $kat:ident| $pick:expr $(,)?)?
     ) => {
-        // SAFETY (of every block below): a `$token` comes from its `detect` alone, or as `narrow` from
-        // one that does, so the machine has the features; and each access through a pointer is inside the slice whose length was checked
-        // on the line before.
+        // SAFETY (of every block below): a `$token` comes from its `detect` alone, or as `narrow`
+        // from one that does, so the machine has the features; and each access through a pointer is
+        // inside the slice whose length was checked on the line before.
         #[allow(clippy::undocumented_unsafe_blocks)]
         impl Simd<$t> for $token {
             type Vector = $vector;
@@ -484,8 +489,8 @@ pub use scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
 
-/// `for_channels!(simd, T, S, channels => expression)`: evaluates the expression with `simd` as it is
-/// or, where one narrow vector holds all the channels, narrow.
+/// `for_channels!(simd, T, S, channels => expression)`: evaluates the expression with `simd` as it
+/// is or, where one narrow vector holds all the channels, narrow.
 macro_rules! for_channels {
     ($simd:ident, $t:ty, $s:ty, $channels:expr => $body:expr) => {{
         const fn narrow<T: Element, S: Simd<T>>() -> usize {

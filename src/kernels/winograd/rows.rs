@@ -1,9 +1,9 @@
-//! F(2, 5) down the columns, for kernels with five rows: two outputs below each other take 6 products for
-//! each tap of a row and each pair of channels, in place of 10. Across the columns it is a convolution
-//! as ever, so that few channels are enough to fill vectors and runs.
+//! F(2, 5) down the columns, for kernels with five rows: two outputs below each other take 6
+//! products for each tap of a row and each pair of channels, in place of 10. Across the columns it
+//! is a convolution as ever, so that few channels are enough to fill vectors and runs.
 //!
-//! Six rows of pixels become six rows of points, each of which meets the kernel's rows at the same point;
-//! the sums become two rows of outputs. The points are 0, 1, -1, 2, -2 and infinity.
+//! Six rows of pixels become six rows of points, each of which meets the kernel's rows at the same
+//! point; the sums become two rows of outputs. The points are 0, 1, -1, 2, -2 and infinity.
 
 use std::ops::Range;
 
@@ -16,15 +16,15 @@ use crate::kernels::simd::{Element, Simd, for_each_vector};
 use crate::kernels::tile::{Taps, convolve};
 use crate::kernels::walk::{Lattice, Pixels};
 
-/// Outputs of a row of points, from which on no further strips go together: some tiles of sums, so that
-/// each vector of the kernel serves often.
+/// Outputs of a row of points, from which on no further strips go together: some tiles of sums, so
+/// that each vector of the kernel serves often.
 const OUTPUTS: usize = 96;
 
 /// Bytes of the points of the strips that go together, so that they stay in the L2 cache.
 const BYTES: usize = 1 << 18;
 
-/// From one point to the next in the packed kernel. Where the stride of the stores were a power of two,
-/// they would all meet in one set of the cache.
+/// From one point to the next in the packed kernel. Where the stride of the stores were a power of
+/// two, they would all meet in one set of the cache.
 fn point_len<T>(shape: &ConvShape) -> usize {
     matrix_len::<T>(shape.run(), shape.c_out()) + block::<T>()
 }
@@ -34,7 +34,8 @@ pub fn packed_len<T>(shape: &ConvShape) -> usize {
     POINTS * point_len::<T>(shape)
 }
 
-/// See [`winograd_pack`](super::winograd_pack); at each point, the result is packed as (kw c_in, c_out).
+/// See [`winograd_pack`](super::winograd_pack); at each point, the result is packed as (kw c_in,
+/// c_out).
 #[inline(always)]
 pub fn pack<T: Element, S: Simd<T>>(simd: S, packed: &mut [T], kernel: &[T], shape: &ConvShape) {
     let (run, point_len, block) = (shape.run(), point_len::<T>(shape), block::<T>());
@@ -78,7 +79,8 @@ impl Strip {
         Self { before, after: outputs * c_out, group }
     }
 
-    /// From one point to the next of all the rows of some length; never a power of two, as for the kernel.
+    /// From one point to the next of all the rows of some length; never a power of two, as for the
+    /// kernel.
     fn step<T>(&self, row: usize) -> usize {
         (self.group * row).next_multiple_of(2 * block::<T>()) + block::<T>()
     }
@@ -132,8 +134,8 @@ pub fn run<T: Element, S: Simd<T>, O: Output<T>>(
     }
 }
 
-/// The sums of some strips at all points: (points, strips, outputs, c_out), with a step from point to
-/// point.
+/// The sums of some strips at all points: (points, strips, outputs, c_out), with a step from point
+/// to point.
 struct Sums<'a, T> {
     x: &'a [T],
     step: usize,
@@ -142,8 +144,8 @@ struct Sums<'a, T> {
 }
 
 impl<T: Element> Sums<'_, T> {
-    /// The outputs of tile `j` of strip `s` for a vector of channels. Beside the image, its last column
-    /// will do.
+    /// The outputs of tile `j` of strip `s` for a vector of channels. Beside the image, its last
+    /// column will do.
     #[inline(always)]
     fn outputs<S: Simd<T>>(
         &self,
@@ -172,8 +174,8 @@ impl<T: Element> Sums<'_, T> {
     }
 }
 
-/// The products of some strips, which are numbered through all images, at all points. A function of its
-/// own: all that becomes of them shares it.
+/// The products of some strips, which are numbered through all images, at all points. A function of
+/// its own: all that becomes of them shares it.
 #[inline(always)]
 fn products<T: Element, S: Simd<T>>(
     simd: S,
@@ -194,7 +196,8 @@ fn products<T: Element, S: Simd<T>>(
             for (s, number) in strips.clone().enumerate() {
                 let (image, i) = (number / rows, number % rows);
                 let row = |y: usize| {
-                    // Below the image, where no output that is kept depends on it, its last row will do.
+                    // Below the image, where no output that is kept depends on it, its last row
+                    // will do.
                     &x[(image * h + (SIDE * i + y).min(h - 1)) * w * c_in..][..strip.before]
                 };
                 let pixels = [row(0), row(1), row(2), row(3), row(4), row(5)];

@@ -1,8 +1,8 @@
 //! F(2x2, 3x3): a tile of 2x2 outputs takes 16 products for each pair of channels in place of 36.
 //!
-//! A tile's 4x4 pixels become 16 points, each of which meets the kernel at the same point, summed over
-//! the input channels; the sums become the tile's outputs. The products at one point of many tiles
-//! are one product of matrices.
+//! A tile's 4x4 pixels become 16 points, each of which meets the kernel at the same point, summed
+//! over the input channels; the sums become the tile's outputs. The products at one point of many
+//! tiles are one product of matrices.
 
 use std::ops::Range;
 
@@ -62,7 +62,8 @@ pub fn scratch_len<T>(shape: &ConvShape, n: usize) -> usize {
     POINTS * (step::<T>(group, c_in) + step::<T>(group, c_out))
 }
 
-/// See [`winograd_pack`](super::winograd_pack); at each point, the result is packed as (c_in, c_out).
+/// See [`winograd_pack`](super::winograd_pack); at each point, the result is packed as (c_in,
+/// c_out).
 #[inline(always)]
 pub fn pack<T: Element, S: Simd<T>>(simd: S, packed: &mut [T], kernel: &[T], shape: &ConvShape) {
     let (_, _, c_in) = shape.input();
@@ -136,7 +137,8 @@ pub fn run<T: Element, S: Simd<T>, O: Output<T>>(
     }
 }
 
-/// The products of some tiles at all points. A function of its own: all that becomes of them shares it.
+/// The products of some tiles at all points. A function of its own: all that becomes of them shares
+/// it.
 #[inline(always)]
 fn products<T: Element, S: Simd<T>>(
     simd: S,
@@ -201,8 +203,8 @@ impl<T: Element> Points<'_, T> {
         );
     }
 
-    /// Sets tile `t` from the padded images `x`. Of pixels beyond the image, which no output that is
-    /// kept depends on, the nearest ones take the place.
+    /// Sets tile `t` from the padded images `x`. Of pixels beyond the image, which no output that
+    /// is kept depends on, the nearest ones take the place.
     #[inline(always)]
     fn set<S: Simd<T>>(&mut self, simd: S, t: usize, x: &[T], shape: &ConvShape, tile: Tile) {
         let (h, w, c) = shape.windows().padded();

@@ -34,18 +34,19 @@ const WARP_WORK: usize = 20;
 /// Most images in a block of little work.
 const LARGE_BLOCK: usize = 32;
 
-/// Products of a block's forward pass for each parameter, below which the weights would cost more to stream
-/// through the caches than they are used for: those of a training also stream as copies made of them, and
-/// their gradient, which each chunk has for itself, is written and added up.
+/// Products of a block's forward pass for each parameter, below which the weights would cost more
+/// to stream through the caches than they are used for: those of a training also stream as copies
+/// made of them, and their gradient, which each chunk has for itself, is written and added up.
 const PRODUCTS_IN_INFERENCE: usize = 100;
 const PRODUCTS_IN_TRAINING: usize = 400;
 
-/// Most images in a block, and in one of a large batch, for the sake of such weights. In a smaller batch,
-/// longer blocks would leave threads without one.
+/// Most images in a block, and in one of a large batch, for the sake of such weights. In a smaller
+/// batch, longer blocks would leave threads without one.
 const BLOCK_FOR_WEIGHTS: usize = 16;
 const LONGEST_BLOCK: usize = 64;
 
-/// Images in a block, and at most in one of a large batch, by the products of one image and the parameters.
+/// Images in a block, and at most in one of a large batch, by the products of one image and the
+/// parameters.
 fn blocks(work: usize, params: usize, mode: Mode) -> (usize, usize) {
     let work = work.max(1);
     let products = match mode {

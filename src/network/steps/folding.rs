@@ -47,8 +47,8 @@ impl Norm {
         }
     }
 
-    /// Kernel and bias (c_out,) in `folded` such that they give what the layer with `weights` and the
-    /// normalisation behind it give.
+    /// Kernel and bias (c_out,) in `folded` such that they give what the layer with `weights` and
+    /// the normalisation behind it give.
     pub fn fold<T: Element>(
         &self,
         folded: &mut [T],

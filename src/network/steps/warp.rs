@@ -26,8 +26,8 @@ pub fn within((least, most): Bounds, key: u64, n: u64) -> f64 {
 }
 
 impl WarpStep {
-    /// From pixels of the result to those of the image: back by the translation, then rotated, sheared,
-    /// and zoomed and mirrored about the centre.
+    /// From pixels of the result to those of the image: back by the translation, then rotated,
+    /// sheared, and zoomed and mirrored about the centre.
     fn map(&self, key: u64) -> Affine {
         let WarpSpec { rotation, translation: [down, right], zoom, shear, flip, .. } = self.spec;
         let (h, w) = (self.shape.h as f64, self.shape.w as f64);

@@ -149,8 +149,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         Ok(())
     }
 
-    /// A thread's pieces of `count`: the first one is its own; and then, if they are `fixed`, those that
-    /// follow in turns, else those that nobody has taken yet.
+    /// A thread's pieces of `count`: the first one is its own; and then, if they are `fixed`, those
+    /// that follow in turns, else those that nobody has taken yet.
     fn turns(
         &self,
         count: usize,
@@ -195,7 +195,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         outcome.losses.push(loss);
     }
 
-    /// Takes a chunk through a phase, or a part of it if there is a stop: then the step does not count.
+    /// Takes a chunk through a phase, or a part of it if there is a stop: then the step does not
+    /// count.
     fn chunk(&self, worker: usize, phase: &Phase, at: At, clock: &mut Clock<'_>) {
         let Training { plan, exchange, .. } = self.training;
         let chunks = at.chunks;
@@ -285,8 +286,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         run::loss_backward(d_x, &mut sums, x, targets, *loss, width, scale);
     }
 
-    /// A thread's share of updating parameters and moving averages by what the chunks have found, with
-    /// room for a part's gradient.
+    /// A thread's share of updating parameters and moving averages by what the chunks have found,
+    /// with room for a part's gradient.
     fn update(&self, at: &At, worker: usize, threads: usize, room: &mut [T; UPDATE]) {
         let Training { plan, optimizer, exchange, stats, arenas, .. } = self.training;
         let step = optimizer.steps + at.step as u64 + 1;
@@ -300,7 +301,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         }
         let own = self.params(worker);
         for part in self.shares(at).own(worker, threads) {
-            // SAFETY: the chunks have met, and this part of gradients and parameters is this thread's.
+            // SAFETY: the chunks have met, and this part of gradients and parameters is this
+            // thread's.
             unsafe {
                 let gradient = exchange.sum(room, chunks, part);
                 optimizer.update(own, part.clone(), gradient, at.rate, step);
@@ -309,14 +311,14 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         }
     }
 
-    /// Makes the parameters that others have updated a thread's own. Those that nodes have descended on
-    /// stay with the first thread, which the others leave them to: if there are others, a step of one block
-    /// is what is left of the images, and the call's last.
+    /// Makes the parameters that others have updated a thread's own. Those that nodes have
+    /// descended on stay with the first thread, which the others leave them to: if there are
+    /// others, a step of one block is what is left of the images, and the call's last.
     fn take_updates(&self, at: &At, worker: usize, threads: usize) {
         let own = self.params(worker);
         for part in self.shares(at).others(worker, threads) {
-            // SAFETY: the updates are over; the thread's parameters are its own, and so is its chunk's
-            // gradient up to the next meeting.
+            // SAFETY: the updates are over; the thread's parameters are its own, and so is its
+            // chunk's gradient up to the next meeting.
             unsafe { self.training.exchange.take(own, part, worker) };
         }
     }

@@ -1,5 +1,6 @@
-//! The gradient of the kernel, by the way forward turned round: a tile's pixels and the gradients of its 2x2
-//! outputs become 16 points each; their products, summed over all tiles, become the nine taps' gradients.
+//! The gradient of the kernel, by the way forward turned round: a tile's pixels and the gradients
+//! of its 2x2 outputs become 16 points each; their products, summed over all tiles, become the nine
+//! taps' gradients.
 
 use super::{
     PATCH, POINTS, Points, SIDE, TAPS, Tile, block, for_each_vector, step, three::output_points,
@@ -9,8 +10,8 @@ use crate::kernels::conv_backward::backward_kernel;
 use crate::kernels::shape::ConvShape;
 use crate::kernels::simd::{Element, Simd};
 
-/// Tiles that go together: enough that the sums, which are read and written for each group, cost little
-/// beside the products.
+/// Tiles that go together: enough that the sums, which are read and written for each group, cost
+/// little beside the products.
 const GROUP: usize = 48;
 
 /// Fewest tiles that outweigh what is done once, with the sums.
@@ -101,8 +102,8 @@ fn finish<T: Element, S: Simd<T>>(simd: S, d_kernel: &mut [T], sums: &[T], shape
 }
 
 impl<T: Element> Points<'_, T> {
-    /// Sets tile `t` from the gradient of the output (n, out_h, out_w, c_out). That of outputs beyond the
-    /// image is 0.
+    /// Sets tile `t` from the gradient of the output (n, out_h, out_w, c_out). That of outputs
+    /// beyond the image is 0.
     #[inline(always)]
     fn set_gradient<S: Simd<T>>(
         &mut self,
