@@ -11,8 +11,7 @@ use windows::{Axis, Pixel, Window, clear_unseen, for_each_pixel, for_each_window
 
 mod windows;
 
-/// Fewest pixels in one direction that a mean adds up before the next ones begin anew, if there are
-/// so many.
+/// Fewest terms that [`sum_in_stretches`] adds up before the next ones begin anew.
 const SHORTEST_STRETCH: usize = 128;
 
 /// `out[n, i, j, c] = max of x[n, window of (i, j), c]`, NaN if one of them is.
@@ -286,23 +285,22 @@ fn average_forward<T: Element, S: Simd<T>>(
         |window: Window| {
             // SAFETY: a window's indices are inside the arrays, whose lengths were checked.
             unsafe {
-                let (band, run) = (stretch(window.rows), stretch(window.columns));
-                let mut sum = simd.zero();
-                for top in (0..window.rows).step_by(band) {
-                    let mut band_sum = simd.zero();
-                    for row in top..window.rows.min(top + band) {
-                        for left in (0..window.columns).step_by(run) {
-                            let mut run_sum = simd.zero();
-                            for column in left..window.columns.min(left + run) {
+                let sum = sum_in_stretches(
+                    simd,
+                    window.rows,
+                    #[inline(always)]
+                    |row| {
+                        sum_in_stretches(
+                            simd,
+                            window.columns,
+                            #[inline(always)]
+                            |column| {
                                 let at = window.at(row, column);
-                                let x = simd.load_up_to(part(x, at, window.lanes));
-                                run_sum = simd.add(run_sum, x);
-                            }
-                            band_sum = simd.add(band_sum, run_sum);
-                        }
-                    }
-                    sum = simd.add(sum, band_sum);
-                }
+                                simd.load_up_to(part(x, at, window.lanes))
+                            },
+                        )
+                    },
+                );
                 let mean = simd.mul(sum, simd.splat(share(window.rows, window.columns)));
                 simd.store_up_to(mean, part_mut(out, window.out, window.lanes));
             }
@@ -310,11 +308,26 @@ fn average_forward<T: Element, S: Simd<T>>(
     );
 }
 
-/// How many of so many rows or columns are summed before the next ones begin anew: about as many as
-/// there are sums then, because rounding errors grow with the additions in a row.
+/// `sum of term(i) over i < count`; of many terms a sum of sums, of about as many terms each as
+/// there are sums, because rounding errors grow with the additions in a row.
 #[inline(always)]
-fn stretch(size: usize) -> usize {
-    if size <= SHORTEST_STRETCH { SHORTEST_STRETCH } else { size.isqrt().max(SHORTEST_STRETCH) }
+fn sum_in_stretches<T: Element, S: Simd<T>>(
+    simd: S,
+    count: usize,
+    term: impl Fn(usize) -> S::Vector,
+) -> S::Vector {
+    // Almost all windows are small, and a root would take longer than their sum.
+    let stretch = if count <= SHORTEST_STRETCH { count } else { count.isqrt() };
+    let stretch = stretch.max(SHORTEST_STRETCH);
+    let mut sum = simd.zero();
+    for start in (0..count).step_by(stretch) {
+        let mut part = simd.zero();
+        for i in start..count.min(start + stretch) {
+            part = simd.add(part, term(i));
+        }
+        sum = simd.add(sum, part);
+    }
+    sum
 }
 
 /// What one pixel counts in the mean of a window.
