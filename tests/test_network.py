@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -213,6 +214,82 @@ def test_weights_in_any_layout_come_back_as_they_were_set(
 
 
 # Threads
+
+
+class Meddler(np.ndarray):
+    """An array whose copy changes what another one is taken for."""
+
+    victim: np.ndarray
+
+    def copy(self, order: Any = "C") -> Any:
+        self.victim.shape = (self.victim.size,)
+        self.victim.dtype = np.uint8
+        return np.array(self, order=order)
+
+
+def is_assignable(attribute: str) -> bool:
+    """NumPy is taking these away."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            setattr(np.zeros(4), attribute, {"shape": (2, 2), "dtype": np.uint8}[attribute])
+    except AttributeError:
+        return False
+    return True
+
+
+turns_arrays = pytest.mark.skipif(
+    not (is_assignable("shape") and is_assignable("dtype")),
+    reason="this NumPy's arrays stay what they are",
+)
+
+
+@turns_arrays
+@pytest.mark.filterwarnings("ignore:Setting the:DeprecationWarning")
+@pytest.mark.parametrize("method", ["train", "evaluate"])
+def test_arrays_stay_what_they_were_as_they_came(method: str) -> None:
+    """Those that came before the one whose conversion runs Python."""
+    net, _ = network()
+    x, y = noise()
+    x = x.astype(np.float32)
+    labels = np.repeat(y, 2)[::2].view(Meddler)
+    labels.victim = x.copy()
+    order = np.arange(len(x))
+    call = {
+        "train": lambda x, y: step(net, x, y, order, rates=np.zeros(len(x)))[0].sum(),
+        "evaluate": lambda x, y: net.evaluate(x, y)[0],
+    }[method]
+    expected = call(x, y)
+    assert call(labels.victim, labels) == expected
+    assert labels.victim.dtype == np.uint8
+
+
+TURNED_AT_WORK = """
+import threading
+import numpy as np
+from nets_under_test import digits
+from test_determinism import model_of
+from threads_under_test import AtWork
+
+x, _ = digits(5000)
+x = (x / 255).astype(np.float32)
+model = model_of("convnet")
+expected = model.predict(x, verbose=0)
+with AtWork(model) as network:
+    thread = threading.Thread(target=model.predict, args=(x,), kwargs={"verbose": 0})
+    thread.start()
+    network.begun.wait()
+    x.dtype = np.uint8
+    thread.join()
+assert (network.returned[0] == expected).all()
+print("equal")
+"""
+
+
+@turns_arrays
+def test_an_array_that_is_turned_into_another_at_work_aborts_nothing() -> None:
+    ran = python(TURNED_AT_WORK, CNNRS_SIMD="scalar")
+    assert ran.stdout == "equal\n", ran.stderr
 
 
 def test_one_network_trained_by_two_threads_does_one_after_the_other() -> None:

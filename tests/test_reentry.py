@@ -112,6 +112,40 @@ with AtWork(model) as network:
 """
 
 
+BETWEEN = """
+def wait():
+    network.begun.wait()
+    model.get_weights()
+
+waiting = threading.Thread(target=wait)
+with AtWork(model) as network:
+    waiting.start()
+    model.predict(x)
+    # The other thread's turn comes while it waits for the interpreter's lock, which this one keeps.
+    end = time.monotonic() + 0.05
+    while time.monotonic() < end:
+        pass
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(15)
+        try:
+            attempt(lambda: model.predict(x[:1]))
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    waiting.join()
+"""
+
+
+@forks
+def test_a_forked_process_does_not_wait_for_a_thread_whose_turn_had_come() -> None:
+    """It may or may not have come."""
+    ran = python(f"import time\n{PREAMBLE}{BETWEEN}", timeout=40, CNNRS_SIMD="scalar")
+    assert ran.returncode == 0, ran.stderr
+    assert re.fullmatch("returned\n|RuntimeError: .*process.*\n", ran.stdout)
+
+
 @forks
 def test_a_forked_process_cannot_use_a_network_at_work_in_its_parent() -> None:
     """But a copy of the model."""

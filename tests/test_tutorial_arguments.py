@@ -374,6 +374,15 @@ def test_learning_rates_that_are_not_a_number_are_refused(rate: Any) -> None:
     refuses(softmax, TypeError, match, softmax.backprop, np.ones(3), rate)
 
 
+def test_what_a_learning_rate_raises_itself_is_not_renamed() -> None:
+    class Interrupted:
+        def __float__(self) -> float:
+            raise KeyboardInterrupt("as it is computed")
+
+    conv, gradient = after_forward("Conv3x3"), np.ones((3, 4, 2))
+    refuses(conv, KeyboardInterrupt, "as it is computed", conv.backprop, gradient, Interrupted())
+
+
 TOO_LARGE = "too big|too large|dimension"
 
 

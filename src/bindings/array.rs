@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::ffi::c_int;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use numpy::npyffi::{PY_ARRAY_API, npy_intp};
 use numpy::{
@@ -164,6 +164,10 @@ fn parameter<'a, 'py>(
             array.strides(),
         )));
     }
+    if !array.is_aligned() {
+        let why = format!("{name}: expected an aligned array, got one that is not");
+        return Err(PyValueError::new_err(why));
+    }
     Ok(array)
 }
 
@@ -196,26 +200,58 @@ pub unsafe fn filled<'py, T: Element + numpy::Element>(
     Ok(array)
 }
 
-/// The argument as a C-contiguous array of exactly that element type, copied if it lies otherwise.
-///
-/// # Errors
-/// `TypeError` if it is no array of that type.
-pub fn contiguous<'py, T: numpy::Element>(
-    name: &str,
-    value: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyArrayDyn<T>>> {
-    let py = value.py();
-    let array = value.cast::<PyArrayDyn<T>>().map_err(|_| {
-        let expected = T::get_dtype(py);
-        PyTypeError::new_err(format!(
-            "{name}: expected an array of {expected}, got {}",
-            kind(value)
-        ))
-    })?;
-    if array.is_c_contiguous() && array.is_aligned() {
-        return Ok(array.clone());
+/// The elements of an argument, in C order, as they lay when it was looked at: whoever gives its
+/// array another shape or element type meanwhile changes neither how many they are nor what they
+/// are taken for.
+pub struct Elements<'py, T> {
+    shape: Vec<usize>,
+    first: *const T,
+    /// Keeps the memory.
+    _array: Bound<'py, PyArrayDyn<T>>,
+}
+
+impl<'py, T: numpy::Element> Elements<'py, T> {
+    /// Those of an array of exactly that element type, or of a copy if it lies otherwise.
+    ///
+    /// # Errors
+    /// `TypeError` if it is no array of that type.
+    pub fn new(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let py = value.py();
+        let expect = |value: &Bound<'py, PyAny>| {
+            value.cast::<PyArrayDyn<T>>().cloned().map_err(|_| {
+                let (expected, got) = (T::get_dtype(py), kind(value));
+                PyTypeError::new_err(format!("{name}: expected an array of {expected}, got {got}"))
+            })
+        };
+        let lies_well =
+            |array: &Bound<'py, PyArrayDyn<T>>| array.is_c_contiguous() && array.is_aligned();
+        let mut array = expect(value)?;
+        if !lies_well(&array) {
+            array = expect(&array.call_method1(intern!(py, "copy"), (intern!(py, "C"),))?)?;
+        }
+        if !lies_well(&array) {
+            let why = format!("{name}: expected a copy in C order from its method, got another");
+            return Err(PyValueError::new_err(why));
+        }
+        Ok(Self { shape: array.shape().to_vec(), first: array.data(), _array: array })
     }
-    Ok(array.call_method1(intern!(py, "copy"), (intern!(py, "C"),))?.cast_into()?)
+
+    /// The sizes of all axes.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+}
+
+impl<T> Deref for Elements<'_, T> {
+    type Target = [T];
+
+    /// As with NumPy itself, whoever writes to them while they are read gets what he mixes.
+    fn deref(&self) -> &[T] {
+        let len = self.shape.iter().product();
+        // SAFETY: so many elements lay there, in C order and aligned, as `new` has seen; NumPy does
+        // not free the memory of an array that others refer to.
+        unsafe { std::slice::from_raw_parts(self.first, len) }
+    }
 }
 
 /// Zeros to work in.

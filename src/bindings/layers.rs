@@ -28,7 +28,10 @@ fn alone(py: Python<'_>) -> MutexGuard<'static, ()> {
 
 /// A learning rate.
 fn rate(value: &Bound<'_, PyAny>) -> PyResult<f64> {
-    value.extract().map_err(|_| {
+    value.extract().map_err(|error: PyErr| {
+        if !error.is_instance_of::<PyTypeError>(value.py()) {
+            return error; // raised by the value's own code
+        }
         let got = value.repr().map_or_else(|_| kind(value), |repr| repr.to_string());
         PyTypeError::new_err(format!("learn_rate: expected a real number, got {got}"))
     })

@@ -2,7 +2,7 @@
 
 mod array;
 pub mod config;
-mod holder;
 pub mod layers;
 pub mod network;
 mod spec;
+mod turns;

@@ -4,16 +4,15 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numpy::{PyArray1, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn, PyUntypedArrayMethods};
+use numpy::{PyArray1, PyArrayDyn};
 use pyo3::exceptions::{PyIndexError, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::array::{contiguous, expect_shape, filled, kind};
+use super::array::{Elements, expect_shape, filled, kind};
 use super::config::num_threads;
-use super::holder::{Held, Holder};
 use super::spec;
+use super::turns::{Turn, Turns};
 use crate::kernels::loss::{Loss, Targets};
 use crate::kernels::shape::tuple;
 use crate::kernels::simd::Element;
@@ -48,28 +47,32 @@ macro_rules! with {
 macro_rules! with_slice {
     ($pixels:expr, $x:ident => $body:expr) => {
         match &$pixels {
-            Pixels::U8(array) => {
-                let $x = array.as_slice()?;
+            Pixels::U8(elements) => {
+                let $x = &elements[..];
                 $body
             }
-            Pixels::F32(array) => {
-                let $x = array.as_slice()?;
+            Pixels::F32(elements) => {
+                let $x = &elements[..];
                 $body
             }
-            Pixels::F64(array) => {
-                let $x = array.as_slice()?;
+            Pixels::F64(elements) => {
+                let $x = &elements[..];
                 $body
             }
         }
     };
 }
+
+/// Steps that an optimiser may have taken, with room to count on: more than there ever are.
+const MOST_STEPS: u64 = 1 << 62;
+
 /// A compiled network: layers, weights, loss and optimiser. Its methods may be called from several
 /// threads, and happen one after the other.
 #[pyclass(frozen, module = "cnnrs._core")]
 pub struct Network {
+    turns: Turns,
+    /// Locked by the thread whose turn it is, and so never waited for.
     net: Mutex<Net>,
-    /// Who has locked it.
-    holder: Holder,
 }
 
 #[pymethods]
@@ -93,7 +96,7 @@ impl Network {
                 return Err(PyValueError::new_err(why));
             }
         };
-        Ok(Self { net: Mutex::new(net), holder: Holder::default() })
+        Ok(Self { turns: Turns::default(), net: Mutex::new(net) })
     }
 
     /// The output shape of every layer, without the batch axis.
@@ -156,8 +159,7 @@ impl Network {
         seed: u64,
         first_step: u64,
     ) -> PyResult<(Bound<'py, PyArray1<f64>>, usize)> {
-        let order = contiguous::<i64>("order", order)?.try_readonly()?;
-        let order = order.as_slice()?;
+        let order = Elements::<i64>::new("order", order)?;
         if batch_size == 0 {
             let why = "batch_size: expected at least 1, got 0";
             return Err(PyValueError::new_err(why));
@@ -173,9 +175,9 @@ impl Network {
         }
         with!(&mut *self.lock(py)?, net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
-            let order = indices(order, pixels.images())?;
+            let order = indices(&order, pixels.images())?;
             let answers = Answers::new(net, y, pixels.images(), order.iter().copied())?;
-            let targets = answers.targets()?;
+            let targets = answers.targets();
             let threads = num_threads();
             let call =
                 Call { order: &order, batch: batch_size, rates: &rates, seed, first_step, threads };
@@ -196,7 +198,7 @@ impl Network {
         with!(&mut *self.lock(py)?, net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
             let answers = Answers::new(net, y, pixels.images(), 0..pixels.images())?;
-            let targets = answers.targets()?;
+            let targets = answers.targets();
             let (images, threads) = (pixels.images(), num_threads());
             let outcome = with_slice!(pixels, x => {
                 interruptible(py, |poll| {
@@ -225,9 +227,9 @@ impl Network {
             let fill = |out: &mut [_]| {
                 // NumPy's new memory is whatever was there before; and the call may be interrupted.
                 out.fill(Default::default());
-                done = (|| with_slice!(pixels, x => {
+                done = with_slice!(pixels, x => {
                     interruptible(py, |poll| net.predict(out, x, images, augmented, threads, poll))
-                }))();
+                });
             };
             // SAFETY: all elements are set before anything else.
             let out = unsafe { filled(py, &shape, fill) }?;
@@ -281,17 +283,19 @@ impl Network {
                 return Err(PyValueError::new_err(why));
             }
             let number = |array| {
-                let array = contiguous::<i64>("state", array)?.try_readonly()?;
+                let array = Elements::<i64>::new("state", array)?;
                 expect_shape("state", array.shape(), &[1])?;
-                PyResult::Ok(array.as_slice()?[0])
+                PyResult::Ok(array[0])
             };
-            let steps = number(&state[0])?;
-            let steps = u64::try_from(steps).map_err(|_| {
-                PyValueError::new_err(format!("state: expected steps from 0, got {steps}"))
+            let given = number(&state[0])?;
+            let steps = u64::try_from(given).ok().filter(|&steps| steps <= MOST_STEPS);
+            let steps = steps.ok_or_else(|| {
+                let why = format!("state: expected from 0 to {MOST_STEPS} steps, got {given}");
+                PyValueError::new_err(why)
             })?;
             let mut arrays = vec![];
             for (slot, array) in optimizer.slots().zip(&state[1..]) {
-                let array = contiguous("state", array)?.try_readonly()?;
+                let array = Elements::new("state", array)?;
                 expect_shape("state", array.shape(), &[slot.len()])?;
                 arrays.push(array);
             }
@@ -311,7 +315,7 @@ impl Network {
                 *shown = is_shown;
             }
             for (slot, array) in optimizer.slots().zip(&arrays) {
-                slot.copy_from_slice(array.as_slice()?);
+                slot.copy_from_slice(array);
             }
             optimizer.steps = steps;
             Ok(())
@@ -324,19 +328,19 @@ impl Network {
     /// half-trained, so poison is ignored.
     ///
     /// # Errors
-    /// If it would wait for ever.
+    /// If it would wait for ever, or is interrupted.
     fn lock(&self, py: Python<'_>) -> PyResult<Locked<'_>> {
-        self.holder.check()?;
-        let net = self.net.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
-        Ok(Locked { _held: self.holder.hold(), net })
+        let turn = self.turns.take(py)?;
+        let net = self.net.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Locked { net, _turn: turn })
     }
 }
 
 /// A network that nobody else uses now.
 struct Locked<'a> {
-    /// Given up before the lock is.
-    _held: Held<'a>,
     net: MutexGuard<'a, Net>,
+    /// It ends when the network is no longer locked.
+    _turn: Turn<'a>,
 }
 
 impl Deref for Locked<'_> {
@@ -409,13 +413,13 @@ fn set_weights<T: Element + numpy::Element>(
     }
     let mut arrays = vec![];
     for ((name, weight), array) in weights.iter().zip(given) {
-        let array = contiguous::<T>(name, array)?.try_readonly()?;
+        let array = Elements::<T>::new(name, array)?;
         expect_shape(name, array.shape(), &weight.shape)?;
         arrays.push(array);
     }
     net.show_averages(false);
     for ((_, weight), array) in weights.iter().zip(&arrays) {
-        weight.import(net.weight(weight), array.as_slice()?);
+        weight.import(net.weight(weight), array);
     }
     net.weights_changed();
     Ok(())
@@ -423,20 +427,20 @@ fn set_weights<T: Element + numpy::Element>(
 
 /// Images of any type that networks read.
 enum Pixels<'py> {
-    U8(PyReadonlyArrayDyn<'py, u8>),
-    F32(PyReadonlyArrayDyn<'py, f32>),
-    F64(PyReadonlyArrayDyn<'py, f64>),
+    U8(Elements<'py, u8>),
+    F32(Elements<'py, f32>),
+    F64(Elements<'py, f64>),
 }
 
 impl<'py> Pixels<'py> {
     /// Images (n, *shape).
     fn new(x: &Bound<'py, PyAny>, shape: &[usize]) -> PyResult<Self> {
         let pixels = if x.cast::<PyArrayDyn<u8>>().is_ok() {
-            Self::U8(contiguous("x", x)?.try_readonly()?)
+            Self::U8(Elements::new("x", x)?)
         } else if x.cast::<PyArrayDyn<f32>>().is_ok() {
-            Self::F32(contiguous("x", x)?.try_readonly()?)
+            Self::F32(Elements::new("x", x)?)
         } else if x.cast::<PyArrayDyn<f64>>().is_ok() {
-            Self::F64(contiguous("x", x)?.try_readonly()?)
+            Self::F64(Elements::new("x", x)?)
         } else {
             return Err(PyTypeError::new_err(format!(
                 "x: expected an array of uint8, float32 or float64, got {}",
@@ -473,7 +477,7 @@ enum Answers<'py, T: numpy::Element> {
     /// Of the images that are looked at, in their order. They are copies, since what they are of
     /// may change after it has been checked.
     Labels(Vec<i64>),
-    Values(PyReadonlyArrayDyn<'py, T>),
+    Values(Elements<'py, T>),
 }
 
 impl<'py, T: Element + numpy::Element> Answers<'py, T> {
@@ -487,13 +491,13 @@ impl<'py, T: Element + numpy::Element> Answers<'py, T> {
         let output = net.layers().output();
         match net.loss().ok_or_else(not_compiled)? {
             Loss::SparseCategoricalCrossentropy { .. } => {
-                let labels = contiguous::<i64>("y", y)?.try_readonly()?;
+                let labels = Elements::<i64>::new("y", y)?;
                 expect_shape("y", labels.shape(), &[images])?;
                 let classes = output.iter().product();
-                taken(labels.as_slice()?, looked_at, classes).map(Self::Labels)
+                taken(&labels, looked_at, classes).map(Self::Labels)
             }
             _ => {
-                let values = contiguous::<T>("y", y)?.try_readonly()?;
+                let values = Elements::<T>::new("y", y)?;
                 let mut expected = vec![images];
                 expected.extend(output);
                 expect_shape("y", values.shape(), &expected)?;
@@ -502,11 +506,11 @@ impl<'py, T: Element + numpy::Element> Answers<'py, T> {
         }
     }
 
-    fn targets(&self) -> PyResult<Targets<'_, T>> {
-        Ok(match self {
+    fn targets(&self) -> Targets<'_, T> {
+        match self {
             Self::Labels(labels) => Targets::Labels(labels),
-            Self::Values(values) => Targets::Values(values.as_slice()?),
-        })
+            Self::Values(values) => Targets::Values(values),
+        }
     }
 }
 
