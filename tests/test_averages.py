@@ -401,12 +401,33 @@ def test_compiling_begins_new_averages() -> None:
     assert_same_weights(model, fresh)
 
 
+def test_compiling_puts_weights_back_in_whose_place_averages_stand() -> None:
+    class Interrupt(Callback):
+        def on_test_begin(self, logs: Any = None) -> None:
+            raise KeyboardInterrupt
+
+    x, y = data()
+    model = averaged(ema_momentum=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, 5, validation_data=(x, y), callbacks=[SwapEMAWeights(), Interrupt()])
+    averages, network = model.get_weights(), model._ready_network()
+    network.show_averages(False)
+    weights = model.get_weights()
+    network.show_averages(True)
+    assert_same(model.get_weights(), averages)
+    assert any((a != b).any() for a, b in zip(weights, averages, strict=True))
+    model.compile("sgd", SPARSE)
+    assert_same(model.get_weights(), weights)
+
+
 def test_states_that_do_not_fit_are_refused() -> None:
     network = averaged()._ready_network()
     state = network.optimizer_state()
     assert [array.shape for array in state] == [(1,), state[1].shape, (1,)]
     for wrong, message in [
         (state[:-1], "expected 3 arrays, got 2"),
+        ([np.array([-1]), *state[1:]], "expected from 0 to 4611686018427387904 steps, got -1"),
+        ([np.array([2**63 - 1]), *state[1:]], "steps, got 9223372036854775807"),
         ([*state[:-1], np.array([2])], "0 or 1 at its end, got 2"),
         ([*state[:-1], np.array([1])], "in the weights' place after a step, got 0 steps"),
         ([*state[:-1], np.array([0, 1])], r"\(1,\)"),

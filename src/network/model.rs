@@ -211,7 +211,9 @@ impl<T: Element> Network<T> {
                 tuple(output)
             ))));
         }
-        self.training = Some(Training::new(&self.layers, loss, rule, averaging)?);
+        let training = Training::new(&self.layers, loss, rule, averaging)?;
+        self.show_averages(false); // The old optimiser alone has the weights in whose place they are.
+        self.training = Some(training);
         Ok(())
     }
 
