@@ -156,7 +156,7 @@ impl<'a, T: Element> Builder<'a, T> {
             LayerKind::Erase(spec) => Box::new(EraseStep { spec, shape: image(layer)?, salt }),
             LayerKind::BatchNorm { momentum, epsilon, center, scale } => {
                 let norm = norm(layer)?;
-                if self.mode == Mode::Training {
+                if self.trains() {
                     let (pixels, Norm { mean, variance, .. }) = (out_len / width, norm);
                     Box::new(BatchNormStep {
                         c: width,
@@ -188,8 +188,17 @@ impl<'a, T: Element> Builder<'a, T> {
         };
         let pixels = pool.map_or(shape.output_len(), |pool| 4 * pool.pool().output_len());
         self.work = self.work.saturating_add(shape.taps().saturating_mul(pixels));
-        let (norm, stored, needs_d_x) = (self.norm(norm)?, stored(layer), self.needs_d_x());
-        Ok(Box::new(ConvStep { shape, pool, grey, use_bias, relu, stored, needs_d_x, norm }))
+        Ok(Box::new(ConvStep {
+            shape,
+            pool,
+            grey,
+            use_bias,
+            relu,
+            stored: stored(layer),
+            trains: self.trains(),
+            needs_d_x: self.needs_d_x(),
+            norm: self.norm(norm)?,
+        }))
     }
 
     fn dense(
@@ -208,9 +217,17 @@ impl<'a, T: Element> Builder<'a, T> {
         if few {
             return Ok(Box::new(DenseStep { shape, use_bias, relu, norm }));
         }
-        let shape = ConvShape::dense(layer.input_len(), units)?;
-        let (pool, grey, stored, needs_d_x) = (None, false, stored(layer), self.needs_d_x());
-        Ok(Box::new(ConvStep { shape, pool, grey, use_bias, relu, stored, needs_d_x, norm }))
+        Ok(Box::new(ConvStep {
+            shape: ConvShape::dense(layer.input_len(), units)?,
+            pool: None,
+            grey: false,
+            use_bias,
+            relu,
+            stored: stored(layer),
+            trains: self.trains(),
+            needs_d_x: self.needs_d_x(),
+            norm,
+        }))
     }
 
     /// The layer of batch normalisation with that number, if there is one.
@@ -218,8 +235,13 @@ impl<'a, T: Element> Builder<'a, T> {
         index.map(|index| norm(&self.layers.layers[index])).transpose()
     }
 
+    fn trains(&self) -> bool {
+        self.mode == Mode::Training
+    }
+
+    /// Whether there are parameters to be trained before the step that comes next.
     fn needs_d_x(&self) -> bool {
-        self.nodes.iter().any(|node| !node.params.is_empty())
+        self.trains() && self.nodes.iter().any(|node| !node.params.is_empty())
     }
 
     fn push(
@@ -256,7 +278,7 @@ impl<'a, T: Element> Builder<'a, T> {
         let mut arena = Map::default();
         let mut values = vec![];
         let mut d_values = [0; 2];
-        if self.mode == Mode::Training {
+        if self.trains() {
             for &len in &lens {
                 values.push(arena.reserve(block * len)?);
             }

@@ -28,6 +28,8 @@ pub struct ConvStep {
     pub relu: bool,
     /// The layout of the kernel.
     pub stored: Stored,
+    /// Whether there is a way back.
+    pub trains: bool,
     /// Whether anybody needs the input's gradient.
     pub needs_d_x: bool,
     /// The normalisation that goes into kernel and bias.
@@ -51,8 +53,8 @@ impl ConvStep {
         let (taps, c_out) = (self.shape.taps(), self.shape.c_out());
         let folded = if self.norm.is_some() { self.shape.kernel_len() + c_out } else { 0 };
         let packed = if self.grey { 0 } else { packed_len::<T>(taps, c_out) };
-        let wants_input = self.needs_d_x && self.pool.is_none();
-        let packed_input = if wants_input { packed_input_len::<T>(&self.shape) } else { 0 };
+        let packed_input =
+            if self.has_dense_gradient() { packed_input_len::<T>(&self.shape) } else { 0 };
         let input_points = self.gradient_shape().map_or(0, |it| winograd::packed_len::<T>(&it));
         let points = if self.is_winograd() { winograd::packed_len::<T>(&self.shape) } else { 0 };
         let mut end = 0;
@@ -73,10 +75,15 @@ impl ConvStep {
         !self.grey && winograd::supports(&self.shape)
     }
 
+    /// Whether the input's gradient is made from those of all outputs, and not from maxima's alone:
+    /// it wants a kernel packed for it.
+    fn has_dense_gradient(&self) -> bool {
+        self.needs_d_x && self.pool.is_none()
+    }
+
     /// The convolution that makes the input's gradient, if Winograd's way is the faster one.
     fn gradient_shape(&self) -> Option<ConvShape> {
-        let wanted = self.needs_d_x && self.pool.is_none();
-        if wanted { gradient_shape(&self.shape) } else { None }
+        if self.has_dense_gradient() { gradient_shape(&self.shape) } else { None }
     }
 
     /// Kernel and bias.
@@ -87,25 +94,23 @@ impl ConvStep {
 
     /// Elements of a padded copy of `n` images.
     fn padded_len(&self, n: usize) -> usize {
-        if self.shape.windows().is_padded() { n * self.shape.padded_len() } else { 0 }
+        let windows = self.shape.windows();
+        if windows.is_padded() { n.saturating_mul(self.shape.padded_len()) } else { 0 }
     }
 
     /// What the kernel's gradient wants by Winograd's way, if that is the faster one.
     fn kernel_scratch_len<T>(&self, n: usize) -> Option<usize> {
-        match &self.pool {
-            Some(_) => None,
-            None => winograd::gradient_scratch_len::<T>(&self.shape, n),
-        }
+        let is_dense = self.trains && self.pool.is_none();
+        if is_dense { winograd::gradient_scratch_len::<T>(&self.shape, n) } else { None }
     }
 
     /// What the input's gradient wants.
     fn input_scratch_len<T>(&self, n: usize) -> usize {
-        match (&self.pool, self.gradient_shape()) {
-            (Some(_), _) if self.grey => 0,
-            (Some(_), _) => self.padded_len(n),
-            (None, Some(gradient)) => winograd_backward::scratch_len::<T>(&gradient, n),
-            (None, None) if self.needs_d_x => input_scratch_len(&self.shape, n),
-            (None, None) => 0,
+        match self.gradient_shape() {
+            _ if !self.needs_d_x => 0,
+            _ if self.pool.is_some() => self.padded_len(n),
+            Some(gradient) => winograd_backward::scratch_len::<T>(&gradient, n),
+            None => input_scratch_len(&self.shape, n),
         }
     }
 
@@ -204,7 +209,7 @@ impl<T: Element> Step<T> for ConvStep {
     }
 
     fn saved_len(&self, n: usize) -> usize {
-        self.argmax_len(n) + self.padded_len(n)
+        self.argmax_len(n).saturating_add(self.padded_len(n))
     }
 
     fn scratch_len(&self, n: usize) -> usize {
