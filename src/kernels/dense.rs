@@ -165,8 +165,6 @@ pub fn dense_backward<T: Element, S: Simd<T>>(
     shape: &DenseShape,
     n: usize,
 ) {
-    check(d_out, x, weights, shape, n);
-    assert_eq!(d_weights.len(), shape.weights_len(), "weights gradient length");
     let with_d_x = d_x.is_some();
     let d_x = d_x.unwrap_or_default();
     let (target, scale, shape) = (d_weights, T::one(), *shape);
@@ -190,7 +188,6 @@ pub fn dense_backward_sgd<T: Element, S: Simd<T>>(
     shape: &DenseShape,
     n: usize,
 ) {
-    check(d_out, x, weights, shape, n);
     let with_d_x = d_x.is_some();
     let d_x = d_x.unwrap_or_default();
     let (target, scale, shape) = (weights, -rate, *shape);
@@ -223,9 +220,9 @@ struct Backward<'a, T, S> {
 impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
     #[inline(always)]
     fn run<const D_X: bool, const SGD: bool>(mut self) {
-        let (inputs, outputs) = (self.shape.inputs(), self.shape.outputs());
+        let outputs = self.shape.outputs();
         check(self.d_out, self.x, self.target, &self.shape, self.n);
-        assert_eq!(self.d_x.len(), if D_X { self.n * inputs } else { 0 }, "input gradient length");
+        assert_eq!(self.d_x.len(), if D_X { self.x.len() } else { 0 }, "input gradient length");
         assert_eq!(self.weights.len(), if SGD { 0 } else { self.target.len() }, "weights length");
         if D_X && self.n == 1 {
             for_output_blocks!(outputs, [OUTPUTS, FEW_OUTPUTS, 1], |o, O| {
@@ -398,8 +395,8 @@ pub(super) unsafe fn part_mut<T>(x: &mut [T], at: usize, len: usize) -> &mut [T]
 }
 
 fn check<T>(out: &[T], x: &[T], weights: &[T], shape: &DenseShape, n: usize) {
-    assert_eq!(out.len(), n * shape.outputs(), "output length");
-    assert_eq!(x.len(), n * shape.inputs(), "input length");
+    assert_eq!(Some(out.len()), n.checked_mul(shape.outputs()), "output length");
+    assert_eq!(Some(x.len()), n.checked_mul(shape.inputs()), "input length");
     assert_eq!(weights.len(), shape.weights_len(), "weights length");
 }
 

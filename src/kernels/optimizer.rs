@@ -127,6 +127,21 @@ pub fn follow<T: Element, S: Simd<T>>(simd: S, average: &mut [T], params: &[T], 
     );
 }
 
+/// `sum += grad`
+#[inline(always)]
+pub fn add_gradient<T: Element, S: Simd<T>>(simd: S, sum: &mut [T], grad: &[T]) {
+    assert_eq!(sum.len(), grad.len(), "gradient length");
+    for_each_vector(
+        simd,
+        sum.len(),
+        #[inline(always)]
+        |at| {
+            let (sum, grad) = (&mut sum[at.clone()], &grad[at]);
+            simd.store_up_to(simd.add(simd.load_up_to(sum), simd.load_up_to(grad)), sum);
+        },
+    );
+}
+
 /// `out = sum over i < count of chunk(i)`, in an order that depends on the count only: trees of
 /// eight, four, two and one, one after the other.
 ///
@@ -294,9 +309,20 @@ mod tests {
         }
     }
 
+    fn add_case<T: Element>(level: Level) {
+        for len in LENGTHS {
+            let mut twin = Twin::<T>::new(len);
+            let grad: Vec<T> = random(len, 10);
+            dispatch!(T, level, simd => add_gradient(simd, &mut twin.params, &grad));
+            twin.check(&grad, |sum, _, g| *sum += g);
+        }
+    }
+
     #[test]
     fn steps_are_their_formulas() {
         for_each_level(|level| {
+            add_case::<f32>(level);
+            add_case::<f64>(level);
             sgd_case::<f32>(level);
             sgd_case::<f64>(level);
             momentum_case::<f32>(level);

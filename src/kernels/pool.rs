@@ -423,8 +423,8 @@ fn average_gather<T: Element, S: Simd<T>>(
 }
 
 fn check<T>(out: &[T], x: &[T], shape: &PoolShape, n: usize) {
-    assert_eq!(out.len(), n * shape.output_len(), "output length");
-    assert_eq!(x.len(), n * shape.input_len(), "input length");
+    assert_eq!(Some(out.len()), n.checked_mul(shape.output_len()), "output length");
+    assert_eq!(Some(x.len()), n.checked_mul(shape.input_len()), "input length");
 }
 
 #[cfg(test)]

@@ -254,6 +254,7 @@ unsafe fn sums<T: Element, S: Simd<T>, const P: usize, const V: usize>(
     weights: *const T,
     taps: Taps,
 ) -> [[S::Vector; P]; V] {
+    const { assert!(block::<T>().is_multiple_of(S::LANES), "vectors lie in one block each") };
     let block = block::<T>();
     let mut sums = [[simd.zero(); P]; V];
     let (mut row, mut tap) = (0, 0);

@@ -103,7 +103,8 @@ impl<T: Element> Inference<T> {
                     chunk: Chunks { images: at.len(), len: at.len(), at: 0 },
                 };
                 for (row, image) in at.clone().enumerate() {
-                    plan.read(&block, row, x, image);
+                    // SAFETY: the arena is the worker's.
+                    unsafe { plan.read(&block, row, x, image) };
                 }
                 let stops = || {
                     if clock.says_stop(plan.work_of_node(block.n)) {
@@ -111,7 +112,8 @@ impl<T: Element> Inference<T> {
                     }
                     stop.load(Ordering::Relaxed)
                 };
-                if plan.forward(&block, 0..end, stops) {
+                // SAFETY: as above.
+                if unsafe { plan.forward(&block, 0..end, stops) } {
                     // SAFETY: the block has been run, and is not run again before this is over.
                     visit(at, unsafe { plan.value(&block, end) }, out);
                 }

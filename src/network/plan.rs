@@ -78,7 +78,7 @@ pub struct Plan<T> {
 /// A block of images on its way, and all that it needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Block<'a, T> {
-    /// Whose plan's regions nobody else uses meanwhile.
+    /// The plan's regions are the block's own.
     pub arena: &'a Shared<T>,
     /// Images.
     pub n: usize,
@@ -176,7 +176,7 @@ impl<T: Element> Plan<T> {
     /// Updates the moving averages with the statistics of a batch.
     ///
     /// # Safety
-    /// Nobody else uses the arena's scratch meanwhile.
+    /// Nobody else uses the arena's scratch meanwhile, or writes to the statistics.
     pub unsafe fn update_moving(
         &self,
         moving: &mut [T],
@@ -192,10 +192,14 @@ impl<T: Element> Plan<T> {
     }
 
     /// Reads image `image` of `x` into the block's place `row`.
-    pub fn read<X: Source>(&self, block: &Block<'_, T>, row: usize, x: &[X], image: usize) {
+    ///
+    /// # Safety
+    /// Nobody else uses the block's arena meanwhile.
+    pub unsafe fn read<X: Source>(&self, block: &Block<'_, T>, row: usize, x: &[X], image: usize) {
+        assert!(row < self.block, "a place in the block");
         let len = self.input_len;
         let x = &x[image * len..][..len];
-        // SAFETY: the value's region is the block's own, and nothing else borrows it now.
+        // SAFETY: the place is inside the value's region; and the caller's promise.
         let out = unsafe {
             block.arena.write(self.values[0] + row * len..self.values[0] + (row + 1) * len)
         };
@@ -242,16 +246,20 @@ impl<T: Element> Plan<T> {
 
     /// Runs a stretch of nodes forward. If a node with statistics comes next, it is told the
     /// chunk's. Behind each node it leaves off if `stops` says so, and then returns `false`.
-    pub fn forward(
+    ///
+    /// # Safety
+    /// Nobody else uses the block's arena meanwhile, or writes to parameters.
+    pub unsafe fn forward(
         &self,
         block: &Block<'_, T>,
         nodes: Range<usize>,
         mut stops: impl FnMut() -> bool,
     ) -> bool {
+        assert!(block.n <= self.block, "images of a block");
         for i in nodes.clone() {
             let (node, n) = (&self.nodes[i], block.n);
-            // SAFETY: the plan lays the regions of a block one beside the other, a node's input and
-            // its output too; other blocks have other arenas; nobody writes to parameters now.
+            // SAFETY: the plan lays the regions of so many images one beside the other, a node's
+            // input and its output too; and the caller's promise.
             node.step.forward(unsafe {
                 Forward {
                     n,
@@ -285,7 +293,11 @@ impl<T: Element> Plan<T> {
     ///
     /// With a learning rate, nodes that can do so descend instead. Behind each node it leaves off
     /// if `stops` says so.
-    pub fn backward(
+    ///
+    /// # Safety
+    /// Nobody else uses the block's arena meanwhile, or writes to parameters; with a learning rate,
+    /// nobody else reads them.
+    pub unsafe fn backward(
         &self,
         block: &Block<'_, T>,
         nodes: Range<usize>,
@@ -293,6 +305,7 @@ impl<T: Element> Plan<T> {
         rate: Option<T>,
         mut stops: impl FnMut() -> bool,
     ) {
+        assert!(block.n <= self.block, "images of a block");
         for i in nodes.clone().rev() {
             let node = &self.nodes[i];
             if !node.needs_d_x && node.params.is_empty() {
@@ -305,12 +318,12 @@ impl<T: Element> Plan<T> {
             pass.batch.d_stats = unsafe { block.d_stats.read(all) };
             match rate {
                 Some(rate) if node.step.can_descend() => {
-                    // SAFETY: with a learning rate, this block is the only one.
+                    // SAFETY: the caller's promise.
                     let weights = unsafe { block.params.write(node.params.clone()) };
                     node.step.backward_and_descend(pass, weights, rate);
                 }
                 _ => {
-                    // SAFETY: nobody writes to parameters now.
+                    // SAFETY: the caller's promise.
                     let weights = unsafe { block.params.read(node.params.clone()) };
                     node.step.backward(pass, weights);
                 }
@@ -341,8 +354,8 @@ impl<T: Element> Plan<T> {
         d_params: &'a mut [T],
     ) -> Backward<'a, T> {
         let (node, n) = (&self.nodes[i], block.n);
-        // SAFETY: the plan lays the regions of a block one beside the other, and the gradients of
-        // neighbouring values into two of them; other blocks have other arenas.
+        // SAFETY: the plan lays the regions of so many images one beside the other, and the
+        // gradients of neighbouring values into two of them; and the promise of `backward`.
         unsafe {
             Backward {
                 n,

@@ -1,11 +1,14 @@
 //! NEON.
 
 use super::Simd;
+use super::sealed::InstructionSet;
 use std::arch::aarch64::*;
 
 /// 128-bit vectors; part of every 64-bit Arm processor.
 #[derive(Clone, Copy, Debug)]
 pub struct Neon(());
+
+impl InstructionSet for Neon {}
 
 impl Neon {
     pub(super) fn detect() -> Option<Self> {

@@ -111,9 +111,14 @@ impl Element for f64 {
 /// Lanes of the longest vector.
 pub const MAX_LANES: usize = 16;
 
+/// What only the instruction sets of this module are, since kernels trust their `LANES`.
+mod sealed {
+    pub trait InstructionSet {}
+}
+
 /// Operations on vectors of `LANES` elements. A value of the type is the proof that the machine has
 /// the instruction set.
-pub trait Simd<T: Element>: Copy {
+pub trait Simd<T: Element>: Copy + sealed::InstructionSet {
     /// One vector register.
     type Vector: Copy;
     /// One truth value per lane.
@@ -313,7 +318,7 @@ macro_rules! impl_simd {
     ) => {
         // SAFETY (of every block below): a `$token` comes from its `detect` alone, or as `narrow`
         // from one that does, so the machine has the features; and each access through a pointer is
-        // inside the slice whose length was checked on the line before.
+        // inside the slice whose length was checked on the line before, or masked out.
         #[allow(clippy::undocumented_unsafe_blocks)]
         impl Simd<$t> for $token {
             type Vector = $vector;

@@ -1,5 +1,6 @@
 //! No vector instructions.
 
+use super::sealed::InstructionSet;
 use super::{Element, Simd};
 
 /// Plain loops over four elements: every machine, and what the compiler makes of it.
@@ -7,6 +8,8 @@ use super::{Element, Simd};
 pub struct Scalar;
 
 const SCALAR_LANES: usize = 4;
+
+impl InstructionSet for Scalar {}
 
 impl<T: Element> Simd<T> for Scalar {
     type Vector = [T; SCALAR_LANES];

@@ -1,6 +1,7 @@
 //! AVX2 and AVX-512.
 
 use super::Simd;
+use super::sealed::InstructionSet;
 use std::arch::x86_64::*;
 
 /// Rounds to the nearest integer, of two to the even one.
@@ -19,6 +20,10 @@ pub struct Avx512(());
 /// AVX-512's masks and 32 registers on 256-bit vectors.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512Narrow(());
+
+impl InstructionSet for Avx2 {}
+impl InstructionSet for Avx512 {}
+impl InstructionSet for Avx512Narrow {}
 
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;

@@ -73,7 +73,7 @@ impl<T: Element> Step<T> for BatchNormStep {
         let sums = scratch;
         sums.fill(T::zero());
         for d_stats in batch.d_stats.chunks_exact(2 * self.c) {
-            sums.iter_mut().zip(d_stats).for_each(|(sum, &d)| *sum = *sum + d);
+            run::add_gradient(sums, d_stats);
         }
         let (sum_d, sum_d_xhat) = sums.split_at(self.c);
         let (gamma, _) = self.split(weights);

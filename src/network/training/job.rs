@@ -225,7 +225,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
             let mut next: &[usize] = &[];
             if phase.first {
                 for n in 0..block.n {
-                    plan.read(&block, n, self.examples.x, order[n]);
+                    // SAFETY: the arena is the worker's or, where chunks meet, the chunk's own.
+                    unsafe { plan.read(&block, n, self.examples.x, order[n]) };
                 }
                 let start = order.len().min(block.n * at.threads);
                 next = &order[start..order.len().min(start + block.n)];
@@ -239,7 +240,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 }
                 self.stop.load(Ordering::Relaxed) && !at.descends
             };
-            if !plan.forward(&block, phase.forward.clone(), &mut stops) {
+            // SAFETY: as above.
+            if !unsafe { plan.forward(&block, phase.forward.clone(), &mut stops) } {
                 return;
             }
             if phase.loss {
@@ -249,13 +251,16 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 // SAFETY: each chunk has its gradient and each worker its extra one.
                 let gradient = unsafe { exchange.gradient(chunks.at) };
                 let rate = at.descends.then(|| T::from_f64(at.rate));
+                let nodes = phase.backward.clone();
                 if number == 0 {
-                    plan.backward(&block, phase.backward.clone(), gradient, rate, &mut stops);
+                    // SAFETY: as above; a batch that descends has one chunk of one block.
+                    unsafe { plan.backward(&block, nodes, gradient, rate, &mut stops) };
                 } else {
                     // SAFETY: as above.
                     let extra = unsafe { self.training.extra[worker].write(0..gradient.len()) };
-                    plan.backward(&block, phase.backward.clone(), extra, rate, &mut stops);
-                    gradient.iter_mut().zip(extra).for_each(|(sum, &mut d)| *sum = *sum + d);
+                    // SAFETY: as above.
+                    unsafe { plan.backward(&block, nodes, extra, rate, &mut stops) };
+                    run::add_gradient(gradient, extra);
                 }
             }
             if self.stop.load(Ordering::Relaxed) && !at.descends {
