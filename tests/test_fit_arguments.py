@@ -215,7 +215,7 @@ def test_a_cross_entropy_needs_two_classes(loss: str) -> None:
 @pytest.mark.parametrize("shuffle", ["batch", "False", None, 2])
 def test_shuffle_is_true_or_false(shuffle: Any) -> None:
     x, y = data()
-    with pytest.raises(ValueError, match=f"^shuffle: expected True or False, got {shuffle!r}"):
+    with pytest.raises(TypeError, match=f"^shuffle: expected True or False, got {shuffle!r}"):
         compiled().fit(x, y, shuffle=shuffle, verbose=0)
 
 

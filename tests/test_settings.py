@@ -2,15 +2,26 @@
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cnnrs import BatchNormalization, Conv2D, Dense, Dropout, RandomErasing, Sequential
+from cnnrs import (
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    Dropout,
+    GlobalAveragePooling2D,
+    RandomErasing,
+    Sequential,
+)
+from cnnrs.callbacks import EarlyStopping
 from cnnrs.layers import Layer
 from cnnrs.losses import CategoricalCrossentropy, Loss
 from cnnrs.optimizers import SGD, Adam, AdamW
+from cnnrs.optimizers.schedules import ExponentialDecay
 from model_under_test import assert_same_weights, compiled, data
 
 MADE = [
@@ -35,6 +46,32 @@ def test_a_setting_stays(made: Any) -> None:
             with pytest.raises(AttributeError, match=f"^{name}: expected to stay .*, got 0.25; "):
                 setattr(made_or_copied, name, 0.25)
         assert made_or_copied.get_config() == before
+
+
+FLAGS = {
+    "use_bias": lambda value: Conv2D(4, 3, use_bias=value),
+    "keepdims": lambda value: GlobalAveragePooling2D(keepdims=value),
+    "center": lambda value: BatchNormalization(center=value),
+    "from_logits": lambda value: CategoricalCrossentropy(value),
+    "nesterov": lambda value: SGD(0.1, nesterov=value),
+    "use_ema": lambda value: Adam(use_ema=value),
+    "staircase": lambda value: ExponentialDecay(0.1, 10, 0.5, staircase=value),
+    "restore_best_weights": lambda value: EarlyStopping(restore_best_weights=value),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", ["no", "False", 0.1, 2, None, [], np.array([1, 0])], ids=repr)
+def test_what_is_neither_true_nor_false_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(
+        TypeError, match=re.escape(f"{name}: expected True or False, got {value!r}")
+    ):
+        FLAGS[name](value)
+
+
+@pytest.mark.parametrize("value", [True, 1, np.True_, np.int64(1)], ids=repr)
+def test_what_equals_true_is_true(value: Any) -> None:
+    assert Conv2D(4, 3, use_bias=value).get_config()["use_bias"] is True
 
 
 def test_nothing_can_be_frozen() -> None:

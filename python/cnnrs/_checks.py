@@ -30,6 +30,13 @@ def integer(name: str, value: SupportsIndex, least: int = 1) -> int:
     return number
 
 
+def flag(name: str, value: bool) -> bool:
+    """The value as a bool, if it is True or False, or a number that equals one of them."""
+    if not isinstance(value, int | np.integer | np.bool_) or value not in (0, 1):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
 def text(name: str, value: str) -> str:
     """The value, if it is a string."""
     if not isinstance(value, str):

@@ -30,6 +30,7 @@ from cnnrs._checks import (
     between,
     channels_last,
     choice,
+    flag,
     from_0_below_1,
     integer,
     number,
@@ -103,7 +104,7 @@ class Conv2D(Layer):
         **common: `name` and `input_shape`, as of every `Layer`.
 
     Raises:
-        TypeError: if a size is no integer.
+        TypeError: if a size is no integer, or `use_bias` neither True nor False.
         ValueError: if a size is not positive, or a value is none of the above.
 
     Reference: `keras.layers.Conv2D`.
@@ -142,7 +143,7 @@ class Conv2D(Layer):
         only("dilation_rate", pair("dilation_rate", dilation_rate), (1, 1))
         only("groups", groups, 1)
         self.activation = _activation(activation)
-        self.use_bias = bool(use_bias)
+        self.use_bias = flag("use_bias", use_bias)
         self.kernel_initializer = _initializer("kernel", kernel_initializer, "glorot_uniform")
         self.bias_initializer = _initializer("bias", bias_initializer, "zeros")
 
@@ -242,6 +243,7 @@ class GlobalAveragePooling2D(Layer):
         **common: `name` and `input_shape`, as of every `Layer`.
 
     Raises:
+        TypeError: if `keepdims` is neither True nor False.
         ValueError: if the data format is another.
 
     Reference: `keras.layers.GlobalAveragePooling2D`.
@@ -260,7 +262,7 @@ class GlobalAveragePooling2D(Layer):
     ) -> None:
         super().__init__(**common)
         channels_last(data_format)
-        self.keepdims = bool(keepdims)
+        self.keepdims = flag("keepdims", keepdims)
 
 
 class Flatten(Layer):
@@ -304,7 +306,7 @@ class Dense(Layer):
         **common: `name` and `input_shape`, as of every `Layer`.
 
     Raises:
-        TypeError: if `units` is no integer.
+        TypeError: if `units` is no integer, or `use_bias` neither True nor False.
         ValueError: if it is not positive, or the activation or an initializer is unknown.
 
     Reference: `keras.layers.Dense`.
@@ -331,7 +333,7 @@ class Dense(Layer):
         super().__init__(**common)
         self.units = integer("units", units)
         self.activation = _activation(activation)
-        self.use_bias = bool(use_bias)
+        self.use_bias = flag("use_bias", use_bias)
         self.kernel_initializer = _initializer("kernel", kernel_initializer, "glorot_uniform")
         self.bias_initializer = _initializer("bias", bias_initializer, "zeros")
 
@@ -466,7 +468,7 @@ class BatchNormalization(Layer):
         **common: `name` and `input_shape`, as of every `Layer`.
 
     Raises:
-        TypeError: if a number is not one.
+        TypeError: if a number is not one, or `center` or `scale` is neither True nor False.
         ValueError: if one is out of its range, or an initializer is unknown.
 
     Reference: `keras.layers.BatchNormalization`; S. Ioffe and C. Szegedy, 2015.
@@ -498,8 +500,8 @@ class BatchNormalization(Layer):
         only("axis", axis, -1)
         self.momentum = between("momentum", momentum, 0, 1)
         self.epsilon = above_0("epsilon", epsilon)
-        self.center = bool(center)
-        self.scale = bool(scale)
+        self.center = flag("center", center)
+        self.scale = flag("scale", scale)
         self.beta_initializer = _initializer("beta", beta_initializer, "zeros")
         self.gamma_initializer = _initializer("gamma", gamma_initializer, "ones")
         self.moving_mean_initializer = _initializer("moving_mean", moving_mean_initializer, "zeros")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs._arrays import check_length, class_numbers, fit_shape, plain, real
-from cnnrs._checks import Shape, between, one_of
+from cnnrs._checks import Shape, between, flag, one_of
 from cnnrs._settings import Settled, call_of
 
 __all__ = [
@@ -93,7 +93,7 @@ class CategoricalCrossentropy(Loss):
         label_smoothing: from 0 (default) to 1.
 
     Raises:
-        TypeError: if the label smoothing is not a number.
+        TypeError: if the label smoothing is not a number, or `from_logits` neither True nor False.
         ValueError: if it is out of its range.
 
     Reference: `keras.losses.CategoricalCrossentropy`.
@@ -111,7 +111,7 @@ class CategoricalCrossentropy(Loss):
     _settings = ("from_logits", "label_smoothing")
 
     def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
-        self.from_logits = bool(from_logits)
+        self.from_logits = flag("from_logits", from_logits)
         self.label_smoothing = between("label_smoothing", label_smoothing, 0, 1)
 
     def _targets(self, name: str, y: npt.ArrayLike, n: int, outputs: Shape, dtype: str) -> Array:
@@ -140,7 +140,7 @@ class SparseCategoricalCrossentropy(Loss):
         label_smoothing: from 0 (default) to 1; by keyword only, as Keras has no such argument.
 
     Raises:
-        TypeError: if the label smoothing is not a number.
+        TypeError: if the label smoothing is not a number, or `from_logits` neither True nor False.
         ValueError: if it is out of its range.
 
     Reference: `keras.losses.SparseCategoricalCrossentropy`; the smoothing is that of
@@ -159,7 +159,7 @@ class SparseCategoricalCrossentropy(Loss):
     _settings = ("from_logits", "label_smoothing")
 
     def __init__(self, from_logits: bool = False, *, label_smoothing: float = 0.0) -> None:
-        self.from_logits = bool(from_logits)
+        self.from_logits = flag("from_logits", from_logits)
         self.label_smoothing = between("label_smoothing", label_smoothing, 0, 1)
 
     def _compiled(self) -> tuple[str, dict[str, Any]]:

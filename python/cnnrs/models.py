@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cnnrs import _arguments, _arrays, _core, _random, losses, optimizers
 from cnnrs._arguments import Verbose
-from cnnrs._checks import integer, number, only
+from cnnrs._checks import flag, from_0_below_1, integer
 from cnnrs._fit import CallbackList, Data, Fit, evaluate
 from cnnrs._layer import Input, Layer
 from cnnrs._progress import Report, line, say
@@ -250,13 +250,8 @@ class Sequential(Stored):
         epochs = integer("epochs", epochs, least=0)
         initial_epoch = integer("initial_epoch", initial_epoch, least=0)
         level = _arguments.verbosity(verbose)
-        split = number(
-            "validation_split",
-            validation_split,
-            "a number from 0 to below 1",
-            lambda value: 0 <= value < 1,
-        )
-        only("shuffle", shuffle, True, False)
+        split = from_0_below_1("validation_split", validation_split)
+        shuffle = flag("shuffle", shuffle)
         with self._unbuilt_if_refused():
             data = self._data("fit", x, y)
             validation = None
@@ -277,7 +272,7 @@ class Sequential(Stored):
                 "images": len(data.x),
                 "validation images": len(validation.x) if validation else 0,
                 "batch_size": batch_size,
-                "shuffle": bool(shuffle),
+                "shuffle": shuffle,
             }
         )
         fit = Fit(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from cnnrs._checks import as_path, one_of
+from cnnrs._checks import as_path, flag, one_of
 from cnnrs._files import atomic_path
 from cnnrs.callbacks._base import Callback, Logs
 
@@ -66,7 +66,7 @@ class CSVLogger(Callback):
             )
         self.filename = os.fspath(as_path("filename", filename))
         self.sep = separator
-        self.append = bool(append)
+        self.append = flag("append", append)
         self._columns: list[str] | None = None
         self._warned = False
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs._checks import integer, number
+from cnnrs._checks import flag, integer, number
 from cnnrs._progress import say
 from cnnrs.callbacks._base import Callback, Logs
 from cnnrs.callbacks._monitor import Monitor
@@ -72,7 +72,7 @@ class EarlyStopping(Callback):
         self.patience = integer("patience", patience, least=0)
         self.verbose = verbose
         self.baseline = None if baseline is None else number("baseline", baseline)
-        self.restore_best_weights = bool(restore_best_weights)
+        self.restore_best_weights = flag("restore_best_weights", restore_best_weights)
         self.start_from_epoch = integer("start_from_epoch", start_from_epoch, least=0)
         self._begin()
 

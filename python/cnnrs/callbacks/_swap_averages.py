@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from cnnrs._checks import flag
 from cnnrs.callbacks._base import Callback, Logs
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class SwapEMAWeights(Callback):
             behind this one, such as one that saves the model; False by default.
 
     Raises:
+        TypeError: if `swap_on_epoch` is neither True nor False.
         ValueError: from `fit`, `evaluate` or `predict`, if no averages are kept.
 
     If an exception ends the training while the averages are there, they stay until more training
@@ -46,7 +48,7 @@ class SwapEMAWeights(Callback):
     """
 
     def __init__(self, swap_on_epoch: bool = False) -> None:
-        self.swap_on_epoch = bool(swap_on_epoch)
+        self.swap_on_epoch = flag("swap_on_epoch", swap_on_epoch)
 
     def set_model(self, model: "Sequential") -> None:
         """Refuse a model whose optimizer keeps no averages."""

@@ -1,5 +1,6 @@
 """Ending a training that has gone astray."""
 
+from cnnrs._checks import flag
 from cnnrs.callbacks._base import Callback
 
 __all__ = ["TerminateOnNaN"]
@@ -16,6 +17,7 @@ class TerminateOnNaN(Callback):
             `on_train_end` of all callbacks; False by default.
 
     Raises:
+        TypeError: if `raise_error` is neither True nor False.
         RuntimeError: from `fit`, if `raise_error` is set and the loss is not finite.
 
     Reference: `keras.callbacks.TerminateOnNaN`. There it ends right after the step.
@@ -35,7 +37,7 @@ class TerminateOnNaN(Callback):
     """
 
     def __init__(self, raise_error: bool = False) -> None:
-        self.raise_error = bool(raise_error)
+        self.raise_error = flag("raise_error", raise_error)
 
     def _on_loss_not_finite(self, epoch: int, batch: int, loss: float) -> None:
         if self.raise_error:

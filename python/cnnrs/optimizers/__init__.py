@@ -16,6 +16,7 @@ from cnnrs._checks import (
     at_least_0,
     between,
     finite_at_least_0,
+    flag,
     from_0_below_1,
     integer,
     one_of,
@@ -72,7 +73,7 @@ class Optimizer(Settled):
                 f"{learning_rate!r}, lr={lr!r}"
             )
         self.learning_rate = learning_rate if lr is None else lr
-        self.use_ema = bool(use_ema)
+        self.use_ema = flag("use_ema", use_ema)
         self.ema_momentum = between("ema_momentum", ema_momentum, 0, 1)
         self.ema_overwrite_frequency = (
             None
@@ -173,7 +174,7 @@ class SGD(Optimizer):
             averages; None (default) for after the training alone.
 
     Raises:
-        TypeError: if one is no number.
+        TypeError: if one is no number, or neither True nor False where it should be.
         ValueError: if one is out of its range, or `lr` is given beside a learning rate that is
             not the default.
 
@@ -204,7 +205,7 @@ class SGD(Optimizer):
     ) -> None:
         super().__init__(learning_rate, 0.01, lr, use_ema, ema_momentum, ema_overwrite_frequency)
         self.momentum = between("momentum", momentum, 0, 1)
-        self.nesterov = bool(nesterov)
+        self.nesterov = flag("nesterov", nesterov)
 
 
 class Adam(Optimizer):
@@ -225,7 +226,7 @@ class Adam(Optimizer):
             averages; None (default) for after the training alone.
 
     Raises:
-        TypeError: if one is no number.
+        TypeError: if one is no number, or neither True nor False where it should be.
         ValueError: if one is out of its range, or `lr` is given beside a learning rate that is
             not the default.
 
@@ -277,7 +278,7 @@ class AdamW(Adam):
             averages; None (default) for after the training alone.
 
     Raises:
-        TypeError: if one is no number.
+        TypeError: if one is no number, or neither True nor False where it should be.
         ValueError: if one is out of its range, or `lr` is given beside a learning rate that is
             not the default.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cnnrs._checks import finite_at_least_0, number
+from cnnrs._checks import finite_at_least_0, flag, number
 from cnnrs.optimizers.schedules._base import Decay, Formula, Rates
 
 
@@ -23,7 +23,7 @@ class _Staircase(Decay):
     ) -> None:
         super().__init__(initial_learning_rate, decay_steps, name)
         self.decay_rate = finite_at_least_0("decay_rate", decay_rate)
-        self.staircase = bool(staircase)
+        self.staircase = flag("staircase", staircase)
 
     def _at(self, step: Rates) -> Rates:
         times = step / self.decay_steps
@@ -45,7 +45,7 @@ class ExponentialDecay(_Staircase):
         name: as in Keras; nothing depends on it.
 
     Raises:
-        TypeError: if one is no number.
+        TypeError: if one is no number, or `staircase` neither True nor False.
         ValueError: if one is out of its range.
 
     Reference: `keras.optimizers.schedules.ExponentialDecay`.
@@ -167,7 +167,7 @@ class PolynomialDecay(Decay):
         name: as in Keras; nothing depends on it.
 
     Raises:
-        TypeError: if one is no number.
+        TypeError: if one is no number, or `cycle` neither True nor False.
         ValueError: if one is out of its range.
 
     Reference: `keras.optimizers.schedules.PolynomialDecay`.
@@ -192,7 +192,7 @@ class PolynomialDecay(Decay):
         super().__init__(initial_learning_rate, decay_steps, name)
         self.end_learning_rate = finite_at_least_0("end_learning_rate", end_learning_rate)
         self.power = finite_at_least_0("power", power)
-        self.cycle = bool(cycle)
+        self.cycle = flag("cycle", cycle)
 
     def _at(self, step: Rates) -> Rates:
         if self.cycle:
