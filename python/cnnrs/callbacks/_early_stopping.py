@@ -1,9 +1,7 @@
 """Ending a training that no longer gets better."""
 
-import base64
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from cnnrs._checks import flag, integer, number
@@ -120,34 +118,19 @@ class EarlyStopping(Callback):
             self.model.set_weights(self.best_weights)
 
     def get_state(self) -> dict[str, Any]:
-        """What a later process needs to go on: numbers, strings, lists and None."""
-        weights = self.best_weights
+        """What a later process needs to go on: numbers, None and lists of arrays."""
         return {
             "wait": self.wait,
             "stopped_epoch": self.stopped_epoch,
             "best": self.best,
             "best_epoch": self.best_epoch,
-            "best_weights": None if weights is None else [_to_text(array) for array in weights],
+            "best_weights": self.best_weights,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on where `get_state` was called."""
-        weights = state["best_weights"]
         self.wait = state["wait"]
         self.stopped_epoch = state["stopped_epoch"]
         self.best = state["best"]
         self.best_epoch = state["best_epoch"]
-        self.best_weights = None if weights is None else [_from_text(array) for array in weights]
-
-
-def _to_text(array: npt.NDArray[Any]) -> dict[str, Any]:
-    """An array as JSON can hold it, bit for bit."""
-    little = array.astype(array.dtype.newbyteorder("<"))
-    data = base64.b64encode(little.tobytes()).decode("ascii")
-    return {"dtype": array.dtype.name, "shape": list(array.shape), "base64": data}
-
-
-def _from_text(text: dict[str, Any]) -> npt.NDArray[Any]:
-    dtype = np.dtype(text["dtype"])
-    data = np.frombuffer(base64.b64decode(text["base64"]), dtype.newbyteorder("<"))
-    return data.astype(dtype).reshape(text["shape"])
+        self.best_weights = state["best_weights"]
