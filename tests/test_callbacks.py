@@ -280,6 +280,32 @@ def test_training_goes_on_with_the_layers_that_a_callback_adds() -> None:
     assert_same_weights(model, by_hand)
 
 
+def test_figures_follow_the_loss_that_a_callback_compiles() -> None:
+    x, y = data()
+    rows = np.eye(3)[y]
+    model = compiled("categorical_crossentropy")
+    change = AtTheFirstEpochsEnd(lambda model: model.compile("sgd", "mse"))
+    model.fit(x, rows, epochs=2, verbose=0, validation_data=(x, rows), callbacks=change)
+    logs = model.history.history
+    assert {name: len(figures) for name, figures in logs.items()} == {
+        "loss": 2,
+        "accuracy": 1,
+        "val_loss": 2,
+        "val_accuracy": 1,
+    }
+
+
+def test_a_hook_of_batches_may_be_set_as_an_epoch_begins() -> None:
+    class Late(Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 1:
+                self.on_train_batch_end = lambda batch, logs: batches.append(batch)
+
+    batches: list[int] = []
+    compiled().fit(*data(), batch_size=5, epochs=2, verbose=0, callbacks=Late())
+    assert batches == [0, 1, 2, 3]
+
+
 def test_steps_are_counted_by_the_optimizer() -> None:
     x, y = data(10)
     asked: list[int] = []

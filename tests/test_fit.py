@@ -319,7 +319,7 @@ def test_a_loss_that_is_not_finite_is_told_once() -> None:
         history = model.fit(x, y, batch_size=3, epochs=2, shuffle=False, verbose=0)
     (warning,) = caught
     assert str(warning.message) == (
-        "the loss is not finite at epoch 1, step 5; x holds a number that is not finite"
+        "the loss is not finite at epoch 1, step 5; x holds a number that is not finite in float32"
     )
     assert warning.filename == __file__
     assert all(map(math.isnan, history.history["loss"]))
@@ -356,8 +356,42 @@ def test_a_learning_rate_is_not_blamed_for_what_it_did_not_do() -> None:
     for optimizer in (SGD(1.0), SGD(0.0)):
         model = Sequential([Input((7, 6, 2)), Flatten(), Dense(1)])
         model.compile(optimizer, "mse")
-        with pytest.warns(RuntimeWarning, match=r"step 1; x or the weights may be too large"):
+        with pytest.warns(RuntimeWarning, match=r"step 1; x may be too large, or the weights as"):
             model.fit(x * 1e30, np.zeros(20), batch_size=5, shuffle=False, verbose=0)
+
+
+def test_a_number_too_large_for_the_model_is_told() -> None:
+    x, y = data(30)
+    wide = x.astype(np.float64)
+    wide[20] = 1e300
+    with pytest.warns(RuntimeWarning, match="step 5; x holds a number that is not finite in float"):
+        compiled().fit(wide, y, batch_size=5, shuffle=False, verbose=0)
+
+
+def test_a_learning_rate_is_not_blamed_for_weights_that_are_not_finite() -> None:
+    x, y = data()
+    model = compiled()
+    model.fit(x, y, verbose=0)
+    model.set_weights([np.full_like(array, np.nan) for array in model.get_weights()])
+    with pytest.warns(RuntimeWarning, match="or the weights as training began .* or not finite"):
+        model.fit(x, y, verbose=0)
+
+
+def test_a_validation_whose_loss_is_not_finite_is_told() -> None:
+    x, y = data()
+    strange = np.full_like(x, np.nan)
+    with pytest.warns(RuntimeWarning) as caught:
+        compiled().fit(x, y, epochs=2, validation_data=(strange, y), verbose=0)
+    (warning,) = caught
+    assert str(warning.message) == (
+        "the loss of the validation is not finite at epoch 1; x holds a number that is not finite "
+        "in float32"
+    )
+    assert warning.filename == __file__
+    model = Sequential([Input((7, 6, 2)), Flatten(), Dense(1)])
+    model.compile(SGD(1e30), "mse")
+    with pytest.warns(RuntimeWarning, match=r"validation .* epoch 1; a learning rate below 1e\+30"):
+        model.fit(x, y, batch_size=20, validation_data=(x, y), verbose=0)
 
 
 def test_a_warning_that_is_an_error_ends_the_training() -> None:

@@ -1,9 +1,9 @@
 """Training epoch by epoch, in calls of many steps that each are one Rust call."""
 
 import functools
+import math
 import operator
 import time
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs._progress import Report
+from cnnrs._warnings import warn
 from cnnrs.callbacks._base import Callback, History, Logs
 
 if TYPE_CHECKING:
@@ -82,55 +83,45 @@ class CallbackList:
 
     def train_begin(self, run: dict[str, Any]) -> None:
         """Begin a training of which `run` says how many images it has, and how it takes them."""
-        for callback in self._callbacks:
-            callback.on_train_begin({})
-        for callback in self._callbacks:
-            callback._after_train_begin(self._callbacks, run)
-        self.wants_batches = any(map(_wants_batches, self._callbacks))  # they may have set hooks
+        self._each("on_train_begin", {})
+        self._each("_after_train_begin", self._callbacks, run)
 
     def train_end(self, logs: Logs) -> None:
-        for callback in self._callbacks:
-            callback.on_train_end(logs)
-        for callback in self._callbacks:
-            callback._after_train_end()
+        self._each("on_train_end", logs)
+        self._each("_after_train_end")
 
     def test_begin(self) -> None:
-        for callback in self._callbacks:
-            callback.on_test_begin({})
+        self._each("on_test_begin", {})
 
     def test_end(self, logs: Logs) -> None:
-        for callback in self._callbacks:
-            callback.on_test_end(logs)
+        self._each("on_test_end", logs)
 
     def predict_begin(self) -> None:
-        for callback in self._callbacks:
-            callback.on_predict_begin({})
+        self._each("on_predict_begin", {})
 
     def predict_end(self) -> None:
-        for callback in self._callbacks:
-            callback.on_predict_end({})
+        self._each("on_predict_end", {})
 
     def loss_not_finite(self, epoch: int, batch: int, loss: float) -> None:
-        for callback in self._callbacks:
-            callback._on_loss_not_finite(epoch, batch, loss)
+        self._each("_on_loss_not_finite", epoch, batch, loss)
 
     def epoch_begin(self, epoch: int) -> None:
-        for callback in self._callbacks:
-            callback.on_epoch_begin(epoch, {})
+        self._each("on_epoch_begin", epoch, {})
+        self.wants_batches = any(map(_wants_batches, self._callbacks))  # they may have set hooks
 
     def epoch_end(self, epoch: int, logs: Logs) -> None:
-        for callback in self._callbacks:
-            callback.on_epoch_end(epoch, logs)
-        for callback in self._callbacks:
-            callback._after_epoch_end(self._callbacks, epoch)
+        self._each("on_epoch_end", epoch, logs)
+        self._each("_after_epoch_end", self._callbacks, epoch)
 
     def batch_begin(self, batch: int) -> None:
-        for callback in self._callbacks:
-            callback.on_train_batch_begin(batch, logs={})
+        self._each("on_train_batch_begin", batch, logs={})
 
     def batch_end(self, batch: int, logs: Logs) -> None:
+        self._each("on_train_batch_end", batch, logs=logs)
+
+    def _each(self, hook: str, *arguments: Any, **keywords: Any) -> None:
         for callback in self._callbacks:
-            callback.on_train_batch_end(batch, logs=logs)
+            getattr(callback, hook)(*arguments, **keywords)
 
 
 def _wants_batches(callback: Callback) -> bool:
@@ -162,7 +153,6 @@ class Fit:
         *,
         batch_size: int,
         steps_per_execution: int,
-        metric: str | None,
         callbacks: CallbackList,
         report: Report,
     ) -> None:
@@ -170,10 +160,10 @@ class Fit:
         self._data = data
         self._batch_size = batch_size
         self._steps_per_execution = steps_per_execution
-        self._metric = metric
         self._callbacks = callbacks
         self._report = report
         self._pace = Pace()
+        self._rate = 0.0  # of the last step, once there was one
         self._warned = False
 
     def epoch(
@@ -188,12 +178,15 @@ class Fit:
         start = time.perf_counter()
         steps, sums = self._train(epoch, order, draw_seed(rng))
         seconds = time.perf_counter() - start
-        logs = sums.logs(self._metric)
+        logs = sums.logs(self._model._metric)
         if validation is not None:
             self._callbacks.test_begin()
-            judged = evaluate(self._model._ready_network(), validation).logs(self._metric)
+            judged = evaluate(self._model._ready_network(), validation).logs(self._model._metric)
             self._callbacks.test_end(judged)
             logs |= {f"val_{name}": value for name, value in judged.items()}
+            if not self._warned and not math.isfinite(judged["loss"]):
+                what = f"the loss of the validation is not finite at epoch {epoch + 1}"
+                self._warn(what, validation)
         self._callbacks.epoch_end(epoch, logs)
         self._report.end(steps, seconds, logs)
         return logs
@@ -214,7 +207,7 @@ class Fit:
                     if done == end or self._model.stop_training:
                         break
                 if hooks:
-                    self._callbacks.batch_end(done - 1, sums.logs(self._metric))
+                    self._callbacks.batch_end(done - 1, sums.logs(self._model._metric))
         return done, sums
 
     def _call(
@@ -223,8 +216,7 @@ class Fit:
         """Take `count` steps after `done` of the epoch, and add what they came to to `sums`."""
         part = order[done * self._batch_size : (done + count) * self._batch_size]
         network = self._model._ready_network()  # a callback may have changed it
-        taken = network.steps()
-        rates = self._model._rates(taken, count)
+        rates = self._model._rates(network.steps(), count)
         start = time.perf_counter()
         losses, right = network.train(
             self._data.x, self._data.y, part, self._batch_size, rates, seed, done
@@ -234,26 +226,35 @@ class Fit:
         # One after the other, so that the sum does not depend on how steps are cut into calls.
         sums.loss = functools.reduce(operator.add, losses.tolist(), sums.loss)
         sums.right += right
-        self._report.update(len(part), sums.logs(self._metric))
+        self._report.update(len(part), sums.logs(self._model._metric))
         if not self._warned and not np.isfinite(losses).all():
-            self._warned = True
             strange = int(np.isfinite(losses).argmin())
-            self._callbacks.loss_not_finite(epoch, done + strange, float(losses[strange]))
-            self._report.clear()
-            images = part[strange * self._batch_size :][: self._batch_size]
-            # The step's loss is what the steps before it have led to.
-            why = self._suspect(images, rates[max(strange - 1, 0)] if taken + strange else 0)
-            warnings.warn(
-                f"the loss is not finite at epoch {epoch + 1}, step {done + strange + 1}; {why}",
-                RuntimeWarning,
-                stacklevel=5,  # the caller of Sequential.fit
+            step, images = done + strange, part[strange * self._batch_size :][: self._batch_size]
+            if strange:
+                self._rate = float(rates[strange - 1])
+            self._callbacks.loss_not_finite(epoch, step, float(losses[strange]))
+            self._warn(
+                f"the loss is not finite at epoch {epoch + 1}, step {step + 1}",
+                Data(self._data.x[images], self._data.y[images]),
             )
+        self._rate = float(rates[-1])
 
-    def _suspect(self, images: npt.NDArray[np.int64], rate: float) -> str:
-        """What the loss of these images, after steps of that rate, may come from."""
-        for name, array in (("x", self._data.x), ("y", self._data.y)):
-            if not np.isfinite(array[images]).all():
-                return f"{name} holds a number that is not finite"
-        if rate:
-            return f"a learning rate below {rate:g} may help"
-        return "x or the weights may be too large"
+    def _warn(self, what: str, data: Data) -> None:
+        """Warn, once in a training, of what these data came to, and of what it may come from."""
+        self._warned = True
+        self._report.clear()
+        why = "x may be too large, or the weights as training began too large or not finite"
+        if self._rate:  # The loss is what the steps before it have led to.
+            why = f"a learning rate below {self._rate:g} may help"
+        for name, array in (("y", data.y), ("x", data.x)):
+            if not _is_finite(array, self._model.dtype):
+                why = f"{name} holds a number that is not finite in {self._model.dtype}"
+        warn(f"{what}; {why}")
+
+
+def _is_finite(array: Array, dtype: str) -> bool:
+    """Whether all numbers are, as the model takes them."""
+    if array.dtype.kind != "f":
+        return True
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(dtype, copy=False)).all())

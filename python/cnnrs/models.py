@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -18,6 +17,7 @@ from cnnrs._fit import CallbackList, Data, Fit, evaluate
 from cnnrs._layer import Input, Layer
 from cnnrs._progress import Report, line, say
 from cnnrs._stored import Stored
+from cnnrs._warnings import warn
 from cnnrs.callbacks import Callback, History
 from cnnrs.losses import Loss
 from cnnrs.optimizers import Optimizer
@@ -174,7 +174,7 @@ class Sequential(Stored):
         new_optimizer, new_loss = optimizers.get(optimizer), losses.get(loss)
         metric = _arguments.metric(metrics, new_loss)
         self._softmaxes_were_checked = False
-        self._warn_of_two_softmaxes(new_loss, stacklevel=3)
+        self._warn_of_two_softmaxes(new_loss)
         with self._lock:
             if self._network is not None:
                 self._network.compile(new_loss._compiled(), new_optimizer._compiled())
@@ -226,7 +226,8 @@ class Sequential(Stored):
                 are out of range.
 
         Warns:
-            RuntimeWarning: once, if the loss is not finite; training goes on.
+            RuntimeWarning: once, if the loss or that of the validation is not finite; training goes
+                on.
 
         If the optimizer keeps averages (`use_ema=True`), weights become their averages after the
         last epoch, before `on_train_end` of callbacks.
@@ -280,7 +281,6 @@ class Sequential(Stored):
             data,
             batch_size=batch_size,
             steps_per_execution=self.steps_per_execution,
-            metric=self._metric,
             callbacks=called,
             report=Report(level, epochs=epochs, steps=steps, images=len(data.x)),
         )
@@ -452,24 +452,22 @@ class Sequential(Stored):
             raise ValueError(f"{method}: expected a compiled model, got {self.name} before compile")
         with self._unbuilt_if_refused():
             images = self._inputs(f"x{of}", x)
-            self._warn_of_two_softmaxes(self.loss, stacklevel=4)
+            self._warn_of_two_softmaxes(self.loss)
             if not len(images):
                 raise ValueError(f"x{of}: expected at least one image, got none")
             labels = self.loss._targets(f"y{of}", y, len(images), self._outputs(), self.dtype)
         return Data(images, labels)
 
-    def _warn_of_two_softmaxes(self, loss: Loss, stacklevel: int) -> None:
+    def _warn_of_two_softmaxes(self, loss: Loss) -> None:
         """Warn, once for each `compile`, if both the model's end and the loss apply one."""
         last = self._layers[-1] if self._layers else None
         if self._softmaxes_were_checked or getattr(last, "activation", "") != "softmax":
             return
         self._softmaxes_were_checked = True
         if getattr(loss, "from_logits", False):
-            warnings.warn(
+            warn(
                 f"loss: from_logits=True applies a softmax, and so does {last!r}: the loss sees "
-                f"two; leave one of them out",
-                RuntimeWarning,
-                stacklevel=stacklevel,
+                f"two; leave one of them out"
             )
 
     def _ready_network(self) -> _core.Network:

@@ -1,13 +1,13 @@
 """Figures of all epochs as a table in a file."""
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from cnnrs._checks import as_path, flag, one_of
 from cnnrs._files import atomic_path
+from cnnrs._warnings import warn
 from cnnrs.callbacks._base import Callback, Logs
 
 __all__ = ["CSVLogger"]
@@ -87,11 +87,7 @@ class CSVLogger(Callback):
         left_out = sorted(logs.keys() - set(self._columns))
         if left_out and not self._warned:
             self._warned = True
-            warnings.warn(
-                f"{self.filename}: no column for {', '.join(left_out)}",
-                RuntimeWarning,
-                stacklevel=5,  # the caller of Sequential.fit
-            )
+            warn(f"{self.filename}: no column for {', '.join(left_out)}")
 
     def get_state(self) -> dict[str, Any]:
         """The file as it is after this epoch, for `BackupAndRestore`."""

@@ -1,16 +1,13 @@
 """Which figure a callback watches, and whether a new value of it is better than the best so far."""
 
 import math
-import warnings
 
 from cnnrs._checks import choice, number
+from cnnrs._warnings import warn
 from cnnrs.callbacks._base import Logs
 
 _DIRECTIONS = {"loss": "min", "accuracy": "max", "acc": "max"}
 """What is better of the figures that `fit` reports, by their names without `val_`."""
-
-_TO_THE_CALLER_OF_FIT = 6
-"""Frames from `Monitor.value` up: the callback's hook, `CallbackList`, `Fit`, `Sequential`."""
 
 
 class Monitor:
@@ -67,10 +64,6 @@ class Monitor:
         value = (logs or {}).get(self.name)
         if value is None:
             keys = ", ".join(logs or ()) or "none"
-            warnings.warn(
-                f"monitor: expected a figure of the logs, got {self.name!r}; there are: {keys}",
-                RuntimeWarning,
-                stacklevel=_TO_THE_CALLER_OF_FIT,
-            )
+            warn(f"monitor: expected a figure of the logs, got {self.name!r}; there are: {keys}")
             return None
         return float(value)
