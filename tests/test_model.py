@@ -424,9 +424,51 @@ def test_memory_follows_the_dtype(capsys: pytest.CaptureFixture[str]) -> None:
 # Copies and threads
 
 
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m))]
-)
+COPIES = [copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m))]
+
+
+class Named(Sequential):
+    """A model with attributes of the user's own, some of them there before the model is."""
+
+    def __init__(self, classes: list[str]) -> None:
+        self.classes = classes
+        super().__init__([Input((4,)), Dense(len(classes))], name="named")
+        self.made_by = "a test"
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_a_copy_has_the_users_attributes(copied: Any) -> None:
+    model = Named(["a", "b"])
+    model.note = {"seed": 1}
+    twin = copied(model)
+    assert type(twin) is Named
+    assert (twin.classes, twin.made_by, twin.note) == (["a", "b"], "a test", {"seed": 1})
+    assert_same_weights(copied(twin), model)
+
+
+@pytest.mark.parametrize("copied", COPIES)
+def test_a_copy_shares_nothing_that_training_changes(copied: Any) -> None:
+    x, y = data()
+    model = compiled()
+    model.fit(x, y, verbose=0)
+    twin = copied(model)
+    rate, history = model.optimizer.learning_rate, copy.deepcopy(model.history.history)
+    twin.optimizer.learning_rate = 0.5
+    twin.history.history["loss"].append(0.0)
+    twin.fit(x, y, epochs=2, initial_epoch=1, verbose=0, callbacks=[twin.history])
+    assert (model.optimizer.learning_rate, model.history.history) == (rate, history)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"model"])
+def test_a_models_name_is_a_string(name: Any) -> None:
+    model = small_model()
+    with pytest.raises(TypeError, match=f"name: expected a string, got {name!r}"):
+        model.name = name
+    model.name = "another"
+    assert model.name == "another"
+
+
+@pytest.mark.parametrize("copied", COPIES)
 def test_a_copy_goes_on_as_the_model_does(copied: Any) -> None:
     set_random_seed(0)
     model = small_model(dropout=0.3)

@@ -90,7 +90,8 @@ class Layer(Settled, Trained):
         kind = type(self).__name__
         if not hasattr(self, "_kind"):
             raise TypeError(f"{kind}: expected a layer of cnnrs.layers, or a class made of one")
-        for key, value in unknown.items():
+        if unknown:
+            key, value = unknown.popitem()
             raise TypeError(
                 f"{kind}: expected its own arguments, name or input_shape, got {key}={value!r}"
             )
@@ -100,7 +101,7 @@ class Layer(Settled, Trained):
         self._input_shape = None if input_shape is None else sizes("input_shape", input_shape)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer.
+        """Return the arguments that make an equal layer, as Keras without `input_shape`.
 
         Returns:
             A dict for `from_config`: of plain values, unless an initializer is a user's function.

@@ -25,7 +25,8 @@ class Stored(Structure):
         sees half of it: it is written beside `filepath` and then renamed.
 
         An initializer that is a user's function or class is not saved; the loaded layer has its
-        default one, while the weights are those of this model.
+        default one, while the weights are those of this model. Attributes that the user gave the
+        model are not saved either, and a subclass of `Sequential` is loaded as a `Sequential`.
 
         Args:
             filepath: the file's path, which ends in `.safetensors`.

@@ -48,7 +48,7 @@ class Structure(Settled, Trained):
         """Become a model of these layers, with these weights or with new ones."""
         if not isinstance(layers, Iterable):
             raise TypeError(f"layers: expected a list of layers, got {layers!r}")
-        self.name = text("name", name)
+        self.name = name
         self._dtype = _dtype(dtype)
         self._rng = rng
         self._lock = threading.RLock()  # held while the structure changes
@@ -58,6 +58,15 @@ class Structure(Settled, Trained):
         self._network: _core.Network | None = None
         self._in_network: list[Layer] = []
         self._change(lambda: self._extend(layers), weights)
+
+    @property
+    def name(self) -> str:
+        """What messages, summaries and files call the model. May be assigned."""
+        return self._name
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._name = text("name", value)
 
     @property
     def dtype(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,6 +85,7 @@ class Sequential(Stored):
         rng: np.random.Generator,
         weights: Mapping[str, Array] | None = None,
     ) -> None:
+        users = {*vars(self)}
         self._optimizer: Optimizer | None = None
         self._loss: Loss | None = None
         self.history: History | None = None
@@ -94,6 +96,7 @@ class Sequential(Stored):
         self._network_is_compiled = False
         self._softmaxes_were_checked = False
         super()._begin(layers, name, dtype, rng, weights)
+        self._own = {*vars(self), "_own"} - users  # all other attributes are the user's
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -504,6 +507,9 @@ class Sequential(Stored):
                 "compiled": (self.optimizer, self.loss, self._metric, self.steps_per_execution),
                 "optimizer_state": remembered if self._network_is_compiled else None,
                 "history": self.history and (self.history.history, self.history.epoch),
+                "attributes": {
+                    name: value for name, value in vars(self).items() if name not in self._own
+                },
             }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -513,13 +519,16 @@ class Sequential(Stored):
             layers.insert(0, Input(state["shape"]))
         self._begin(layers, state["name"], state["dtype"], rng, state["weights"])
         rng.bit_generator.state = state["rng"]
-        self._optimizer, self._loss, self._metric, self._steps_per_execution = state["compiled"]
+        # A shallow copy shares no weights with the original, and so nothing that changes them.
+        optimizer, self._loss, self._metric, self._steps_per_execution = state["compiled"]
+        self._optimizer = copy.deepcopy(optimizer)
         if state["optimizer_state"]:
             self._ready_network().set_optimizer_state(state["optimizer_state"])
         if state["history"] is not None:
             self.history = History()
-            self.history.history, self.history.epoch = state["history"]
+            self.history.history, self.history.epoch = copy.deepcopy(state["history"])
             self.history.set_model(self)
+        vars(self).update(state["attributes"])
 
     def __repr__(self) -> str:
         return f"<Sequential name={self.name}, built={self.built}>"

@@ -251,6 +251,7 @@ def _restored(about: Described, tensors: Mapping[str, Array]) -> Sequential:
             "compiled": _compiled(about["compiled"]),
             "optimizer_state": remembered,
             "history": None,
+            "attributes": {},
         }
     )
     return model
