@@ -114,7 +114,7 @@ def _background(grey: Floats) -> Floats:
         # The standard deviation of the paper, by that third of all pixels that lies closest.
         spread = max(2.3 * float(np.quantile(distance, 1 / 3)), 1e-3)
         weighted = basis.T / (1 + (distance / spread) ** 2)
-        factors = np.linalg.lstsq(weighted @ basis, weighted @ values)[0]
+        factors = np.linalg.lstsq(weighted @ basis, weighted @ values, rcond=None)[0]
         surface = basis @ factors
     whole = _quadratic(np.arange(height) / height, np.arange(width) / width) @ factors
     return np.asarray(whole, np.float32).reshape(height, width)
