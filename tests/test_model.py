@@ -162,7 +162,7 @@ def test_a_layer_belongs_to_one_model() -> None:
         (lambda: Sequential().build((None, 3)), ValueError, "build: .* with none"),
         (lambda: Sequential([Dense(1)]).build((None, None)), ValueError, "input_shape: .*known"),
         (lambda: Sequential([Dense(1)]).build((None,)), ValueError, r"input_shape: .*got \(\)"),
-        (lambda: Sequential([Dense(1)]).predict(np.zeros(3)), ValueError, "input_shape: "),
+        (lambda: Sequential([Dense(1)]).predict(np.zeros(3)), ValueError, r"x: .*got shape \(3,\)"),
     ],
 )
 def test_unfit_arguments_are_refused_by_name(

@@ -123,6 +123,19 @@ def test_a_bar_fits_its_terminal(columns: int) -> None:
 
 @on_posix
 @pytest.mark.parametrize(
+    ("columns", "figures"),
+    [(46, ""), (61, r"loss: \d\S+, "), (79, r"loss: \d\S+, accuracy: \d\S+, ")],
+)
+def test_a_narrow_terminal_shows_whole_figures_or_none(columns: int, figures: str) -> None:
+    _, received = on_a_terminal(FIT, columns=columns)
+    shown = [state for state in bars(received) if "? images/s" not in state]  # before the first
+    assert shown
+    for state in shown:
+        assert re.fullmatch(rf"\d+%\|.{{10,}}\| [\d:?]+ left, {figures}\S+ images/s", state)
+
+
+@on_posix
+@pytest.mark.parametrize(
     "settings",
     [{"columns": 9}, {"columns": 3}, {"columns": 1}, {"term": None}, {"term": "dumb"}],
 )
@@ -182,6 +195,19 @@ def test_a_bar_makes_way_for_what_is_printed() -> None:
         *("said 0", "said 0", "said 1", "said 1")
     ]
     assert sum("%" in line for line in lines) == 0
+
+
+@on_posix
+def test_a_bar_makes_way_for_the_lines_of_an_evaluation() -> None:
+    code, received = on_a_terminal("""
+        judge = lambda batch, logs: batch == 60 and model.evaluate(x[:32], y[:32])
+        model.fit(x, y, callbacks=LambdaCallback(on_train_batch_end=judge))
+    """)
+    assert code == 0
+    heading, judged, line = screen(received, 100)
+    assert heading == "Epoch 1/1"
+    assert re.fullmatch(LINE.replace("125/125", "1/1"), judged)
+    assert re.fullmatch(LINE, line)
 
 
 @on_posix

@@ -115,7 +115,7 @@ def finite_above_0(name: str, value: float) -> float:
 
 def choice(name: str, value: str | None, allowed: Sequence[str]) -> str:
     """The value, if it is one of the allowed strings."""
-    if value is None or value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}: expected {one_of(allowed)}, got {value!r}")
     return value
 

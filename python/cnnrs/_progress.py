@@ -21,6 +21,9 @@ MOVE_SECONDS = 0.1
 BAR_FORMAT = "{percentage:3.0f}%|{bar}| {remaining} left{postfix}, {rate_noinv_fmt}"
 """What matters least comes last, because a narrow terminal cuts it off."""
 
+BESIDE_FIGURES = len("100%|##########| 00:00 left, , 999k images/s")
+"""Columns that all else takes. Figures that do not fit beside it are left out."""
+
 LEAST_COLUMNS = 10
 """A terminal that is narrower has no room for a bar."""
 
@@ -59,11 +62,13 @@ class Report:
         """Show a progress bar meanwhile, which is gone afterwards."""
         if self._verbose == 1:
             self._open()
+        _showing.append(self)
         try:
             yield
             if self._bar is not None:
                 self._bar.total = self._bar.n  # or a notebook takes an early end for an error
         finally:
+            _showing.remove(self)
             with self._harmless():
                 if self._bar is not None:
                     self._bar.close()
@@ -73,9 +78,12 @@ class Report:
         """Move the bar on by some images, and show the figures so far."""
         with self._harmless():
             if self._bar is not None:
+                figures = [f"{name}: {_figure(value)}" for name, value in logs.items()]
                 if self._on_terminal:
-                    self._bar.ncols = _columns(self._bar.fp)  # which may have changed
-                figures = (f"{name}: {_figure(value)}" for name, value in logs.items())
+                    columns = _columns(self._bar.fp)  # which may have changed
+                    self._bar.ncols = columns
+                    while figures and len(", ".join(figures)) > columns - BESIDE_FIGURES:
+                        figures.pop()
                 self._bar.set_postfix_str(", ".join(figures), refresh=False)
                 self._bar.update(images)
 
@@ -154,8 +162,14 @@ def _notebook_bar() -> Any:
     return auto.tqdm if issubclass(auto.tqdm, notebook.tqdm_notebook) else None
 
 
+_showing: list[Report] = []
+"""What has a bar on the screen, in which no line should end up."""
+
+
 def say(text: str) -> None:
     """Print a line at once, if there is a standard output."""
+    for report in _showing:
+        report.clear()
     if sys.stdout is not None and not getattr(sys.stdout, "closed", False):
         print(text, flush=True)
 

@@ -481,8 +481,15 @@ def draw(
     if isinstance(initializer, Initializer) and takes(initializer, shape, dtype, rng):
         return initializer(shape, dtype, rng)
     if takes(initializer, shape, dtype):
-        return np.asarray(initializer(shape, dtype), dtype)
-    return np.asarray(initializer(shape, dtype=dtype), dtype)
+        drawn = initializer(shape, dtype)
+    else:
+        drawn = initializer(shape, dtype=dtype)
+    try:
+        return np.asarray(drawn, dtype)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"expected an array of {dtype} from {initializer!r}, got {drawn!r}"
+        ) from None
 
 
 def _fans(shape: Shape) -> tuple[int, int]:

@@ -445,6 +445,11 @@ class Sequential(Stored):
         """The images as the compiled network takes them; if need be the model is built for them."""
         array = _arrays.inputs(name, x, self.dtype)
         if self._network is None:
+            if array.ndim == 1 and self._shape is None:
+                raise ValueError(
+                    f"{name}: expected images or vectors for a model that knows no input shape "
+                    f"yet, got shape {array.shape}"
+                )
             self.build((None, *array.shape[1:]))
         assert self._shape is not None
         return _arrays.fit_shape(name, array, self._shape)

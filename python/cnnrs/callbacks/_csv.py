@@ -113,8 +113,8 @@ class CSVLogger(Callback):
             columns = []
         if columns[:1] != ["epoch"]:
             raise ValueError(
-                f"{self.filename}: expected a log that begins with the column 'epoch', got another "
-                f"file; append=False would replace it"
+                f"{self.filename}: expected a log that begins with the column 'epoch' and has "
+                f"{self.sep!r} between columns, got another file; append=False would replace it"
             )
         with path.open("rb+") as raw:
             raw.seek(-1, os.SEEK_END)
