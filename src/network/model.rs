@@ -208,8 +208,8 @@ impl<T: Element> Network<T> {
         let classes = !matches!(loss, Loss::MeanSquaredError);
         if classes && (output.len() != 1 || output[0] < 2) {
             return Err(BuildError::Shape(ShapeError::new(format!(
-                "expected an output of one axis and two classes or more for a cross-entropy, got shape \
-                 {}",
+                "loss: expected an output of one axis and two classes or more for a cross-entropy, \
+                 got shape {}",
                 tuple(output)
             ))));
         }

@@ -37,14 +37,13 @@ pub(super) fn prefetch(p: *const i8, len: usize) {
     }
 }
 
-/// `outline` of one instruction set.
-macro_rules! impl_outline {
+/// `call` and `outline` of one instruction set.
+macro_rules! impl_calls {
     ($token:ident, $features:literal) => {
         impl $token {
-            /// Runs `f` compiled for this instruction set, in a function of its own.
+            /// Runs `f` compiled for this instruction set.
             #[inline(always)]
-            fn outline<R>(self, f: impl FnOnce(Self) -> R) -> R {
-                #[inline(never)]
+            pub fn call<R>(self, f: impl FnOnce(Self) -> R) -> R {
                 #[target_feature(enable = $features)]
                 fn with_features<R>(token: $token, f: impl FnOnce($token) -> R) -> R {
                     f(token)
@@ -52,13 +51,25 @@ macro_rules! impl_outline {
                 // SAFETY: `self` exists, so `detect` found these features.
                 unsafe { with_features(self, f) }
             }
+
+            /// The same in a function of its own.
+            #[inline(always)]
+            fn outline<R>(self, f: impl FnOnce(Self) -> R) -> R {
+                #[inline(never)]
+                #[target_feature(enable = $features)]
+                fn with_features<R>(token: $token, f: impl FnOnce($token) -> R) -> R {
+                    f(token)
+                }
+                // SAFETY: as above.
+                unsafe { with_features(self, f) }
+            }
         }
     };
 }
 
-impl_outline!(Avx2, "avx2,fma");
-impl_outline!(Avx512, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
-impl_outline!(Avx512Narrow, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
+impl_calls!(Avx2, "avx2,fma");
+impl_calls!(Avx512, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
+impl_calls!(Avx512Narrow, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
 
 impl Avx2 {
     pub(super) fn detect() -> Option<Self> {
@@ -76,27 +87,6 @@ impl Avx512 {
         found.then_some(Self(()))
     }
 }
-
-/// Implements `call` for one instruction set.
-macro_rules! impl_call {
-    ($token:ident, $features:literal) => {
-        impl $token {
-            /// Runs `f` compiled for this instruction set.
-            #[inline(always)]
-            pub fn call<R>(self, f: impl FnOnce(Self) -> R) -> R {
-                #[target_feature(enable = $features)]
-                fn with_features<R>(token: $token, f: impl FnOnce($token) -> R) -> R {
-                    f(token)
-                }
-                // SAFETY: `self` exists, so `detect` found these features.
-                unsafe { with_features(self, f) }
-            }
-        }
-    };
-}
-
-impl_call!(Avx2, "avx2,fma");
-impl_call!(Avx512, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
 
 /// The low `n` bits set; `n` is at most 16.
 #[inline(always)]

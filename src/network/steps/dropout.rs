@@ -11,7 +11,7 @@ pub struct DropoutStep {
     pub rate: f64,
     /// Elements of an image.
     pub len: usize,
-    /// Which dropout of the network this is: each draws its own numbers.
+    /// Which step of the network this is: each draws its own numbers.
     pub salt: u64,
 }
 

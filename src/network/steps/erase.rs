@@ -15,7 +15,7 @@ pub struct EraseStep {
     pub spec: EraseSpec,
     /// Sizes of an image.
     pub shape: WarpShape,
-    /// Which layer of the network this is: each draws its own numbers.
+    /// Which step of the network this is: each draws its own numbers.
     pub salt: u64,
 }
 

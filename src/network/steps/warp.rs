@@ -16,7 +16,7 @@ pub struct WarpStep {
     pub spec: WarpSpec,
     /// Sizes of an image.
     pub shape: WarpShape,
-    /// Which layer of the network this is: each draws its own numbers.
+    /// Which step of the network this is: each draws its own numbers.
     pub salt: u64,
 }
 
