@@ -15,7 +15,9 @@ from cnnrs._augmentation import Augmentation
 from cnnrs._checks import Shape
 from cnnrs._layer import Layer
 from cnnrs._torch_augmentation import augmentation
+from cnnrs.interop import AXES, CONVOLUTION, LINEAR
 from cnnrs.layers import (
+    LEAKY_RELU_SLOPE,
     Activation,
     AveragePooling2D,
     BatchNormalization,
@@ -34,8 +36,8 @@ Array: TypeAlias = npt.NDArray[Any]
 
 Pair: TypeAlias = tuple[int, int]
 
-CONVOLUTION, LINEAR, VECTOR = (3, 2, 0, 1), (1, 0), (0,)
-"""Which axis of a weight of ours each of PyTorch's is: (kh, kw, in, out), (in, out), (n,)."""
+VECTOR = (0,)
+"""The axes of a bias, or of a normalisation's weights, as of `AXES`."""
 
 PREDICTED = 1000
 """Images that are judged at a time, so that the largest layer's output fits into memory."""
@@ -156,12 +158,12 @@ class Network:
                     padding,
                     bias=layer.use_bias,
                 )
-                self._note(conv, CONVOLUTION)
+                self._note(conv, AXES[CONVOLUTION])
                 yield conv
                 yield from _activation(layer.activation)
             case Dense():
                 linear = nn.Linear(inputs[0], layer.units, bias=layer.use_bias)
-                self._note(linear, LINEAR)
+                self._note(linear, AXES[LINEAR])
                 yield linear
                 yield from _activation(layer.activation)
             case MaxPooling2D():
@@ -249,7 +251,7 @@ def _activation(name: str, *, vectors: bool = False) -> Iterator[Any]:
         case "relu":
             yield nn.ReLU()
         case "leaky_relu":
-            yield nn.LeakyReLU(0.2)
+            yield nn.LeakyReLU(LEAKY_RELU_SLOPE)
         case "elu":
             yield nn.ELU()
         case "sigmoid":

@@ -23,6 +23,7 @@ from cnnrs._checks import Shape, as_path, choice
 from cnnrs._files import atomic_path
 from cnnrs._layer import Layer
 from cnnrs.layers import (
+    LEAKY_RELU_SLOPE,
     Activation,
     AveragePooling2D,
     BatchNormalization,
@@ -55,7 +56,7 @@ LARGEST_FILE = 2**31 - 2**20
 
 ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
-    "leaky_relu": ("LeakyRelu", {"alpha": 0.2}),
+    "leaky_relu": ("LeakyRelu", {"alpha": LEAKY_RELU_SLOPE}),
     "elu": ("Elu", {"alpha": 1.0}),
     "sigmoid": ("Sigmoid", {}),
     "tanh": ("Tanh", {}),

@@ -30,6 +30,9 @@ PARTS = ("weight", "bias", "running_mean", "running_var")
 CONVOLUTION, LINEAR, NORM = "Conv2d", "Linear", "BatchNorm"
 """PyTorch's names of the modules that have weights here."""
 
+AXES = {CONVOLUTION: (3, 2, 0, 1), LINEAR: (1, 0)}
+"""Which axis of a kernel of ours, (kh, kw, in, out) or (in, out), each of PyTorch's is."""
+
 
 def from_torch(
     source: Mapping[str, Any] | str | os.PathLike[str],
@@ -275,9 +278,9 @@ def _product(
     shapes = {name: shape for name, shape, _ in parts}
     kernel = shapes["kernel"]
     weight = module.parts["weight"]
-    axes = (3, 2, 0, 1) if module.kind == CONVOLUTION else (1, 0)
+    axes = AXES[module.kind]
     _check(module, "weight", layer, tuple(kernel[axis] for axis in axes))
-    turned = weight.transpose(2, 3, 1, 0) if module.kind == CONVOLUTION else weight.T
+    turned = weight.transpose(np.argsort(axes))
     yield turned if positions is None else turned[positions]
     if "bias" in shapes:
         _check(module, "bias", layer, shapes["bias"], "give the layer use_bias=False")

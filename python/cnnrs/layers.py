@@ -78,6 +78,9 @@ ACTIVATIONS = (
     "softmax",
 )
 
+LEAKY_RELU_SLOPE = 0.2
+"""Of `"leaky_relu"` below 0, as in Keras."""
+
 
 class Conv2D(Layer):
     """A convolution over images: (n, h, w, c) -> (n, h_out, w_out, filters).
