@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,7 +28,15 @@ from cnnrs.callbacks import Callback
 from cnnrs.losses import SparseCategoricalCrossentropy
 from cnnrs.optimizers import SGD, Adam
 from cnnrs.utils import set_random_seed
-from model_under_test import Plain, assert_same_weights, compiled, data, differ, small_model
+from model_under_test import (
+    Array,
+    Plain,
+    assert_same_weights,
+    compiled,
+    data,
+    differ,
+    small_model,
+)
 
 # Building
 
@@ -522,32 +531,65 @@ def test_threads_may_share_a_model_and_train_two_at_once() -> None:
         assert_same_weights(model, expected)
 
 
-def test_a_copy_made_during_a_training_is_of_one_moment() -> None:
-    """Its weights are those that its optimizer's steps have come to."""
+def unsteady() -> tuple[Sequential, Array, Array]:
+    """A model, and what to train it on: each step's label becomes the weight."""
     model = Sequential([Input((1,)), Dense(1, use_bias=False, kernel_initializer="zeros")])
     model.compile(SGD(0.5), "mean_squared_error")
-    x, y = np.ones((3000, 1), np.float32), np.arange(3000, dtype=np.float32)
+    return model, np.ones((3000, 1), np.float32), np.arange(1, 3001, dtype=np.float32)[:, None]
 
-    def moment() -> tuple[int, float]:
-        state = model.__getstate__()
-        return int(state["optimizer_state"][0][0]), float(state["weights"]["dense/kernel"][0, 0])
 
-    weights = {0: 0.0}
+def moment(model: Sequential) -> tuple[int, float]:
+    """The steps and the weight that a copy would have."""
+    state = model.__getstate__()
+    return int(state["optimizer_state"][0][0]), float(state["weights"]["dense/kernel"][0, 0])
+
+
+def test_a_copy_made_during_a_training_is_of_one_moment() -> None:
+    """Its weights are those that its optimizer's steps have come to."""
+    model, x, y = unsteady()
+    weights, enough = [0.0], threading.Event()
 
     class Note(Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            weights[batch + 1] = float(self.model.get_weights()[0][0, 0])
+            weights.append(float(self.model.get_weights()[0][0, 0]))
+            self.model.stop_training = enough.is_set()
 
+    settings: dict[str, Any] = {"batch_size": 1, "shuffle": False, "verbose": 0}
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(
-            model.fit, x, y, batch_size=1, shuffle=False, verbose=0, callbacks=[Note()]
-        )
-        seen = {moment()}
-        while not job.done():
-            seen.add(moment())
+        # The training ends only when it has been seen at so many of its steps.
+        job = pool.submit(model.fit, x, y, epochs=10**9, callbacks=[Note()], **settings)
+        seen = {moment(model)}
+        try:
+            while len(seen) < 100 and not job.done():
+                seen.add(moment(model))
+        finally:
+            enough.set()
         job.result()
-    assert len(seen) > 1
     assert all(weights[steps] == weight for steps, weight in seen)
+
+
+def test_a_copy_is_of_one_moment_even_if_each_call_lets_a_step_in() -> None:
+    model, x, y = unsteady()
+
+    class Trained:
+        """The compiled network, which takes a step after each call, as in another thread."""
+
+        def __init__(self, network: Any) -> None:
+            self._network = network
+
+        def __getattr__(self, name: str) -> Any:
+            def call(*arguments: Any) -> Any:
+                result = getattr(self._network, name)(*arguments)
+                step = self._network.steps()
+                self._network.train(x, y, np.array([step]), 1, np.array([0.5]), 0, step)
+                return result
+
+            return call
+
+    model._network = Trained(model._network)
+    seen = [moment(model) for _ in range(3)]
+    assert len(set(seen)) == 3
+    assert all(weight == steps for steps, weight in seen)
 
 
 def test_threads_build_a_model_once() -> None:
