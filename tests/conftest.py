@@ -5,6 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says nothing of the library: the machine may be busy.
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 pytest.register_assert_rewrite("cli_under_test", "layers_under_test")  # failures show values
 

@@ -67,7 +67,7 @@ def images(n: int, h: int = 9, w: int = 13, c: int = 2, seed: int = 0) -> Array:
 # What images become
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 35), st.integers(1, 5)),
     turns=st.floats(-1, 1),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli_under_test import MODULE, NO_MATPLOTLIB, cnnrs_command
@@ -129,7 +129,7 @@ def ties(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.choice([-0.5, -0.0, 0.0, 0.1 + 0.2, 0.3], shape)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(arrays("h", "w", least=3, values=noise), st.integers(1, 9))
 def test_convolution_is_the_loops(
     drawn: tuple[np.random.Generator, np.ndarray], num_filters: int
@@ -146,7 +146,7 @@ def test_convolution_is_the_loops(
     np.testing.assert_allclose(fast.filters, loops.filters, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     st.one_of(
         arrays("h", "w", "channels", least=1, values=noise),

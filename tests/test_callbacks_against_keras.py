@@ -80,7 +80,7 @@ watched = {
 }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     sequences,
     st.fixed_dictionaries(
@@ -104,7 +104,7 @@ def test_early_stopping_is_kerass(
         assert getattr(got, name) == getattr(expected, name)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     sequences,
     st.fixed_dictionaries(

@@ -212,8 +212,8 @@ def check(shape: Shape, layers: list[Layer], setup: Setup, *others: Any, **named
     assume(any(abs(slope) > 1e-6 for slope in slopes))  # Not so where all units are dead.
 
 
-few = settings(max_examples=12, deadline=None)
-some = settings(max_examples=35, deadline=None)
+few = settings(max_examples=12)
+some = settings(max_examples=35)
 
 setups = st.builds(
     Setup, n=st.integers(1, 5), seed=st.integers(0, 2**32), momentum=st.sampled_from([0.0, 0.5])

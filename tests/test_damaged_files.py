@@ -357,7 +357,7 @@ SLOW = list(HealthCheck)
 
 
 @given(st.data())
-@settings(max_examples=1000, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=1000, suppress_health_check=SLOW)
 def test_random_damage_is_refused_or_harmless(
     tmp_path_factory: pytest.TempPathFactory,
     example: tuple[Sequential, bytes],
@@ -373,7 +373,7 @@ def test_random_damage_is_refused_or_harmless(
 
 
 @given(st.data())
-@settings(max_examples=500, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=500, suppress_health_check=SLOW)
 def test_random_descriptions_are_refused_or_made(
     tmp_path_factory: pytest.TempPathFactory,
     example: tuple[Sequential, bytes],

@@ -321,7 +321,6 @@ def test_memory_follows_neither_the_claim_nor_the_bomb(
 
 @settings(
     max_examples=50,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(

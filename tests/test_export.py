@@ -150,9 +150,7 @@ def elementwise() -> st.SearchStrategy[Layer]:
     )
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(model=networks(), n=st.integers(1, 5))
 def test_random_networks_predict_the_same(tmp_path: Path, model: Sequential, n: int) -> None:
     assert_same_predictions(model, tmp_path, n)

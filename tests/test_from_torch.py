@@ -123,7 +123,7 @@ def model(
 sizes = st.integers(1, 6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     channels=sizes,
     height=st.integers(4, 9),

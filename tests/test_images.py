@@ -116,7 +116,7 @@ pictures = st.builds(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(pictures)
 def test_size_and_place_are_mnists(picture: Image.Image) -> None:
     out = images.as_mnist(picture)
@@ -131,7 +131,7 @@ def test_size_and_place_are_mnists(picture: Image.Image) -> None:
         assert abs(centre - 14) <= 0.51 or at[0] <= 1 or at[-1] >= 26
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(pictures)
 def test_polarity_and_contrast_do_not_matter(picture: Image.Image) -> None:
     array = np.asarray(picture)
@@ -142,7 +142,7 @@ def test_polarity_and_contrast_do_not_matter(picture: Image.Image) -> None:
     assert np.abs(images.as_mnist(floats) - expected).mean() < 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(pictures, st.tuples(*[st.integers(0, 60)] * 4))
 def test_place_does_not_matter(picture: Image.Image, margins: tuple[int, ...]) -> None:
     array = np.asarray(picture)
@@ -154,7 +154,7 @@ def test_place_does_not_matter(picture: Image.Image, margins: tuple[int, ...]) -
     assert difference.mean() < 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(pictures, st.integers(2, 4))
 def test_scale_does_not_matter(picture: Image.Image, times: int) -> None:
     array = np.asarray(picture)
@@ -185,7 +185,6 @@ def test_specks_are_dropped_and_parts_are_kept() -> None:
     assert (images.as_mnist(paper) != expected).any()
 
 
-@settings(deadline=None)
 @given(arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=40)))
 def test_any_picture_is_read_or_refused(picture: Array) -> None:
     try:
@@ -342,7 +341,6 @@ def test_files_that_are_no_whole_pictures(
         take(path)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(sorted(WHOLE)), st.data())
 def test_damaged_files_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnrs import Conv3x3, MaxPool2, Softmax
@@ -115,12 +115,7 @@ def guises(draw: st.DrawFn, *shape: int) -> tuple[Any, Array]:
 
 
 rates = st.sampled_from([0.005, 0.0, 1, -0.25, np.float32(0.5), np.array(0.125)])
-on_random_arrays = settings(
-    max_examples=120,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],  # no machine is
-)
+on_random_arrays = settings(max_examples=120, database=None)
 
 
 def set_both(mine: Any, reference: Any, name: str, guise: tuple[Any, Array]) -> None:
