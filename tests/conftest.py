@@ -1,6 +1,8 @@
 """Fixtures of several test files."""
 
 import os
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,17 @@ settings.register_profile("no clock", deadline=None, suppress_health_check=[Heal
 settings.load_profile("no clock")
 
 pytest.register_assert_rewrite("cli_under_test", "layers_under_test")  # failures show values
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let SIGINT interrupt here and in all child processes, whatever the tests were started by.
+
+    A shell has what it runs in the background ignore SIGINT, which children inherit.
+    """
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture
