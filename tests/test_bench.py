@@ -3,8 +3,10 @@
 import json
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli_under_test import MODULE, NO_MATPLOTLIB, cnnrs_command
-from cnnrs import numpy_reference, numpy_vectorised
+from cnnrs import bench as measuring
+from cnnrs import numpy_reference, numpy_vectorised, tutorial
 from cnnrs._core import fma_peak, simd_level
 
 OPERATIONS = [
@@ -60,6 +63,57 @@ def test_table_json_and_chart(tmp_path: Path) -> None:
         assert shown == [f"{seconds * 1e6:,.1f}" for seconds in times.values()]
     for words in ("cnnrs train", simd_level(), f"{facts['train_loop_seconds'] * 1e6:.1f} us"):
         assert words in ran.stdout
+
+
+def test_each_figure_is_the_median_of_what_it_is_said_to_be_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called: list[tuple[str, str]] = []
+
+    def noting(implementation: str, kind: str, layer: Callable[..., Any]) -> Callable[..., Any]:
+        class Noting:
+            def __init__(self, *arguments: Any) -> None:
+                self.layer = layer(*arguments)
+
+            def __getattr__(self, method: str) -> Any:
+                def call(*arguments: Any) -> Any:
+                    called.append((implementation, f"{kind} {method}"))
+                    return getattr(self.layer, method)(*arguments)
+
+                return call
+
+        return Noting
+
+    modules = (numpy_reference, numpy_vectorised, tutorial)
+    for implementation, module in zip(IMPLEMENTATIONS, modules, strict=True):
+        for kind in ("Conv3x3", "MaxPool2", "Softmax"):
+            layer = getattr(module, kind)
+            monkeypatch.setattr(module, kind, noting(implementation, kind, layer))
+    forth = ["Conv3x3 forward", "MaxPool2 forward", "Softmax forward"]
+    back = ["Softmax backprop", "MaxPool2 backprop", "Conv3x3 backprop"]
+    turns: Counter[tuple[str, str]] = Counter()
+
+    def seconds(task: Callable[[], object], calls: int) -> float:
+        """The first of a task's turns tells how often it is to be called."""
+        called.clear()
+        task()
+        ((implementation, operation), *more) = called
+        if more:
+            assert called == [(implementation, name) for name in forth + back]
+            operation = "training step"
+        key = implementation, operation
+        turn = (1.0, 5.0, 1.0, 4.0, 9.0, 2.0)[turns[key]]
+        turns[key] += 1
+        return turn * (10 * OPERATIONS.index(operation) + IMPLEMENTATIONS.index(implementation) + 1)
+
+    monkeypatch.setattr(measuring, "_seconds", seconds)
+    assert measuring.measure(repeats=5) == {
+        operation: {
+            implementation: 4.0 * (10 * row + column + 1)
+            for column, implementation in enumerate(IMPLEMENTATIONS)
+        }
+        for row, operation in enumerate(OPERATIONS)
+    }
 
 
 def test_without_files_it_writes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
