@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,19 @@ def test_the_best_of_a_checkpoint_is_kept(tmp_path: Path) -> None:
     assert best(model, "got.safetensors", backup) == expected
 
 
+def test_batches_between_checkpoints_are_counted_on(tmp_path: Path) -> None:
+    def saved(folder: str, *more: Callback) -> set[str]:
+        path = tmp_path / folder / "{epoch}-{batch}.safetensors"
+        fit(network(), ModelCheckpoint(path, save_freq=3), *more, epochs=3)
+        return {path.name for path in (tmp_path / folder).iterdir()}
+
+    expected = saved("expected")
+    backup = BackupAndRestore(tmp_path / "backup")
+    with pytest.raises(KeyboardInterrupt):
+        saved("cut off", backup, Cut(1))
+    assert saved("got", backup) == {name for name in expected if not name.startswith("1-")}
+
+
 def test_a_learning_rate_of_the_users_own_is_taken_from_the_program(tmp_path: Path) -> None:
     def rate(step: int) -> float:
         return 0.1 / (1 + step)
@@ -349,6 +363,22 @@ def test_a_damaged_backup_and_other_files_are_refused(backed_up: Path) -> None:
     network().save(path)
     with pytest.raises(ValueError, match="expected a backup of a training, found a model"):
         fit(network(), BackupAndRestore(backed_up))
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Iterator[Path]:
+    tmp_path.chmod(0o555)
+    # The superuser writes to any folder but those that Linux makes up.
+    yield Path("/proc") if os.access(tmp_path, os.W_OK) else tmp_path
+    tmp_path.chmod(0o755)
+
+
+@posix_only
+def test_a_folder_that_cannot_be_written_to_is_told_before_training(unwritable: Path) -> None:
+    model, untrained = network(), network()
+    with pytest.raises(OSError, match=re.escape(str(unwritable / BACKUP))):
+        fit(model, BackupAndRestore(unwritable))
+    assert_same_weights(model, untrained)
 
 
 def test_arguments_are_checked(tmp_path: Path) -> None:

@@ -218,6 +218,7 @@ def test_nonsense_is_refused(make: Any, error: type[Exception], message: str) ->
         ([3, 2, 1, 0], {"patience": 1}, [0.5] * 5),
         ([3, 3 - 5e-5, 3 - 2e-4], {"patience": 1, "factor": 0.5}, [0.5, 0.5, 0.25, 0.25]),
         ([3] * 5, {"patience": 1, "factor": 0.5, "min_lr": 0.2}, [0.5, 0.5, 0.25, 0.2, 0.2, 0.2]),
+        ([3] * 3, {"patience": 1, "factor": 0.5, "min_lr": 0.7}, [0.5] * 4),  # is not raised
         ([3] * 5, {"patience": 1, "cooldown": 2}, [0.5, 0.5, 0.05, 0.05, 0.005, 0.005]),
         ([1, 2, 3], {"patience": 1, "mode": "max"}, [0.5] * 4),
         ([NAN, NAN, 3, 3], {"patience": 2, "factor": 0.5}, [0.5, 0.5, 0.25, 0.25, 0.25]),

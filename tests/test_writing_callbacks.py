@@ -185,6 +185,26 @@ def test_tensorboard_reads_the_history(tmp_path: Path) -> None:
     assert all(value > 0 for _, value in train["epoch_steps_per_second"])
 
 
+def test_event_files_say_their_version_and_go_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing import event_file_loader
+
+    names = []
+    # Each has one digit more than the one before, but for the zeros in front.
+    for second in (6, 999_999_999, 1_000_000_000, 1_000_000_003):
+        monkeypatch.setattr("time.time_ns", lambda second=second: second * 10**9)
+        compiled().fit(*data(), verbose=0, callbacks=TensorBoard(tmp_path))
+        (path,) = {*(tmp_path / "train").iterdir()} - {tmp_path / "train" / it for it in names}
+        first, *others = event_file_loader.EventFileLoader(str(path)).Load()
+        assert (first.file_version, first.wall_time) == ("brain.Event:2", second)
+        assert [event.WhichOneof("what") for event in others] == ["summary"]
+        names.append(path.name)
+    assert names == sorted(names)
+    assert all(name.startswith("events.out.tfevents.") for name in names)
+
+
 def test_a_missing_tensorboard_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     for name in [name for name in sys.modules if name.startswith("tensorboard.")]:
