@@ -398,7 +398,6 @@ def test_arguments_are_checked(tmp_path: Path) -> None:
 @posix_only
 def test_a_training_survives_any_kill(tmp_path: Path) -> None:
     report = kill_training.kill(6, seed=1, folder=tmp_path)
-    assert report.kills == 6
     assert report.faults == []
 
 
