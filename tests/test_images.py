@@ -178,7 +178,7 @@ def test_a_digit_that_its_centre_would_cut_off_is_moved() -> None:
 def test_specks_are_dropped_and_parts_are_kept() -> None:
     paper = np.asarray(draw(1, at=(0.4, 0.3))).copy()
     expected = images.as_mnist(paper)
-    paper[10:14, 10:14] = 0
+    paper[10:20, 10:19] = 0  # a thirtieth of the digit
     paper[280:283, 5:9] = 0
     np.testing.assert_array_equal(images.as_mnist(paper), expected)
     paper[60:75, 150:165] = 0  # as large as a part of a digit
@@ -203,7 +203,9 @@ def test_what_shows_nothing_is_refused(paper: int) -> None:
         shaded(blank),
         noisy(Image.fromarray(level), 10),
         noisy(Image.fromarray(level), 20, seed=1),
+        noisy(Image.fromarray(level), 80),  # in spots that are not faint
         draw(3, ink=paper, paper=paper),
+        draw(3, ink=abs(paper - 10), paper=paper),
         np.zeros((1, 1)),
     ):
         with pytest.raises(ValueError, match="expected a digit that stands out from its back"):
