@@ -166,6 +166,13 @@ def test_a_missing_file_and_other_things(tmp_path: Path) -> None:
             load(tmp_path)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no devices among the files")
+def test_a_device_is_no_file() -> None:
+    for load in (cnnrs.load_model, small_model().load_weights):
+        with pytest.raises(ValueError, match=r"^/dev/zero: expected a regular file$"):
+            load("/dev/zero")
+
+
 def at(about: Any, *keys: Any) -> Callable[[Any], Any]:
     """Sets a part of a description."""
 

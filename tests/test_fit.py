@@ -345,6 +345,18 @@ def test_a_learning_rate_too_large_is_told() -> None:
         model.fit(x, y, batch_size=5, epochs=3, verbose=0)
 
 
+def test_what_led_to_the_loss_is_told_and_not_what_comes_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cnnrs._fit.CALL_SECONDS", 1e6)
+    x = np.ones((30, 1))
+    x[20:] = np.nan  # which no step has seen yet
+    model = Sequential([Input((1,)), Dense(1)])
+    model.compile(SGD(lambda step: 1e30 if step == 3 else 0.125), "mse")
+    with pytest.warns(RuntimeWarning, match=r"step 5; a learning rate below 1e\+30 may help"):
+        model.fit(x, np.zeros(30), batch_size=1, shuffle=False, verbose=0)
+
+
 def test_a_learning_rate_is_not_blamed_for_what_it_did_not_do() -> None:
     x, y = data()
     model = small_model()

@@ -192,6 +192,8 @@ def test_two_softmaxes_are_warned_of() -> None:
     with pytest.warns(RuntimeWarning, match=r"from_logits=True applies a softmax, and so does <De"):
         model.compile("sgd", CategoricalCrossentropy(from_logits=True))
     model.compile("sgd", CategoricalCrossentropy())
+    with pytest.warns(RuntimeWarning, match="from_logits=True applies a softmax"):
+        model.compile("sgd", CategoricalCrossentropy(from_logits=True))
 
 
 def test_two_softmaxes_are_warned_of_where_they_come_together() -> None:

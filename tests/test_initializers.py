@@ -54,6 +54,14 @@ def test_variance_follows_from_the_fans(
     assert 0.95 * limit < np.abs(values).max() <= limit
 
 
+def test_cutting_off_the_tails_is_made_up_for() -> None:
+    density, inside = math.exp(-2) / math.sqrt(2 * math.pi), math.erf(math.sqrt(2))
+    deviation = math.sqrt(1 - 4 * density / inside)  # of a standard normal from -2 to 2
+    cut = TruncatedNormal(stddev=0.1, seed=0)((100, 3), np.float64)
+    scaled = VarianceScaling(1, "fan_in", "truncated_normal", seed=0)((100, 3), np.float64)
+    np.testing.assert_allclose(scaled, cut / deviation, rtol=1e-13)
+
+
 def test_simple_distributions() -> None:
     size = (40_000,)
     normal = RandomNormal(mean=1, stddev=0.5, seed=0)(size)

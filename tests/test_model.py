@@ -490,6 +490,7 @@ def test_a_copy_goes_on_as_the_model_does(copied: Any) -> None:
         layer.get_config() for layer in model.layers
     ]
     assert twin.history.history == model.history.history
+    assert twin.history.model is twin
     for each in (model, twin):
         each.fit(x, y, epochs=2, verbose=0)
     assert_same_weights(twin, model)

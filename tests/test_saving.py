@@ -184,6 +184,12 @@ def test_a_file_is_read_by_others(tmp_path: Path) -> None:
     assert about["model"]["layers"][0]["class_name"] == "Conv2D"
 
 
+def test_tensors_are_aligned(tmp_path: Path) -> None:
+    for length in range(1, 9):
+        Sequential([Input((2,)), Dense(3)], name="n" * length).save(tmp_path / FILE)
+        assert int.from_bytes((tmp_path / FILE).read_bytes()[:8], "little") % 8 == 0
+
+
 def test_names_of_layers_are_no_paths_and_cannot_clash(tmp_path: Path) -> None:
     layers = [Dense(2, name="optimizer.steps"), Dense(2, name="a/b"), Dense(2, name="")]
     model = Sequential([Input((2,)), *layers])
