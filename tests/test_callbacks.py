@@ -131,8 +131,8 @@ def test_figures_of_batches_are_over_the_epoch_so_far() -> None:
     for n, loss, right in zip(
         (4, 8, 10), itertools.accumulate(losses), itertools.accumulate(rights), strict=True
     ):
-        assert seen.pop(0) == pytest.approx((loss / n, right / n))
-    assert history.history["loss"] == pytest.approx([sum(losses) / 10])
+        assert seen.pop(0) == pytest.approx((loss / n, right / n), rel=1e-12)
+    assert history.history["loss"] == pytest.approx([sum(losses) / 10], rel=1e-12)
 
 
 def test_steps_run_one_by_one_only_for_a_callback_that_wants_them(

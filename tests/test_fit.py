@@ -56,11 +56,13 @@ def test_training_is_the_formula(labels: str) -> None:
         got = {name: values[epoch] for name, values in history.items()}
         expected = {"loss": loss, "accuracy": right}
         expected |= {"val_loss": val_loss / 7, "val_accuracy": val_right / 7}
-        assert got == pytest.approx(expected, rel=1e-10)
+        assert got == pytest.approx(expected, rel=1e-12)
     for ours, reference in zip(model.get_weights(), plain.weights, strict=True):
-        np.testing.assert_allclose(ours, reference, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(ours, reference, rtol=1e-13, atol=1e-14)
     loss, right = plain.judge(x, y)
-    assert model.evaluate(x, targets, verbose=0) == pytest.approx([loss / 22, right / 22])
+    assert model.evaluate(x, targets, verbose=0) == pytest.approx(
+        [loss / 22, right / 22], rel=1e-12
+    )
 
 
 def test_labels_of_any_kind_say_the_same() -> None:
@@ -180,8 +182,7 @@ def test_calls_of_any_length_come_to_the_same(
     model, calls, history = trained()
     assert calls == ([1] * 68 if seconds == 0 else [1, GROWTH, 34 - 1 - GROWTH, 34])
     assert_same_weights(model, expected)
-    for name, values in history.items():
-        assert values == pytest.approx(figures[name], rel=1e-12)
+    assert history == figures
 
 
 def test_the_number_of_threads_changes_nothing() -> None:
@@ -200,8 +201,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
         for threads in (2, 3):
             model, history = trained(threads)
             assert_same_weights(model, expected)
-            for name, values in history.items():
-                assert values == pytest.approx(figures[name], rel=1e-12)
+            assert history == figures
     finally:
         cnnrs.set_num_threads(before)
 

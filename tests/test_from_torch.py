@@ -140,7 +140,7 @@ def test_a_network_predicts_what_pytorchs_arithmetic_gives(**settings: int) -> N
         (3, settings["channels"], settings["height"], settings["width"])
     )
     np.testing.assert_allclose(
-        ours.predict(images.transpose(0, 2, 3, 1)), predicted(state, images), rtol=1e-9, atol=1e-9
+        ours.predict(images.transpose(0, 2, 3, 1)), predicted(state, images), rtol=1e-12, atol=1e-12
     )
 
 

@@ -103,7 +103,7 @@ def test_crossentropies_are_the_formulas() -> None:
         (CategoricalCrossentropy(True), one_hot * 0.8 + 0.05, [], smooth),
     ]:
         got = evaluated(loss, x, labels, *layers)
-        assert got == pytest.approx([expected, right], rel=1e-9)
+        assert got == pytest.approx([expected, right], rel=1e-12)
 
 
 def test_mean_squared_error_is_the_formula() -> None:
@@ -136,7 +136,7 @@ def test_losses_are_found_by_kerass_names(identifier: Any, kind: type[losses.Los
 
 
 def test_sgd_is_the_formula() -> None:
-    assert path(SGD(0.1)) == pytest.approx(expected_path(lambda w, g, t: w - 0.1 * g))
+    assert path(SGD(0.1)) == pytest.approx(expected_path(lambda w, g, t: w - 0.1 * g), rel=1e-12)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -148,7 +148,7 @@ def test_momentum_is_the_formula(nesterov: bool) -> None:
         v = 0.9 * v - 0.1 * g
         return w + (0.9 * v - 0.1 * g if nesterov else v)
 
-    assert path(SGD(0.1, 0.9, nesterov)) == pytest.approx(expected_path(step))
+    assert path(SGD(0.1, 0.9, nesterov)) == pytest.approx(expected_path(step), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_adam_is_the_formula(
         rate = 0.1 * math.sqrt(1 - beta_2**t) / (1 - beta_1**t)
         return w - rate * m / (math.sqrt(v) + epsilon)
 
-    assert path(optimizer) == pytest.approx(expected_path(step))
+    assert path(optimizer) == pytest.approx(expected_path(step), rel=1e-12)
 
 
 def test_compiling_again_forgets_momenta() -> None:
@@ -182,7 +182,7 @@ def test_compiling_again_forgets_momenta() -> None:
         model.compile(SGD(0.1, momentum=0.9), "mse")
         model.fit(ONE, ONE, verbose=0, epochs=3)
         last = model.get_weights()[0][0, 0]
-        assert last == pytest.approx(path(SGD(0.1, momentum=0.9))[2])
+        assert last == path(SGD(0.1, momentum=0.9))[2]
 
 
 @pytest.mark.parametrize(
@@ -229,10 +229,10 @@ def test_any_kind_of_number_is_one(number: Any) -> None:
 def test_an_assigned_learning_rate_counts_from_the_next_step() -> None:
     model = line(SGD(0.1))
     model.fit(ONE, ONE, verbose=0)
-    assert model.get_weights()[0] == pytest.approx(2.6)
+    assert model.get_weights()[0] == pytest.approx(2.6, rel=1e-12)
     model.optimizer.learning_rate = np.float32(0.5)
     model.fit(ONE, ONE, verbose=0)
-    assert model.get_weights()[0] == pytest.approx(1.0)
+    assert model.get_weights()[0] == pytest.approx(1.0, rel=1e-12)
 
 
 class Harmonic(LearningRateSchedule):
@@ -247,13 +247,13 @@ def test_schedules_count_all_steps_since_compiling(schedule: Any) -> None:
     model = line(SGD(schedule))
     x = np.ones((4, 1))
     model.fit(x, x, batch_size=1, verbose=0)
-    assert model.get_weights()[0] == pytest.approx(expected[3])
+    assert model.get_weights()[0] == pytest.approx(expected[3], rel=1e-12)
     model.fit(x[:2], x[:2], batch_size=1, verbose=0)
-    assert model.get_weights()[0] == pytest.approx(expected[5])
+    assert model.get_weights()[0] == pytest.approx(expected[5], rel=1e-12)
     model.compile(SGD(schedule), "mse")
     model.set_weights([[[3.0]]])
     model.fit(ONE, ONE, verbose=0)
-    assert model.get_weights()[0] == pytest.approx(expected[0])
+    assert model.get_weights()[0] == pytest.approx(expected[0], rel=1e-12)
 
 
 class Fixed(LearningRateSchedule):
@@ -266,7 +266,7 @@ class Fixed(LearningRateSchedule):
 
 @pytest.mark.parametrize("rate", [0.1, np.float32(0.1), np.array(0.1)])
 def test_a_schedule_may_return_any_kind_of_number(rate: Any) -> None:
-    assert path(SGD(Fixed(rate))) == pytest.approx(path(SGD(0.1)))
+    assert path(SGD(Fixed(rate))) == path(SGD(float(rate)))
 
 
 @pytest.mark.parametrize(

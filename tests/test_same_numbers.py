@@ -45,7 +45,7 @@ def test_the_tutorials_program_gives_the_same_lines_and_parameters(program: Modu
     assert our_lines == numpy_lines
     for layer, name in (("conv", "filters"), ("softmax", "weights"), ("softmax", "biases")):
         got, expected = (getattr(getattr(net, layer), name) for net in (ours, numpys))
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-14, err_msg=name)
 
 
 def test_the_example_runs_as_it_stands_and_learns(
