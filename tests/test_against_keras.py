@@ -13,6 +13,7 @@ import pytest
 import cnnrs
 from augmentation_under_test import FILL_MODES, augmented
 from cnnrs import Activation, Input, Sequential, layers, losses, optimizers, utils
+from model_under_test import assert_same
 from nets_under_test import NETS, convnet, digits, lenet, normed, tutorial
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -126,12 +127,10 @@ def test_weights_have_kerass_order_shapes_and_names(keras: Any, net: str) -> Non
         np.testing.assert_array_equal(got, expected)
     for layer, other in zip(ours.layers, theirs.layers, strict=True):
         assert layer.name == other.name
-        for got, expected in zip(layer.get_weights(), other.get_weights(), strict=True):
-            np.testing.assert_array_equal(got, expected)
+        assert_same(layer.get_weights(), other.get_weights())
     fresh = Sequential(NETS[net](layers))
     theirs.set_weights(fresh.get_weights())
-    for got, expected in zip(fresh.get_weights(), theirs.get_weights(), strict=True):
-        np.testing.assert_array_equal(got, expected)
+    assert_same(fresh.get_weights(), theirs.get_weights())
 
 
 @pytest.mark.parametrize("net", NETS)

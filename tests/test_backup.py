@@ -23,7 +23,7 @@ from cnnrs.callbacks import (
 )
 from cnnrs.optimizers import SGD, Adam, AdamW
 from cnnrs.utils import set_random_seed
-from model_under_test import SPARSE, assert_same_weights, compiled, data
+from model_under_test import SPARSE, assert_same, assert_same_weights, compiled, data
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 
@@ -320,8 +320,7 @@ def test_a_backup_of_another_training_is_refused(
     path = re.escape(str(backed_up / BACKUP))
     with pytest.raises(ValueError, match=f"^{path}: expected a backup of this .*{message}"):
         fit(model, BackupAndRestore(backed_up), **settings)
-    for ours, theirs in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same(model.get_weights(), before)
     fit(network(), BackupAndRestore(backed_up))
 
 

@@ -32,7 +32,7 @@ from cnnrs import (
     layers,
 )
 from cnnrs.layers import ACTIVATIONS, Layer
-from model_under_test import small_model
+from model_under_test import assert_same, small_model
 from nets_under_test import IMAGE, NETS
 
 onnx = pytest.importorskip("onnx")
@@ -311,8 +311,7 @@ def test_the_same_model_gives_the_same_bytes_and_stays_as_it_is(tmp_path: Path) 
     for file in files:
         model.export(str(file))
     assert files[0].read_bytes() == files[1].read_bytes()
-    for ours, old in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, old)
+    assert_same(model.get_weights(), before)
 
 
 # What is refused

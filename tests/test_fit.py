@@ -19,6 +19,7 @@ from model_under_test import (
     SPARSE,
     Plain,
     Spy,
+    assert_same,
     assert_same_weights,
     compiled,
     data,
@@ -100,8 +101,7 @@ def test_moving_statistics_are_not_trained_but_move() -> None:
     gamma, beta, mean, variance, *dense = model.get_weights()
     np.testing.assert_allclose(mean, [1, 2])
     np.testing.assert_allclose(variance, [1, 2.5])
-    for ours, theirs in zip([gamma, beta, *dense], before[:2] + before[4:], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same([gamma, beta, *dense], before[:2] + before[4:])
 
 
 # Order, seeds, chunks
@@ -283,8 +283,7 @@ def test_epochs_left_out() -> None:
     before = model.get_weights()
     assert model.fit(x, y, epochs=0, verbose=0).history == {}
     assert model.fit(x, y, epochs=3, initial_epoch=3, verbose=0).epoch == []
-    for ours, theirs in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same(model.get_weights(), before)
     assert model.fit(x, y, epochs=5, initial_epoch=3, verbose=0).epoch == [3, 4]
 
 

@@ -27,7 +27,7 @@ from cnnrs import (
     Sequential,
     from_torch,
 )
-from model_under_test import assert_same_weights
+from model_under_test import assert_same, assert_same_weights
 
 Array: TypeAlias = npt.NDArray[Any]
 StateDict: TypeAlias = dict[str, Any]
@@ -306,8 +306,7 @@ def test_a_tensor_that_does_not_fit_changes_nothing(
     before = ours.get_weights()
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         from_torch(state, ours)
-    for array, old in zip(ours.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(array, old)
+    assert_same(ours.get_weights(), before)
 
 
 def test_what_the_layer_does_not_have_is_refused() -> None:

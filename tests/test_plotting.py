@@ -28,7 +28,7 @@ from cnnrs import (
 )
 from cnnrs.callbacks import History
 from cnnrs.utils import set_random_seed
-from model_under_test import assert_same_weights, compiled, data
+from model_under_test import assert_same, assert_same_weights, compiled, data
 
 Array = npt.NDArray[Any]
 
@@ -429,8 +429,7 @@ def test_feature_maps_leave_the_model_and_its_random_numbers_alone() -> None:
             plotting.feature_maps(model, x[0])
             plotting.filters(model)
             assert model.layers == layers
-            for before, after in zip(weights, model.get_weights(), strict=True):
-                np.testing.assert_array_equal(before, after)
+            assert_same(weights, model.get_weights())
         model.fit(x, y, verbose=0)
         return [model, Sequential([Input((4,)), Dense(3)])]
 

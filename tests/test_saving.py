@@ -34,6 +34,7 @@ from cnnrs.optimizers import SGD, Adam, AdamW
 from cnnrs.optimizers.schedules import CosineDecay, PiecewiseConstantDecay
 from cnnrs.utils import to_categorical
 from model_under_test import (
+    assert_same,
     assert_same_weights,
     compiled,
     data,
@@ -224,8 +225,7 @@ def test_weights_of_other_models_are_refused(tmp_path: Path) -> None:
         before = model.get_weights()
         with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: .*{message}"):
             model.load_weights(path)
-        for ours, theirs in zip(model.get_weights(), before, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        assert_same(model.get_weights(), before)
 
     refused(small_model(dtype="float64"), "dtype float64, found .* float32")
     wide = Sequential([Input((7, 6, 2)), Conv2D(5, 3), Flatten(), Dense(3)])

@@ -26,6 +26,7 @@ from cnnrs import (
 )
 from cnnrs.layers import Layer
 from cnnrs.utils import set_random_seed
+from model_under_test import assert_same_weights
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -134,8 +135,7 @@ def test_it_does_not_disturb_training() -> None:
             model.fit(x, y, verbose=0)
             if model is asked:
                 model.predict(x, augmentations=3)
-    for got, expected in zip(asked.get_weights(), left.get_weights(), strict=True):
-        np.testing.assert_array_equal(got, expected)
+    assert_same_weights(asked, left)
 
 
 def test_bytes_and_no_images_at_all_are_fine() -> None:

@@ -52,6 +52,7 @@ from cnnrs.losses import SparseCategoricalCrossentropy as Sparse  # noqa: E402
 from cnnrs.optimizers import SGD, Adam, AdamW, Optimizer  # noqa: E402
 from cnnrs.optimizers.schedules import CosineDecay  # noqa: E402
 from cnnrs.utils import set_random_seed  # noqa: E402
+from model_under_test import assert_same_weights  # noqa: E402
 from test_against_torch import draw_images, draw_labels, draw_weights  # noqa: E402
 from test_cli import assert_refused, cnnrs_command  # noqa: E402
 from torch_cases import Case  # noqa: E402
@@ -106,8 +107,7 @@ def check_predictions(case: Case) -> None:
     assert got.dtype == expected.dtype
     close(got, expected, TOLERANCE[case.dtype])
     np.testing.assert_array_equal(training.predict_classes(images), got.argmax(-1))
-    for mine, theirs in zip(training.network.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(mine, theirs, strict=True)
+    assert_same_weights(training.network, model)
 
 
 @drawn(20, 101, draws.convolution)

@@ -21,7 +21,7 @@ from cnnrs.callbacks import (
     ReduceLROnPlateau,
 )
 from cnnrs.optimizers import SGD, schedules
-from model_under_test import SPARSE, assert_same_weights, compiled, data, small_model
+from model_under_test import SPARSE, assert_same, assert_same_weights, compiled, data, small_model
 
 NAN = math.nan
 
@@ -144,8 +144,7 @@ def test_the_best_weights_come_back(
 ) -> None:
     weights, stop = Weights(), EarlyStopping(patience=2, restore_best_weights=True, verbose=1)
     model = train(values, weights, stop)
-    for ours, theirs in zip(model.get_weights(), weights.weights[best], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same(model.get_weights(), weights.weights[best])
     assert stop.best_epoch == best
     told = f"Epoch {stopped}: early stopping\n" if stopped else ""
     told += f"Taking back the weights of epoch {best + 1}, the best\n"
@@ -155,8 +154,7 @@ def test_the_best_weights_come_back(
 def test_the_last_weights_stay_otherwise() -> None:
     weights = Weights()
     model = train([5, 3, 4], weights, EarlyStopping())
-    for ours, theirs in zip(model.get_weights(), weights.weights[-1], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same(model.get_weights(), weights.weights[-1])
 
 
 @pytest.mark.parametrize("kind", [EarlyStopping, ReduceLROnPlateau])
