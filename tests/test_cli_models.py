@@ -116,10 +116,17 @@ def test_predict_makes_probabilities_of_logits(pictures: Path, tmp_path: Path) -
     powers = np.exp(model.predict(read([pictures / "a.png"]))[0].astype(float))
     np.testing.assert_allclose(row["probabilities"], powers / powers.sum(), rtol=1e-4)
 
+
+def test_predict_refuses_what_are_no_probabilities(pictures: Path, tmp_path: Path) -> None:
+    model = Sequential([Input((28, 28)), Flatten(), Dense(2)])
     model.compile("sgd", "mse")
-    model.save(file)
-    ran = cnnrs_command("predict", file, pictures / "a.png")
-    assert_refused(ran, f"{file}: expected a model whose outputs are probabilities", "outputs from")
+    file = tmp_path / "other.safetensors"
+    for least, most in ((-0.5, 0.5), (0.5, 1.5)):
+        model.set_weights([np.zeros((784, 2)), np.array([least, most])])
+        model.save(file)
+        ran = cnnrs_command("predict", file, pictures / "a.png")
+        complaint = f"{file}: expected a model whose outputs are probabilities"
+        assert_refused(ran, complaint, f"outputs from {least} to {most}")
 
 
 def test_a_model_that_is_not_built_can_be_looked_at_only(pictures: Path, tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 """How well a model tells classes apart."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from cnnrs.models import Sequential
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -68,6 +73,31 @@ class Scores:
                 for n, (precision, recall, count) in enumerate(columns)
             ],
         }
+
+
+def class_count(name: object, model: Sequential) -> int:
+    """How many classes a model tells apart, one that its errors call by that name."""
+    shape = model.output_shape
+    if len(shape) != 2 or shape[1] is None or shape[1] < 2:
+        raise ValueError(
+            f"{name}: expected a model with an output for each of at least 2 classes, got outputs "
+            f"of shape {shape}"
+        )
+    return shape[1]
+
+
+def probabilities(model: Sequential, outputs: Array) -> Array | None:
+    """What a model's outputs (n, classes) are, or its loss takes them for; None if neither.
+
+    Where an image's outputs are NaN, so are its probabilities.
+    """
+    if getattr(model.loss, "from_logits", False):
+        with np.errstate(invalid="ignore"):  # of NaN
+            powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+            return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    if (outputs < 0).any() or (outputs > 1).any():
+        return None
+    return outputs
 
 
 def _ratio(part: Array, whole: Array) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import images
-from cnnrs._scores import Scores
+from cnnrs._scores import Scores, class_count, probabilities
 from cnnrs.datasets import load
 from cnnrs.models import Sequential
 from cnnrs.saving import load_model
@@ -37,7 +37,7 @@ def evaluate(model_file: Path, data: str, as_json: bool) -> None:
         ValueError: if the model is damaged, classifies nothing, or takes other images.
     """
     model = _load(model_file)
-    classes = _classes(model_file, model)
+    classes = class_count(model_file, model)
     dataset = load(data)
     if dataset.y_test.max(initial=0) >= classes:
         raise ValueError(
@@ -84,7 +84,7 @@ def predict(
         ValueError: if the model is damaged, or does not make probabilities of pictures.
     """
     model = _load(model_file)
-    classes = _classes(model_file, model)
+    classes = class_count(model_file, model)
     read = _reader(model_file, model)
     unread = 0
     pictures: list[tuple[Path, Array]] = []
@@ -103,12 +103,18 @@ def predict(
                 complain(str(error))
     if pictures:
         outputs = model.predict(np.stack([picture for _, picture in pictures]))
-        probabilities = _probabilities(model_file, model, outputs)
+        likely = probabilities(model, outputs)
+        if likely is None:
+            raise ValueError(
+                f"{model_file}: expected a model whose outputs are probabilities, from 0 to 1, or "
+                f"are its loss's logits, got outputs from {np.nanmin(outputs):g} to "
+                f"{np.nanmax(outputs):g}"
+            )
         files = [path for path, _ in pictures]
         if as_json:
-            print(json.dumps(list(_predictions(files, probabilities)), indent=2))
+            print(json.dumps(list(_predictions(files, likely)), indent=2))
         else:
-            _print_table(files, probabilities, min(SHOWN, classes))
+            _print_table(files, likely, min(SHOWN, classes))
     elif as_json:
         print("[]")
     return not unread
@@ -151,31 +157,6 @@ def _load(model_file: Path) -> Sequential:
     if not model.built:
         raise ValueError(f"{model_file}: expected a built model, got one without weights")
     return model
-
-
-def _probabilities(model_file: Path, model: Sequential, outputs: Array) -> Array:
-    """Those that the outputs (n, classes) are, or that the loss takes them for."""
-    if getattr(model.loss, "from_logits", False):
-        with np.errstate(invalid="ignore"):  # of NaN
-            powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-            return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-    if (outputs < 0).any() or (outputs > 1).any():
-        raise ValueError(
-            f"{model_file}: expected a model whose outputs are probabilities, from 0 to 1, or are "
-            f"its loss's logits, got outputs from {np.nanmin(outputs):g} to {np.nanmax(outputs):g}"
-        )
-    return outputs
-
-
-def _classes(model_file: Path, model: Sequential) -> int:
-    """How many classes a model tells apart."""
-    shape = model.output_shape
-    if len(shape) != 2 or shape[1] is None or shape[1] < 2:
-        raise ValueError(
-            f"{model_file}: expected a model with an output for each of at least 2 classes, got "
-            f"outputs of shape {shape}"
-        )
-    return shape[1]
 
 
 def _reader(model_file: Path, model: Sequential) -> Callable[[Path], Array]:

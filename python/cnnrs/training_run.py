@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cnnrs import __version__, recipes
 from cnnrs._files import atomic_path, check_writable, remove_left_over
 from cnnrs._progress import can_show_a_bar
-from cnnrs._scores import Scores
+from cnnrs._scores import Scores, class_count, probabilities
 from cnnrs.callbacks import BackupAndRestore
 from cnnrs.callbacks._base import Callback, History, Logs
 from cnnrs.datasets import Dataset, load
@@ -100,6 +100,8 @@ def run(
     wanted = {} if epochs is None else {"epochs": epochs}
     try:
         made = make((height, width, 1), CLASSES, images, **wanted)
+        if not made.model.built:
+            made.model.build((None, height, width, 1))
     except ValueError as error:
         why = f"images of {height}x{width} pixels do not fit the recipe {recipe}: {error}"
         raise ValueError(why) from error
@@ -107,6 +109,7 @@ def run(
         made.model.optimizer.learning_rate = learn_rate
     backup = None
     if out is not None:
+        class_count(recipe, made.model)  # Of another model there would be no report.
         out.mkdir(parents=True, exist_ok=True)
         for name in (MODEL, HISTORY, REPORT, *PICTURES):
             check_writable(out / name)  # Better to know now than after the training.
@@ -288,17 +291,17 @@ def _write(
         writer.writerow(["epoch", *history.history])
         epochs = (epoch + 1 for epoch in history.epoch)
         writer.writerows(zip(epochs, *history.history.values(), strict=True))
-    probabilities = model.predict(dataset.x_test)
+    outputs = model.predict(dataset.x_test)
     report = {
         "cnnrs": __version__,
         **facts,
         "epochs": len(history.epoch),
         "parameters": model.count_params(),
-        "test": Scores.of(dataset.y_test, probabilities).report(),
+        "test": Scores.of(dataset.y_test, outputs).report(),
     }
     with atomic_path(out / REPORT) as path:
         path.write_text(json.dumps(report, indent=2) + "\n")
-    drawn, why_not = _draw(out, history, dataset, probabilities)
+    drawn, why_not = _draw(out, model, history, dataset, outputs)
     for name in set(PICTURES) - set(drawn):
         (out / name).unlink(missing_ok=True)  # It would be another training's.
     *most, last = (MODEL, HISTORY, REPORT, *drawn)
@@ -307,23 +310,27 @@ def _write(
 
 
 def _draw(
-    out: Path, history: History, dataset: Dataset, probabilities: Array
+    out: Path, model: Sequential, history: History, dataset: Dataset, outputs: Array
 ) -> tuple[list[str], str]:
     """Write the pictures, and return the names of those there are, and why there are no others."""
     try:
         from cnnrs import plotting
     except ModuleNotFoundError as error:
         return [], f" (no pictures: {error.name} is not installed)"
+    true = dataset.y_test
     figures = [plotting.training_curves(history.history)]
     why_not = ""
-    if np.isfinite(probabilities).all():
-        true = dataset.y_test
-        figures.append(plotting.confusion_matrix(true, probabilities.argmax(axis=1)))
-        figures.append(plotting.mistakes(dataset.x_test, true, probabilities))
+    if not np.isfinite(outputs).all():
+        why_not = "the model predicts NaN"
     else:
-        why_not = f" (no {' and no '.join(PICTURES[1:])}: the model predicts NaN)"
-    drawn = list(PICTURES[: len(figures)])
+        figures.append(plotting.confusion_matrix(true, outputs.argmax(axis=1)))
+        likely = probabilities(model, outputs)
+        if likely is None:
+            why_not = "the model's outputs are neither probabilities nor its loss's logits"
+        else:
+            figures.append(plotting.mistakes(dataset.x_test, true, likely))
+    drawn, left_out = PICTURES[: len(figures)], PICTURES[len(figures) :]
     for name, figure in zip(drawn, figures, strict=True):
         with atomic_path(out / name) as path:
             figure.savefig(path)
-    return drawn, why_not
+    return list(drawn), f" (no {' and no '.join(left_out)}: {why_not})" if left_out else ""

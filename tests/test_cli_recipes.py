@@ -1,0 +1,81 @@
+"""Recipes of the user's own: what they may be, and how their mistakes are told."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli_under_test import (
+    NO_MATPLOTLIB,
+    PICTURES,
+    RESULTS,
+    assert_refused,
+    cnnrs_command,
+    contents,
+)
+
+TRAIN = ("train", "--data", "mnist-sample", "--limit", "200")
+LOGITS = "SparseCategoricalCrossentropy(from_logits=True)"
+
+
+def write_recipe(
+    folder: Path,
+    *,
+    last: str = "Dense(classes, 'softmax')",
+    optimizer: str = "'adam'",
+    loss: str = "'sparse_categorical_crossentropy'",
+    first: str = "Input(shape), ",
+    given: str = "batch_size=100, epochs=epochs",
+    before: str = "",
+) -> Path:
+    file = folder / "mine.py"
+    file.write_text(
+        "from cnnrs import Dense, Flatten, Input, Rescaling, Sequential\n"
+        "from cnnrs.callbacks import Callback\n"
+        "from cnnrs.losses import SparseCategoricalCrossentropy\n"
+        "from cnnrs.optimizers import Adam\n"
+        "from cnnrs.recipes import Recipe\n"
+        f"{before}"
+        "def recipe(shape, classes, images, epochs=1):\n"
+        f"    model = Sequential([{first}Rescaling(1 / 255), Flatten(), {last}])\n"
+        f"    model.compile({optimizer}, {loss})\n"
+        f"    return Recipe(model, {given})\n"
+    )
+    return file
+
+
+@pytest.mark.parametrize(
+    ("last", "loss", "left_out"),
+    [
+        ("Dense(classes)", LOGITS, []),
+        ("Dense(classes, 'relu')", LOGITS, []),
+        ("Dense(classes)", "'sparse_categorical_crossentropy'", ["mistakes.png"]),
+    ],
+)
+def test_a_model_need_not_end_in_probabilities(
+    last: str, loss: str, left_out: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    file = write_recipe(tmp_path, last=last, loss=loss)
+    ran = cnnrs_command(*TRAIN, "--recipe", file, "--out", out)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert sorted(path.name for path in out.iterdir()) == sorted(set(RESULTS) - set(left_out))
+    why = "(no mistakes.png: the model's outputs are neither probabilities nor its loss's logits)"
+    assert (why in ran.stdout) == bool(left_out)
+
+
+def test_a_model_of_no_classes_is_refused_before_training(tmp_path: Path) -> None:
+    file = write_recipe(tmp_path, last="Dense(1)", loss="'mse'")
+    ran = cnnrs_command(*TRAIN, "--recipe", file, "--out", tmp_path / "out")
+    assert_refused(ran, f"{file}: expected a model with an output for each of at least 2 classes")
+    assert not (tmp_path / "out").exists()
+    assert cnnrs_command(*TRAIN, "--recipe", file).returncode == 0, "without results, it may be"
+
+
+def test_a_model_may_leave_its_input_open(tmp_path: Path) -> None:
+    file = write_recipe(tmp_path, first="")
+    ran = cnnrs_command(*TRAIN, "--recipe", file, "--out", tmp_path / "out", command=NO_MATPLOTLIB)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert sorted(contents(tmp_path / "out")) == sorted(set(RESULTS) - set(PICTURES))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["parameters"] == 7850
