@@ -1,5 +1,6 @@
 """Recipes of the user's own: what they may be, and how their mistakes are told."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -79,3 +80,26 @@ def test_a_model_may_leave_its_input_open(tmp_path: Path) -> None:
     assert sorted(contents(tmp_path / "out")) == sorted(set(RESULTS) - set(PICTURES))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["parameters"] == 7850
+
+
+SOMETIMES = """
+class Sometimes(Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            logs["norm"] = 2.5
+        logs["note"] = "a text"
+"""
+
+
+def test_a_figure_of_some_epochs_is_absent_in_the_others(tmp_path: Path) -> None:
+    given = "batch_size=100, epochs=3, callbacks=[Sometimes()]"
+    file = write_recipe(tmp_path, before=SOMETIMES, given=given)
+    out = tmp_path / "out"
+    ran = cnnrs_command(*TRAIN, "--recipe", file, "--out", out)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    with (out / "history.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [row["norm"] for row in rows] == ["NA", "2.5", "NA"]
+    assert [row["note"] for row in rows] == ["a text"] * 3
+    assert all(float(row["val_loss"]) > 0 for row in rows)
+    assert sorted(contents(out)) == RESULTS

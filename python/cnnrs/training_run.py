@@ -7,6 +7,7 @@ import math
 import sys
 import time
 import warnings
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +20,7 @@ from cnnrs._progress import can_show_a_bar
 from cnnrs._scores import Scores, class_count, probabilities
 from cnnrs.callbacks import BackupAndRestore
 from cnnrs.callbacks._base import Callback, History, Logs
+from cnnrs.callbacks._csv import ABSENT
 from cnnrs.datasets import Dataset, load
 from cnnrs.models import Sequential
 from cnnrs.utils import set_random_seed
@@ -122,9 +124,10 @@ def run(
             "seed": seed,
         }
         backup = _backup(out / BACKUP, options, resume)
+    epochs_logs = _EpochsLogs()
     callbacks: list[Callback] = [] if backup is None else [backup]
     if recipe == TUTORIAL:
-        history = _fit_tutorial(made, dataset, seed, callbacks)
+        history = _fit_tutorial(made, dataset, seed, [*callbacks, epochs_logs])
     else:
         print(f"Recipe {recipe}, seed {seed}, {made.model.dtype}")
         history = made.model.fit(
@@ -132,12 +135,12 @@ def run(
             dataset.y_train,
             batch_size=made.batch_size,
             epochs=made.epochs,
-            callbacks=[*callbacks, *made.callbacks],
+            callbacks=[*callbacks, *made.callbacks, epochs_logs],
             validation_data=(dataset.x_test, dataset.y_test),
         )
     if out is not None and backup is not None:
         facts = {"data": dataset.origin, "images": images, "recipe": recipe, "seed": seed}
-        _write(out, made.model, history, dataset, facts)
+        _write(out, made.model, epochs_logs.all, dataset, facts)
         _forget(backup)
     return history
 
@@ -278,30 +281,48 @@ class _Report(Callback):
             )
 
 
+class _EpochsLogs(Callback):
+    """Remembers each epoch's figures apart, as some epochs may have other names than others."""
+
+    def __init__(self) -> None:
+        self.all: list[Logs] = []
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self.all.append(dict(logs or {}))
+
+    def get_state(self) -> dict[str, Any]:
+        return {"all": self.all}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.all = state["all"]
+
+
 def _columns(loss: float, accuracy: float) -> str:
     return f"Average loss {loss:.3f} | Accuracy {accuracy:7.2%}"
 
 
 def _write(
-    out: Path, model: Sequential, history: History, dataset: Dataset, facts: dict[str, Any]
+    out: Path, model: Sequential, epochs: list[Logs], dataset: Dataset, facts: dict[str, Any]
 ) -> None:
+    """Write the results, `epochs` being each epoch's figures, and say what they are."""
     model.save(out / MODEL)
+    names = list(dict.fromkeys(name for logs in epochs for name in logs))
     with atomic_path(out / HISTORY) as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["epoch", *history.history])
-        epochs = (epoch + 1 for epoch in history.epoch)
-        writer.writerows(zip(epochs, *history.history.values(), strict=True))
+        writer.writerow(["epoch", *names])
+        for n, logs in enumerate(epochs):
+            writer.writerow([n + 1, *(logs.get(name, ABSENT) for name in names)])
     outputs = model.predict(dataset.x_test)
     report = {
         "cnnrs": __version__,
         **facts,
-        "epochs": len(history.epoch),
+        "epochs": len(epochs),
         "parameters": model.count_params(),
         "test": Scores.of(dataset.y_test, outputs).report(),
     }
     with atomic_path(out / REPORT) as path:
         path.write_text(json.dumps(report, indent=2) + "\n")
-    drawn, why_not = _draw(out, model, history, dataset, outputs)
+    drawn, why_not = _draw(out, model, _curves(epochs, names), dataset, outputs)
     for name in set(PICTURES) - set(drawn):
         (out / name).unlink(missing_ok=True)  # It would be another training's.
     *most, last = (MODEL, HISTORY, REPORT, *drawn)
@@ -309,8 +330,22 @@ def _write(
     print(f"\nWrote {written} to {out}")
 
 
+def _curves(epochs: list[Logs], names: list[str]) -> dict[str, list[float]]:
+    """The figures that are numbers, by their names, with NaN for the epochs that have none."""
+    curves = {name: [logs.get(name, math.nan) for logs in epochs] for name in names}
+    return {
+        name: curve
+        for name, curve in curves.items()
+        if all(isinstance(figure, Real) for figure in curve)
+    }
+
+
 def _draw(
-    out: Path, model: Sequential, history: History, dataset: Dataset, outputs: Array
+    out: Path,
+    model: Sequential,
+    curves: dict[str, list[float]],
+    dataset: Dataset,
+    outputs: Array,
 ) -> tuple[list[str], str]:
     """Write the pictures, and return the names of those there are, and why there are no others."""
     try:
@@ -318,7 +353,7 @@ def _draw(
     except ModuleNotFoundError as error:
         return [], f" (no pictures: {error.name} is not installed)"
     true = dataset.y_test
-    figures = [plotting.training_curves(history.history)]
+    figures = [plotting.training_curves(curves)]
     why_not = ""
     if not np.isfinite(outputs).all():
         why_not = "the model predicts NaN"

@@ -12,7 +12,9 @@ from cnnrs.callbacks._base import Callback, Logs
 
 __all__ = ["CSVLogger"]
 
-_ABSENT = "NA"
+ABSENT = "NA"
+"""What stands for a figure that an epoch does not have."""
+
 _NO_SEPARATORS = '\r\n"'
 
 
@@ -83,7 +85,7 @@ class CSVLogger(Callback):
             self._columns = ["epoch", *sorted(logs)]
             self._write(self._columns, "w")
         figures = {**logs, "epoch": epoch}
-        self._write([figures.get(name, _ABSENT) for name in self._columns])
+        self._write([figures.get(name, ABSENT) for name in self._columns])
         left_out = sorted(logs.keys() - set(self._columns))
         if left_out and not self._warned:
             self._warned = True
