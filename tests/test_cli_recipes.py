@@ -103,3 +103,60 @@ def test_a_figure_of_some_epochs_is_absent_in_the_others(tmp_path: Path) -> None
     assert [row["note"] for row in rows] == ["a text"] * 3
     assert all(float(row["val_loss"]) > 0 for row in rows)
     assert sorted(contents(out)) == RESULTS
+
+
+def test_a_model_that_cannot_be_saved_is_refused_before_training(tmp_path: Path) -> None:
+    file = write_recipe(tmp_path, optimizer="Adam(lambda step: 0.001)")
+    ran = cnnrs_command(*TRAIN, "--recipe", file, "--out", tmp_path / "out")
+    assert_refused(ran, f"{file}: save: expected a learning rate that is a number or a schedule")
+    assert not (tmp_path / "out").exists()
+    assert cnnrs_command(*TRAIN, "--recipe", file).returncode == 0, "without results, it may be"
+
+
+BAD_CALLBACK = """
+class Bad(Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        1 / 0
+"""
+
+KINDS = [("train", "--limit", "200"), ("bench", "accuracy", "--seeds", "1")]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["train", "bench"])
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ("batch_size=100, epochs=0", "epochs: expected at least 1, got 0"),
+        ("batch_size='x', epochs=1", "batch_size: expected an integer, got 'x'"),
+        ("100, 1, Callback()", "callbacks: expected a list or tuple, got <"),
+    ],
+)
+def test_an_unsound_recipe_is_refused(
+    kind: tuple[str, ...], given: str, complaint: str, tmp_path: Path
+) -> None:
+    file = write_recipe(tmp_path, given=given)
+    ran = cnnrs_command(*kind, "--data", "mnist-sample", "--recipe", file)
+    assert_refused(ran, f"{file}: {complaint}")
+
+
+def test_a_recipe_of_another_model_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from cnnrs.recipes import Recipe\n"
+        "def recipe(shape, classes, images, epochs=1):\n"
+        "    return Recipe('net', 1, 1)\n"
+    )
+    refused = cnnrs_command(*TRAIN, "--recipe", file)
+    assert_refused(refused, f"{file}: model: expected a Sequential, got 'net'")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["train", "bench"])
+def test_a_callback_that_fails_is_one_line_that_names_its_place(
+    kind: tuple[str, ...], tmp_path: Path
+) -> None:
+    given = "batch_size=100, epochs=1, callbacks=[Bad()]"
+    file = write_recipe(tmp_path, before=BAD_CALLBACK, given=given)
+    ran = cnnrs_command(*kind, "--data", "mnist-sample", "--recipe", file)
+    assert_refused(ran, f"cnnrs: {file}, line 9: ZeroDivisionError: division by zero")
+    shown = cnnrs_command(*kind, "--data", "mnist-sample", "--recipe", file, "--debug")
+    assert shown.stderr.startswith("Traceback")

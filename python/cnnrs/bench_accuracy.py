@@ -16,7 +16,7 @@ from cnnrs._files import atomic_path, check_writable
 from cnnrs._torch_training import TorchTraining
 from cnnrs.datasets import Dataset, load
 from cnnrs.models import Sequential
-from cnnrs.recipes import Make, Recipe
+from cnnrs.recipes import Make, Recipe, naming
 from cnnrs.recipes import load as load_recipe
 from cnnrs.utils import set_random_seed
 
@@ -80,13 +80,14 @@ def run(
     rows: list[Row] = []
     peer_rows: list[Row] = []
     if peer is None:
-        for seed in range(seeds):
-            rows.append(bench.ours(seed))
+        with naming(recipe):
+            for seed in range(seeds):
+                rows.append(bench.ours(seed))
         print(bench.summary(rows))
         report["runs"] = rows
     else:
-        bench.check_peer()
-        with _torch_training.threads(get_num_threads()):
+        with naming(recipe), _torch_training.threads(get_num_threads()):
+            bench.check_peer()
             for seed in range(seeds):
                 rows.append(bench.ours(seed, "cnnrs "))
                 if peer_seeds is None or seed < peer_seeds:

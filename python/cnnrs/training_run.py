@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs import __version__, recipes
+from cnnrs import __version__, recipes, saving
 from cnnrs._files import atomic_path, check_writable, remove_left_over
 from cnnrs._progress import can_show_a_bar
 from cnnrs._scores import Scores, class_count, probabilities
@@ -111,7 +111,7 @@ def run(
         made.model.optimizer.learning_rate = learn_rate
     backup = None
     if out is not None:
-        class_count(recipe, made.model)  # Of another model there would be no report.
+        _check_model(recipe, made.model)
         out.mkdir(parents=True, exist_ok=True)
         for name in (MODEL, HISTORY, REPORT, *PICTURES):
             check_writable(out / name)  # Better to know now than after the training.
@@ -130,19 +130,29 @@ def run(
         history = _fit_tutorial(made, dataset, seed, [*callbacks, epochs_logs])
     else:
         print(f"Recipe {recipe}, seed {seed}, {made.model.dtype}")
-        history = made.model.fit(
-            dataset.x_train,
-            dataset.y_train,
-            batch_size=made.batch_size,
-            epochs=made.epochs,
-            callbacks=[*callbacks, *made.callbacks, epochs_logs],
-            validation_data=(dataset.x_test, dataset.y_test),
-        )
+        with recipes.naming(recipe):
+            history = made.model.fit(
+                dataset.x_train,
+                dataset.y_train,
+                batch_size=made.batch_size,
+                epochs=made.epochs,
+                callbacks=[*callbacks, *made.callbacks, epochs_logs],
+                validation_data=(dataset.x_test, dataset.y_test),
+            )
     if out is not None and backup is not None:
         facts = {"data": dataset.origin, "images": images, "recipe": recipe, "seed": seed}
         _write(out, made.model, epochs_logs.all, dataset, facts)
         _forget(backup)
     return history
+
+
+def _check_model(recipe: str, model: Sequential) -> None:
+    """Refuse a model of which no results could be written, before it is trained."""
+    class_count(recipe, model)
+    try:
+        saving.describe(model.__getstate__())
+    except ValueError as error:
+        raise ValueError(f"{recipe}: {error}") from error
 
 
 def _fit_tutorial(

@@ -11,12 +11,13 @@ import inspect
 import runpy
 import traceback
 from collections.abc import Callable as Function
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cnnrs._checks import takes
+from cnnrs._checks import integer, takes
 from cnnrs.callbacks import Callback
 from cnnrs.models import Sequential
 
@@ -80,8 +81,8 @@ def load(name: str, data: str = "mnist") -> Make:
 
     Returns:
         The function `recipe` of the file. One of a user's file raises `RecipeError` if it fails,
-        takes other arguments or returns no `Recipe`; its own `ValueError` says that it cannot do
-        with what it was given.
+        takes other arguments or returns no sound `Recipe`; its own `ValueError` says that it
+        cannot do with what it was given.
 
     Raises:
         ValueError: if there is no recipe of that name, or the file fails or has none.
@@ -132,11 +133,38 @@ def _of_user(file: str, make: Function[..., object]) -> Make:
             raise  # It says what it cannot do with.
         except Exception as error:
             raise RecipeError(_failure(file, error)) from error
-        if not isinstance(made, Recipe):
-            raise RecipeError(f"{file}: expected a Recipe from its function `recipe`, got {made!r}")
-        return made
+        try:
+            return _checked(made)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"{file}: {error}") from error
 
     return recipe
+
+
+def _checked(made: object) -> Recipe:
+    if not isinstance(made, Recipe):
+        raise TypeError(f"expected a Recipe from its function `recipe`, got {made!r}")
+    if not isinstance(made.model, Sequential):
+        raise TypeError(f"model: expected a Sequential, got {made.model!r}")
+    integer("batch_size", made.batch_size)
+    integer("epochs", made.epochs)
+    if not isinstance(made.callbacks, list | tuple):
+        raise TypeError(f"callbacks: expected a list or tuple, got {made.callbacks!r}")
+    return made
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Make what fails within a user's file, say in a callback, a `RecipeError` that says where."""
+    file = str(Path(name))
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # Whoever read what the file printed has gone.
+    except Exception as error:
+        if _line(file, error) is None:
+            raise
+        raise RecipeError(_failure(file, error)) from error
 
 
 def _failure(file: str, error: Exception) -> str:
