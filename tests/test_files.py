@@ -1,12 +1,13 @@
 """Atomic writing: a reader finds the old file or the new one."""
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from cnnrs._files import atomic_path
+from cnnrs._files import atomic_path, check_writable
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX file modes and links")
 
@@ -95,3 +96,68 @@ def test_atomic_write_refuses_a_folder_and_a_missing_one(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError) as error, atomic_path(missing):
         pytest.fail("not reached")
     assert error.value.filename == str(missing)
+
+
+def test_a_read_only_file_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "model.bin"
+    target.write_text("old")
+    # No permissions bind the superuser, as whom these tests may run.
+    monkeypatch.setattr(os, "access", lambda path, mode: not (mode & os.W_OK and path == target))
+    with pytest.raises(PermissionError) as error:
+        check_writable(target)
+    assert error.value.filename == str(target)
+    with pytest.raises(PermissionError) as error, atomic_path(target):
+        pytest.fail("not reached")
+    assert error.value.filename == str(target)
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@posix_only
+@pytest.mark.parametrize("mode", [0o600, 0o464, 0o060])
+def test_atomic_write_can_be_done_by_its_owner_alone(tmp_path: Path, mode: int) -> None:
+    target = tmp_path / "shared"
+    target.touch()
+    target.chmod(mode)
+    if not os.access(target, os.W_OK):
+        pytest.skip("only a group may write it, or the superuser")
+    with atomic_path(target) as temporary:
+        assert temporary.stat().st_mode & 0o777 == mode | 0o600
+    assert target.stat().st_mode & 0o777 == mode
+
+
+def test_an_error_without_a_name_names_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "model.bin"
+
+    def fail(*error: object) -> None:
+        with atomic_path(target):
+            raise OSError(*error)
+
+    with pytest.raises(OSError, match="No space left on device") as full:
+        fail(errno.ENOSPC, "No space left on device")
+    assert full.value.filename == str(target)
+    with pytest.raises(OSError, match="other") as other:
+        fail(errno.EACCES, "Permission denied", "other")
+    assert other.value.filename == "other"
+    with pytest.raises(OSError, match="no such data") as data:
+        fail("no such data")
+    assert str(data.value) == "no such data"
+    with pytest.raises(FileNotFoundError) as gone, atomic_path(target) as temporary:
+        temporary.unlink()
+    assert gone.value.filename == str(target)
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix_only
+def test_without_a_current_folder_the_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(FileNotFoundError) as error:
+        check_writable("model.bin")
+    assert error.value.filename == "model.bin"

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from cnnrs import Dense, Input, Sequential
 from cnnrs.callbacks import (
+    BackupAndRestore,
     Callback,
     CSVLogger,
     LambdaCallback,
     LearningRateScheduler,
+    ModelCheckpoint,
     TensorBoard,
     TerminateOnNaN,
 )
@@ -245,6 +247,35 @@ def test_what_is_not_written_is_refused(settings: dict[str, Any]) -> None:
     (name,) = settings
     with pytest.raises(ValueError, match=f"{name}: expected .*, got {settings[name]!r}"):
         TensorBoard(**settings)
+
+
+# A full disk
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (CSVLogger, "log.csv"),
+        (ModelCheckpoint, "model.safetensors"),
+        (lambda path: BackupAndRestore(path.parent), "backup.safetensors"),
+        (TensorBoard, "events.out.tfevents"),
+    ],
+    ids=["CSVLogger", "ModelCheckpoint", "BackupAndRestore", "TensorBoard"],
+)
+def test_a_file_that_has_no_room_is_named(make: Any, name: str, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    if make is TensorBoard:
+        pytest.importorskip("tensorboard")
+    x, y = data()
+    model, callback = compiled(), make(tmp_path / name)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            model.fit(x, y, verbose=0, callbacks=callback)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert name in str(error.value.filename)
 
 
 # Functions

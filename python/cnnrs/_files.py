@@ -1,5 +1,6 @@
 """Writing files so that no reader ever sees half of one."""
 
+import errno
 import os
 import re
 import secrets
@@ -29,7 +30,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         A context manager whose value is the temporary path.
 
     Raises:
-        OSError: if `path` exists and is no regular file, or its folder cannot be written.
+        OSError: if `path` exists and is no regular file or a read-only one, or its folder cannot
+            be written. One from the block names `path` if it named nothing or the temporary path.
 
     Example:
         >>> import tempfile
@@ -42,15 +44,31 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target, temporary = _begin(path)
     try:
-        if target.exists():
-            shutil.copymode(target, temporary)
-        yield temporary
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        with naming(target, temporary):
+            if target.exists():
+                # Nobody else may read it meanwhile, but its owner must be able to write it.
+                temporary.chmod(target.stat().st_mode & 0o777 | 0o600)
+            yield temporary
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
+            if target.exists():
+                shutil.copymode(target, temporary)
+            temporary.replace(target)
         _sync_folder(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str], *hidden: Path) -> Iterator[None]:
+    """Let an `OSError` that names no file, as that of a full disk, or a hidden one name this."""
+    try:
+        yield
+    except OSError as error:
+        unnamed = error.filename is None or str(error.filename) in map(str, hidden)
+        if unnamed and error.errno is not None:
+            error.filename = os.fspath(path)
         raise
 
 
@@ -82,9 +100,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _begin(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise OSError(f"{target}: expected a regular file or a new name, found something else")
+    with naming(path):  # There may be no current folder.
+        target = Path(os.path.realpath(path))
+    if target.exists():
+        if not target.is_file():
+            raise OSError(f"{target}: expected a regular file or a new name, found something else")
+        if not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(RANDOM_BYTES)}{target.suffix}")
     try:
         temporary.open("xb").close()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cnnrs._checks import as_path, flag, one_of
-from cnnrs._files import atomic_path
+from cnnrs._files import atomic_path, naming
 from cnnrs._warnings import warn
 from cnnrs.callbacks._base import Callback, Logs
 
@@ -128,5 +128,8 @@ class CSVLogger(Callback):
         import csv
 
         # Opened for each row, so that an exception between two leaves no file open.
-        with Path(self.filename).open(mode, newline="", encoding="utf-8") as file:
+        with (
+            naming(self.filename),
+            Path(self.filename).open(mode, newline="", encoding="utf-8") as file,
+        ):
             csv.writer(file, delimiter=self.sep).writerow(row)
