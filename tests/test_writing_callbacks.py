@@ -4,7 +4,9 @@ import csv
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from cnnrs.callbacks import (
     ModelCheckpoint,
     TensorBoard,
     TerminateOnNaN,
+    _tensorboard,
 )
 from cnnrs.optimizers import SGD
 from model_under_test import Spy, assert_same_weights, compiled, data
@@ -184,7 +187,25 @@ def test_tensorboard_reads_the_history(tmp_path: Path) -> None:
                 got = there[f"epoch_{name}"]
                 assert [step for step, _ in got] == list(steps)
                 assert [value for _, value in got[-2:]] == pytest.approx(history[here])
-    assert all(value > 0 for _, value in train["epoch_steps_per_second"])
+    assert len(train["epoch_steps_per_second"]) == 4
+
+
+@pytest.mark.parametrize(("stop_after", "rates"), [(None, [10.0, 10.0]), (3, [1.5])])
+def test_steps_per_second_are_of_the_steps_taken(
+    stop_after: int | None, rates: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(batch: int, logs: Any) -> None:
+        model.stop_training = batch + 1 == stop_after
+
+    x, y = data(40)
+    model, board = compiled(), TensorBoard(tmp_path, write_steps_per_second=True)
+    seconds = iter(range(0, 100, 2))
+    clock = SimpleNamespace(perf_counter=lambda: next(seconds), time_ns=time.time_ns)
+    monkeypatch.setattr(_tensorboard, "time", clock)
+    halt = LambdaCallback(on_train_batch_end=stop)
+    model.fit(x, y, 2, epochs=2, verbose=0, callbacks=[board, halt])
+    found = scalars(tmp_path / "train")["epoch_steps_per_second"]
+    assert [value for _, value in found] == rates
 
 
 def test_event_files_say_their_version_and_go_in_the_order_of_their_names(

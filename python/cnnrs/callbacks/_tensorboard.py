@@ -80,7 +80,7 @@ class TensorBoard(Callback):
         _modules()
         self.write_steps_per_second = bool(write_steps_per_second)
         self._files: dict[str, Path] = {}
-        self._start = 0.0
+        self._steps, self._start = 0, 0.0
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Begin new files."""
@@ -88,7 +88,8 @@ class TensorBoard(Callback):
         self._folder("train")
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Look at the clock."""
+        """Look at the clock, and at how many steps were taken before."""
+        self._steps = self.model._ready_network().steps()
         self._start = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -96,9 +97,9 @@ class TensorBoard(Callback):
         logs = logs or {}
         train = {f"epoch_{k}": v for k, v in logs.items() if not k.startswith("val_")}
         if self.write_steps_per_second:
-            assert self.params is not None
             seconds = time.perf_counter() - self._start
-            train["epoch_steps_per_second"] = self.params["steps"] / max(seconds, 1e-9)
+            steps = self.model._ready_network().steps() - self._steps
+            train["epoch_steps_per_second"] = steps / max(seconds, 1e-9)
         rate = self.model.optimizer and self.model.optimizer.learning_rate
         if isinstance(rate, float):
             train.setdefault("epoch_learning_rate", rate)
