@@ -1,6 +1,7 @@
 """Callbacks that write files or call functions, and the end of trainings that go astray."""
 
 import csv
+import io
 import math
 import subprocess
 import sys
@@ -297,6 +298,21 @@ def test_a_file_that_has_no_room_is_named(make: Any, name: str, tmp_path: Path) 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert name in str(error.value.filename)
+
+
+@pytest.mark.parametrize("stdout", [None, "closed"])
+def test_what_files_are_written_is_told_where_there_is_an_output(
+    stdout: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = data()
+    backup = BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    keep = ModelCheckpoint(tmp_path / "{epoch}.safetensors", verbose=1)
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", stdout and closed)
+    for epochs in (1, 2):
+        compiled().fit(x, y, epochs=epochs, callbacks=[backup, keep])
+    assert (tmp_path / "2.safetensors").exists()
 
 
 # Functions

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cnnrs._checks import as_path, only
 from cnnrs._files import check_writable, remove_left_over
+from cnnrs._progress import say
 from cnnrs.callbacks._base import Callback
 
 __all__ = ["BackupAndRestore"]
@@ -150,7 +151,7 @@ class BackupAndRestore(Callback):
         model._initial_epoch = self.params["epochs"] if backup["stopped"] else epoch + 1
         model.stop_training = backup["stopped"]
         if self.params["verbose"]:
-            print(f"Going on after epoch {epoch + 1}, which {self._path} has", flush=True)
+            say(f"Going on after epoch {epoch + 1}, which {self._path} has")
 
 
 def _kind(described: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnrs._checks import integer, number
+from cnnrs._progress import say
 from cnnrs.callbacks._base import Callback, Logs
 from cnnrs.callbacks._monitor import Monitor
 
@@ -158,7 +159,7 @@ class ModelCheckpoint(Callback):
 
     def _say(self, counts: Mapping[str, int], text: str) -> None:
         if self.verbose:
-            print(f"Epoch {counts['epoch']}: {text}", flush=True)
+            say(f"Epoch {counts['epoch']}: {text}")
 
     def get_state(self) -> dict[str, Any]:
         """Return the best figure so far, and how many batches were since the last saving."""
