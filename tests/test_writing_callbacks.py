@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -298,6 +299,20 @@ def test_a_file_that_has_no_room_is_named(make: Any, name: str, tmp_path: Path) 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert name in str(error.value.filename)
+
+
+def test_a_backup_folder_that_is_gone_is_made_anew(tmp_path: Path) -> None:
+    def remove(epoch: int, logs: Any) -> None:
+        if epoch == 1:
+            shutil.rmtree(folder)
+
+    x, y = data()
+    folder = tmp_path / "backup"
+    callbacks = [BackupAndRestore(folder, delete_checkpoint=False), LambdaCallback(remove)]
+    compiled().fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
+    history = compiled().fit(x, y, epochs=3, verbose=0, callbacks=BackupAndRestore(folder))
+    assert history.epoch == [0, 1, 2]
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("stdout", [None, "closed"])

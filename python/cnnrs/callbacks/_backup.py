@@ -109,6 +109,7 @@ class BackupAndRestore(Callback):
                 if (mind := callback.get_state())
             ],
         }
+        self.backup_dir.mkdir(parents=True, exist_ok=True)  # Another training may have deleted it.
         _tensor_file.write(
             self._path,
             {**saving.tensors_of(state), **arrays},
