@@ -19,6 +19,7 @@ from cli_under_test import (
     cnnrs_command,
     contents,
     parse,
+    patched,
     posix_only,
     start,
 )
@@ -94,6 +95,8 @@ def test_out_replaces_files_of_its_names_and_no_others(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_it_says_so_and_writes_the_rest(tmp_path: Path) -> None:
+    for name in PICTURES:
+        (tmp_path / name).write_text("of another training")
     ran = cnnrs_command(*SAMPLE, "--out", tmp_path, command=NO_MATPLOTLIB)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "(no pictures: matplotlib is not installed)" in ran.stdout.splitlines()[-1]
@@ -105,6 +108,7 @@ def test_without_matplotlib_it_says_so_and_writes_the_rest(tmp_path: Path) -> No
     [
         ("", "taken", "taken"),
         ("", "taken", "taken/run"),
+        ("run/report.json", "", "run"),
         ("run/history.csv", "", "run"),
         ("run/model.safetensors", "", "run"),
         ("run/history.png", "", "run"),
@@ -119,6 +123,8 @@ def test_unusable_out_is_found_out_before_training(
         (tmp_path / file).touch()
     before = sorted(tmp_path.rglob("*"))
     ran = cnnrs_command(*SAMPLE, "--out", tmp_path / out)
+    if out == file:
+        assert_refused(ran, f"{file}: expected a folder or a new name, found something else")
     assert_refused(ran, (tmp_path / (folder or out)).name)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -140,17 +146,22 @@ def test_read_only_out_is_found_out_before_training(tmp_path: Path) -> None:
 MANY = ("train", "--data", "mnist-sample", "--limit", "300", "--epochs", "30")
 
 
+def cut_off(out: Path, *arguments: str, epochs: int = 2) -> None:
+    """Train and be killed after some epochs."""
+    with start(*MANY, "--out", out, *arguments) as process:
+        assert process.stdout is not None
+        tests = (line for line in process.stdout if line.startswith("Test"))
+        for _ in range(epochs):
+            next(tests)
+        process.kill()
+
+
 @posix_only
 def test_a_training_that_was_killed_goes_on_to_the_same_end(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     report = cnnrs_command(*MANY, "--out", whole, command=NO_MATPLOTLIB).stdout
-    for epochs in (2, 5):
-        with start(*MANY, "--out", cut, *(["--resume"] if epochs > 2 else [])) as process:
-            assert process.stdout is not None
-            tests = (line for line in process.stdout if line.startswith("Test"))
-            for _ in range(epochs):
-                next(tests)
-            process.kill()
+    cut_off(cut)
+    cut_off(cut, "--resume", epochs=5)
     assert sorted(file.name for file in cut.iterdir()) == ["backup"]
 
     refused = cnnrs_command(*MANY, "--out", cut, "--resume", "--seed", "1")
@@ -174,13 +185,45 @@ def test_resume_without_a_backup_begins_anew_and_says_so(tmp_path: Path) -> None
 
 
 def test_a_folder_of_the_users_own_keeps_its_files(tmp_path: Path) -> None:
-    own = tmp_path / "backup"
-    own.mkdir()
-    (own / "thesis.txt").write_text("mine")
-    for resume in ([], ["--resume"]):
-        ran = cnnrs_command(*SAMPLE, "--out", tmp_path, *resume, command=NO_MATPLOTLIB)
+    for out, resume in ((tmp_path / "new", []), (tmp_path / "resumed", ["--resume"])):
+        own = out / "backup"
+        own.mkdir(parents=True)
+        (own / "thesis.txt").write_text("mine")
+        ran = cnnrs_command(*SAMPLE, "--out", out, *resume, command=NO_MATPLOTLIB)
         assert (ran.returncode, ran.stderr) == (0, "")
         assert [(file.name, file.read_text()) for file in own.iterdir()] == [("thesis.txt", "mine")]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "history.csv", "report.json"])
+def test_resume_does_not_replace_what_was_finished(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("finished")
+    refused = cnnrs_command(*SAMPLE, "--out", tmp_path, "--resume")
+    assert_refused(refused, f"--resume: expected a training that was cut off in {tmp_path}", name)
+    assert contents(tmp_path) == {name: b"finished"}
+
+
+def test_a_backup_is_not_replaced_unasked(tmp_path: Path) -> None:
+    cut_off(tmp_path)
+    file = tmp_path / "backup" / "backup.safetensors"
+    before = file.read_bytes()
+    for others in ([], ["--seed", "1"]):
+        refused = cnnrs_command(*MANY, "--out", tmp_path, *others)
+        assert_refused(refused, f"{file}: expected no training that was cut off", "--resume goes")
+        assert file.read_bytes() == before
+    file.unlink()
+    ran = cnnrs_command(*SAMPLE, "--out", tmp_path, command=NO_MATPLOTLIB)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_training_that_cannot_begin_leaves_no_backup(tmp_path: Path) -> None:
+    command = patched("""
+from cnnrs.models import Sequential
+def fit(*_, **__):
+    raise ValueError("no")
+Sequential.fit = fit
+""")
+    assert_refused(cnnrs_command(*SAMPLE, "--out", tmp_path, command=command), "cnnrs: no")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["{bad", "[1]", '{"mine": 1}'])
@@ -204,10 +247,15 @@ def test_a_backup_of_somebody_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
-    for name in (".report.0123456789ab.json", ".history.0123456789ab.csv"):
+    (tmp_path / "backup").mkdir()
+    for name in (
+        *(".report.0123456789ab.json", ".history.0123456789ab.csv"),
+        "backup/.options.0123456789ab.json",
+    ):
         (tmp_path / name).touch()
     (tmp_path / ".report.mine.json").touch()
     ran = cnnrs_command(*SAMPLE, "--out", tmp_path, command=NO_MATPLOTLIB)
     assert (ran.returncode, ran.stderr) == (0, "")
     hidden = [file.name for file in tmp_path.iterdir() if file.name.startswith(".")]
     assert hidden == [".report.mine.json"]
+    assert not (tmp_path / "backup").exists()

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from cnnrs.datasets import Dataset
     from cnnrs.models import Sequential
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -73,6 +74,12 @@ class Scores:
                 for n, (precision, recall, count) in enumerate(columns)
             ],
         }
+
+
+def check_test_images(dataset: Dataset) -> None:
+    """Refuse a data set that has no images to judge a model by."""
+    if not len(dataset.x_test):
+        raise ValueError(f"{dataset.origin}: expected at least one test image, got none")
 
 
 def class_count(name: object, model: Sequential) -> int:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cnnrs import __version__, recipes, saving
 from cnnrs._files import atomic_path, check_writable, remove_left_over
 from cnnrs._progress import can_show_a_bar
-from cnnrs._scores import Scores, class_count, probabilities
+from cnnrs._scores import Scores, check_test_images, class_count, probabilities
 from cnnrs.callbacks import BackupAndRestore
 from cnnrs.callbacks._base import Callback, History, Logs
 from cnnrs.callbacks._csv import ABSENT
@@ -75,15 +75,17 @@ def run(
         out: a folder for `model.safetensors`, `history.csv`, `report.json` and, if matplotlib is
             installed, `history.png`, `confusion.png` and `mistakes.png`; it is made if need be, and
             files of these names are replaced. Until they are there, it holds a backup.
-        resume: whether to go on with the training that was cut off there, if there was one.
+        resume: whether to go on with the training that was cut off there; if there was none, one
+            begins, unless there are the results of another.
 
     Returns:
         The history of the training, judged by the test images.
 
     Raises:
         DatasetError: if the data cannot be had.
-        ValueError: if there is no such recipe, the images do not fit it, or the training that was
-            cut off had other options.
+        ValueError: if there is no such recipe, the images do not fit it, there are none to judge
+            by, or the folder has the backup of a training that is not to be gone on with, or had
+            other options.
         OSError: if the folder cannot be written; this is found out before training.
 
     Warns:
@@ -92,13 +94,52 @@ def run(
     make = recipes.load(recipe, data)
     if learn_rate is not None and recipe != TUTORIAL:
         raise ValueError(f"--lr: expected none for the recipe {recipe}, which has its own")
+    dataset = _dataset(data, limit)
+    set_random_seed(seed)
+    made = _made(make, recipe, dataset, epochs)
+    if learn_rate is not None and made.model.optimizer is not None:
+        made.model.optimizer.learning_rate = learn_rate
+    backup = None
+    if out is not None:
+        _check_model(recipe, made.model)
+        _check_folder(out)
+        options = {"data": data, "recipe": recipe, "limit": limit, "lr": learn_rate, "seed": seed}
+        backup = _backup(out / BACKUP, options, resume)
+    epochs_logs = _EpochsLogs()
+    callbacks = [*([] if backup is None else [backup]), *made.callbacks, epochs_logs]
+    try:
+        with recipes.naming(recipe):
+            if recipe == TUTORIAL:
+                history = _fit_tutorial(made, dataset, seed, callbacks)
+            else:
+                print(f"Recipe {recipe}, seed {seed}, {made.model.dtype}")
+                history = _fit(made, dataset, callbacks)
+    except BaseException:
+        if backup is not None and not backup._path.exists():
+            _forget(backup)  # Nothing can go on from the options alone.
+        raise
+    if out is not None and backup is not None:
+        images = len(dataset.x_train)
+        facts = {"data": dataset.origin, "images": images, "recipe": recipe, "seed": seed}
+        _write(out, made.model, epochs_logs.all, dataset, facts)
+        _forget(backup)
+    return history
+
+
+def _dataset(data: str, limit: int | None) -> Dataset:
+    """The images to train on, no more than `limit`, and to judge by."""
     dataset = load(data)
     print(f"Data: {dataset.origin}")
-    if limit is not None and limit < len(dataset.x_train):
-        dataset = dataset._replace(x_train=dataset.x_train[:limit], y_train=dataset.y_train[:limit])
-        print(f"      of which the first {limit:,} training images")
+    check_test_images(dataset)
+    if limit is None or limit >= len(dataset.x_train):
+        return dataset
+    print(f"      of which the first {limit:,} training images")
+    return dataset._replace(x_train=dataset.x_train[:limit], y_train=dataset.y_train[:limit])
+
+
+def _made(make: recipes.Make, recipe: str, dataset: Dataset, epochs: int | None) -> recipes.Recipe:
+    """What a recipe makes for these images, and for so many epochs or its own; a built model."""
     images, height, width = dataset.x_train.shape
-    set_random_seed(seed)
     wanted = {} if epochs is None else {"epochs": epochs}
     try:
         made = make((height, width, 1), CLASSES, images, **wanted)
@@ -107,43 +148,7 @@ def run(
     except ValueError as error:
         why = f"images of {height}x{width} pixels do not fit the recipe {recipe}: {error}"
         raise ValueError(why) from error
-    if learn_rate is not None and made.model.optimizer is not None:
-        made.model.optimizer.learning_rate = learn_rate
-    backup = None
-    if out is not None:
-        _check_model(recipe, made.model)
-        out.mkdir(parents=True, exist_ok=True)
-        for name in (MODEL, HISTORY, REPORT, *PICTURES):
-            check_writable(out / name)  # Better to know now than after the training.
-            remove_left_over(out / name)
-        options = {
-            "data": data,
-            "recipe": recipe,
-            "limit": limit,
-            "lr": learn_rate,
-            "seed": seed,
-        }
-        backup = _backup(out / BACKUP, options, resume)
-    epochs_logs = _EpochsLogs()
-    callbacks: list[Callback] = [] if backup is None else [backup]
-    if recipe == TUTORIAL:
-        history = _fit_tutorial(made, dataset, seed, [*callbacks, epochs_logs])
-    else:
-        print(f"Recipe {recipe}, seed {seed}, {made.model.dtype}")
-        with recipes.naming(recipe):
-            history = made.model.fit(
-                dataset.x_train,
-                dataset.y_train,
-                batch_size=made.batch_size,
-                epochs=made.epochs,
-                callbacks=[*callbacks, *made.callbacks, epochs_logs],
-                validation_data=(dataset.x_test, dataset.y_test),
-            )
-    if out is not None and backup is not None:
-        facts = {"data": dataset.origin, "images": images, "recipe": recipe, "seed": seed}
-        _write(out, made.model, epochs_logs.all, dataset, facts)
-        _forget(backup)
-    return history
+    return made
 
 
 def _check_model(recipe: str, model: Sequential) -> None:
@@ -153,6 +158,30 @@ def _check_model(recipe: str, model: Sequential) -> None:
         saving.describe(model.__getstate__())
     except ValueError as error:
         raise ValueError(f"{recipe}: {error}") from error
+
+
+def _check_folder(out: Path) -> None:
+    """Make the folder, and refuse it if results cannot be written there, before there are any."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        why = "expected a folder or a new name, found something else"
+        raise FileExistsError(error.errno, why, str(out)) from error
+    for name in (MODEL, HISTORY, REPORT, *PICTURES):
+        check_writable(out / name)
+        remove_left_over(out / name)
+
+
+def _fit(made: recipes.Recipe, dataset: Dataset, callbacks: list[Callback]) -> History:
+    """Train with the report of `fit`."""
+    return made.model.fit(
+        dataset.x_train,
+        dataset.y_train,
+        batch_size=made.batch_size,
+        epochs=made.epochs,
+        callbacks=callbacks,
+        validation_data=(dataset.x_test, dataset.y_test),
+    )
 
 
 def _fit_tutorial(
@@ -203,8 +232,18 @@ def _backup(folder: Path, options: dict[str, Any], resume: bool) -> BackupAndRes
             )
         return backup
     if resume:
-        print(f"      no training was cut off in {folder.parent}; this one begins anew")
-    _forget(backup)
+        out = folder.parent
+        if finished := [name for name in (MODEL, HISTORY, REPORT) if (out / name).exists()]:
+            raise ValueError(
+                f"--resume: expected a training that was cut off in {out}, found the "
+                f"{finished[0]} of one that was not; without --resume, it is replaced"
+            )
+        print(f"      no training was cut off in {out}; this one begins anew")
+    elif backup._path.exists():
+        raise ValueError(
+            f"{backup._path}: expected no training that was cut off, found one; --resume goes on "
+            f"with it; to begin anew, delete the file"
+        )
     folder.mkdir(exist_ok=True)
     remove_left_over(file)
     with atomic_path(file) as path:
