@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cli_under_test import assert_refused, cnnrs_command, parse, patched
+from cnnrs import Dense, Flatten, Input, Sequential
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -87,6 +88,23 @@ def test_unfit_data_is_refused(tmp_path: Path) -> None:
     assert_refused(ran, "images of 3x3 pixels do not fit", "at least 2x2 pixels")
     (label / "train-labels-idx1-ubyte").unlink()
     assert_refused(cnnrs_command("train", "--data", label), "train-labels-idx1-ubyte")
+
+
+def test_data_without_test_images_are_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "own")
+    (folder / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((0, 4, 5), np.uint8)))
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(0, np.uint8)))
+    model = Sequential([Input((4, 5)), Flatten(), Dense(10, "softmax")])
+    model.save(tmp_path / "model.safetensors")
+    for command in (
+        ["train", "--out", tmp_path / "out"],
+        ["evaluate", tmp_path / "model.safetensors"],
+        ["bench", "accuracy"],
+    ):
+        refused = cnnrs_command(*command, "--data", folder)
+        complaint = f"0 test images, from {folder}: expected at least one test image, got none"
+        assert_refused(refused, complaint)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_whose_name_the_output_cannot_spell_is_trained_on(tmp_path: Path) -> None:

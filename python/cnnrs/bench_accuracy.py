@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from cnnrs import _torch_training
 from cnnrs._config import get_num_threads
 from cnnrs._files import atomic_path, check_writable
+from cnnrs._scores import check_test_images
 from cnnrs._torch_training import TorchTraining
 from cnnrs.datasets import Dataset, load
 from cnnrs.models import Sequential
@@ -65,7 +66,7 @@ def run(
     Raises:
         DatasetError: if the data cannot be had.
         ValueError: if there is no such recipe, it does not fit the images, no image is left to
-            train on, or the peer cannot follow it.
+            train on or to judge by, or the peer cannot follow it.
         ModuleNotFoundError: if the peer is not installed.
         OSError: if the file cannot be written.
     """
@@ -107,6 +108,7 @@ def run(
 def held_out(data: Dataset, images: int) -> Dataset:
     """The data with the last training images in place of the test images, if there are any."""
     if images == 0:
+        check_test_images(data)
         return data
     x, y = data.x_train, data.y_train
     if images >= len(x):

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import images
-from cnnrs._scores import Scores, class_count, probabilities
+from cnnrs._scores import Scores, check_test_images, class_count, probabilities
 from cnnrs.datasets import load
 from cnnrs.models import Sequential
 from cnnrs.saving import load_model
@@ -34,12 +34,14 @@ def evaluate(model_file: Path, data: str, as_json: bool) -> None:
 
     Raises:
         OSError: if a file is missing or cannot be read.
-        ValueError: if the model is damaged, classifies nothing, or takes other images.
+        ValueError: if the model is damaged, classifies nothing, or takes other images, or if there
+            are none to judge it by.
     """
     model = _load(model_file)
     classes = class_count(model_file, model)
     dataset = load(data)
-    if dataset.y_test.max(initial=0) >= classes:
+    check_test_images(dataset)
+    if dataset.y_test.max() >= classes:
         raise ValueError(
             f"{model_file}: expected a model of at least {dataset.y_test.max() + 1} classes, "
             f"got one of {classes}"
