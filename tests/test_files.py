@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cnnrs import load_model
 from cnnrs._files import atomic_path, check_writable
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX file modes and links")
@@ -161,3 +162,11 @@ def test_without_a_current_folder_the_file_is_named(
     with pytest.raises(FileNotFoundError) as error:
         check_writable("model.bin")
     assert error.value.filename == "model.bin"
+
+
+@posix_only
+def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
+    pipe = tmp_path / "model.safetensors"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match=r"model\.safetensors: expected a regular file"):
+        load_model(pipe)

@@ -9,7 +9,6 @@ shapes, so that nothing of a damaged file is taken for whole.
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -68,7 +67,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], Any]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    with Path(path).open("rb") as file:
+    with open(path, "rb", opener=_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("expected a regular file")
@@ -87,6 +86,11 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], Any]:
     if metadata["sha256"] != digest(tensors, metadata):
         raise ValueError("expected content that fits its checksum, found some that was changed")
     return tensors, parse(metadata["about"])
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file without waiting for somebody to write into it, as for a pipe with a name."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def digest(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
