@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeAlias
 
 from cnnrs import __version__
 from cnnrs.recipes import RecipeError
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 """Exit statuses; 130 is a shell's own for a command that Ctrl-C ended."""
@@ -88,69 +90,126 @@ def _complain(message: str) -> None:
     print(f"cnnrs: {message}", file=sys.stderr)
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show one line, without the place in the code that `warnings.showwarning` names."""
+    from tqdm import tqdm
+
+    tqdm.write(f"cnnrs: warning: {message}", file=sys.stderr)  # so that a progress bar makes way
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cnnrs", description="Small convolutional networks on the CPU."
     )
     parser.add_argument("--version", action="version", version=f"cnnrs {__version__}")
+    parser.set_defaults(check=lambda options: None)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    _add_export(commands)
+    _add_inspect(commands)
+    _add_bench(commands)
+    _add_info(commands)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help=DEBUG_HELP)
+    return parser
 
-    train = commands.add_parser(
+
+def _add_train(commands: Commands) -> None:
+    parser = commands.add_parser(
         "train",
         help="train a network by a recipe, by default the tutorial's",
         description="Train a network by a recipe and test it after every epoch; by default the "
         "tutorial's, Conv3x3(8) - MaxPool2 - Softmax(10), with SGD, one image a step.",
     )
-    _recipe_option(train, "tutorial")
-    _data_option(train, "mnist")
-    train.add_argument(
+    _recipe_option(parser, "tutorial")
+    _data_option(parser, "mnist")
+    parser.add_argument(
         "--limit", type=_at_least(1), metavar="N", help="train on the first N images only"
     )
-    train.add_argument(
+    parser.add_argument(
         "--epochs",
         type=_at_least(1),
         metavar="N",
         help="how many times to train on every image (default: the recipe's, 3 for the tutorial)",
     )
-    train.add_argument(
+    parser.add_argument(
         "--lr",
         type=_rate,
         metavar="RATE",
         help="learning rate of the recipe tutorial (default: 0.005)",
     )
-    train.add_argument(
+    parser.add_argument(
         "--seed",
         type=_at_least(0, most=2**32 - 1),
         default=0,
         metavar="N",
         help="of the initial weights and the order of the images (default: %(default)s)",
     )
-    train.add_argument(
+    parser.add_argument(
         "--out",
         type=_path,
         metavar="FOLDER",
         help="where to write model.safetensors, history.csv, report.json and, if matplotlib is "
         "installed, history.png, confusion.png and mistakes.png",
     )
-    train.add_argument(
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="go on with the training that was cut off in the folder of --out, after its last "
         "whole epoch",
     )
-    train.set_defaults(run=_train, check=_check_train(train))
 
-    evaluate = commands.add_parser(
+    def check(options: argparse.Namespace) -> None:
+        if options.resume and options.out is None:
+            parser.error("--resume needs --out")
+
+    parser.set_defaults(run=_train, check=check)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from cnnrs.training_run import run
+
+    run(
+        data=options.data,
+        recipe=options.recipe,
+        limit=options.limit,
+        epochs=options.epochs,
+        learn_rate=options.lr,
+        seed=options.seed,
+        out=options.out,
+        resume=options.resume,
+    )
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = commands.add_parser(
         "evaluate",
         help="judge a model by test images, class by class",
         description="Print precision and recall of each class on the test images of a data set.",
     )
-    evaluate.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
-    _data_option(evaluate, "mnist")
-    evaluate.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    evaluate.set_defaults(run=_evaluate)
+    parser.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
+    _data_option(parser, "mnist")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=_evaluate)
 
-    predict = commands.add_parser(
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from cnnrs.model_commands import evaluate
+
+    evaluate(options.model, options.data, options.json)
+
+
+def _add_predict(commands: Commands) -> None:
+    parser = commands.add_parser(
         "predict",
         help="say what pictures show",
         description="Print for each picture the likeliest classes and their probabilities. For a "
@@ -158,79 +217,114 @@ def _parser() -> argparse.ArgumentParser:
         "size, dark or light, is cropped, scaled to 20 pixels and centred, as MNIST's makers did; "
         "for other models a picture is scaled to their size.",
     )
-    predict.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
-    predict.add_argument(
+    parser.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
+    parser.add_argument(
         "images",
         type=_path,
         nargs="+",
         metavar="IMAGE",
         help="PNG or JPEG files, or folders of them",
     )
-    predict.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    predict.set_defaults(run=_predict)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=_predict)
 
-    export = commands.add_parser(
+
+def _predict(options: argparse.Namespace) -> int:
+    from cnnrs.model_commands import predict
+
+    all_read = predict(options.model, options.images, options.json, _complain)
+    return 0 if all_read else FAILED
+
+
+def _add_export(commands: Commands) -> None:
+    parser = commands.add_parser(
         "export",
         help="write a model as an ONNX file",
         description="Write a model as an ONNX file, which onnxruntime and others run.",
     )
-    export.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
-    export.add_argument("out", type=_path, metavar="FILE", help="a name that ends in .onnx")
-    export.add_argument(
+    parser.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
+    parser.add_argument("out", type=_path, metavar="FILE", help="a name that ends in .onnx")
+    parser.add_argument(
         "--input-dtype",
         choices=("float32", "float64", "uint8"),
         default="float32",
         metavar="DTYPE",
         help="what the exported model takes: float32, float64 or uint8 (default: %(default)s)",
     )
-    export.set_defaults(run=_export)
+    parser.set_defaults(run=_export)
 
-    inspect = commands.add_parser(
+
+def _export(options: argparse.Namespace) -> None:
+    from cnnrs.model_commands import export
+
+    export(options.model, options.out, options.input_dtype)
+
+
+def _add_inspect(commands: Commands) -> None:
+    parser = commands.add_parser(
         "inspect",
         help="print what a model file holds",
         description="Print a model's layers, their outputs' shapes and weights, and how it was "
         "compiled.",
     )
-    inspect.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
-    inspect.set_defaults(run=_inspect)
+    parser.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
+    parser.set_defaults(run=_inspect)
 
-    bench = commands.add_parser(
+
+def _inspect(options: argparse.Namespace) -> None:
+    from cnnrs.model_commands import inspect
+
+    inspect(options.model)
+
+
+def _add_bench(commands: Commands) -> None:
+    parser = commands.add_parser(
         "bench",
         help="time the tutorial's program against NumPy, or measure a recipe's accuracy",
         description="Time the tutorial's layers and its whole training step: NumPy with the "
         "tutorial's loops, vectorised NumPy, and cnnrs, in turn in one process.",
     )
-    bench.add_argument(
+    parser.add_argument(
         "--repeats",
         type=_at_least(1),
         metavar="N",
         help=f"rounds, of which the median is reported (default: {BENCH_REPEATS})",
     )
-    bench.add_argument("--json", type=_path, metavar="FILE", help="also write the figures as JSON")
-    bench.add_argument(
+    parser.add_argument("--json", type=_path, metavar="FILE", help="also write the figures as JSON")
+    parser.add_argument(
         "--plot", type=_picture, metavar="FILE", help="also draw a bar chart (.png, .svg or .pdf)"
     )
-    bench.set_defaults(run=_bench)
-    kinds = bench.add_subparsers(title="other kinds", metavar="[KIND]")
-    accuracy = kinds.add_parser(
+    parser.set_defaults(run=_bench)
+    _add_bench_accuracy(parser.add_subparsers(title="other kinds", metavar="[KIND]"))
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from cnnrs.bench import run
+
+    repeats = options.repeats or BENCH_REPEATS
+    run(repeats=repeats, json_file=options.json, plot_file=options.plot)
+
+
+def _add_bench_accuracy(kinds: Commands) -> None:
+    parser = kinds.add_parser(
         "accuracy",
         help="train by a recipe with several seeds",
         description="Train by a recipe once for each of several seeds, and print the accuracy on "
         "the test images and the time of each and of all.",
     )
-    _recipe_option(accuracy, "fast")
-    _data_option(accuracy, "mnist")
-    accuracy.add_argument(
+    _recipe_option(parser, "fast")
+    _data_option(parser, "mnist")
+    parser.add_argument(
         "--seeds",
         type=_at_least(1),
         default=10,
         metavar="N",
         help="how many, from 0 on (default: %(default)s)",
     )
-    accuracy.add_argument(
+    parser.add_argument(
         "--epochs", type=_at_least(1), metavar="N", help="in place of the recipe's own"
     )
-    accuracy.add_argument(
+    parser.add_argument(
         "--hold-out",
         type=_at_least(0),
         default=0,
@@ -239,50 +333,26 @@ def _parser() -> argparse.ArgumentParser:
         "without a look at the test images",
     )
     # What `bench` itself was given must not be overwritten by a default.
-    accuracy.add_argument(
+    parser.add_argument(
         "--json",
         type=_path,
         default=argparse.SUPPRESS,
         metavar="FILE",
         help="also write them as JSON",
     )
-    accuracy.add_argument(
+    parser.add_argument(
         "--peer",
         choices=("torch",),
         help="train the same with PyTorch too, each seed after cnnrs's, and compare",
     )
-    accuracy.add_argument(
+    parser.add_argument(
         "--peer-seeds",
         type=_at_least(1),
         metavar="N",
         help="how many of the seeds the peer trains with, as it is slower (default: all)",
     )
-    accuracy.set_defaults(run=_bench_accuracy, check=_check_bench_accuracy(accuracy))
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG_HELP)
 
-    info = commands.add_parser(
-        "info",
-        help="print versions, the instruction set in use and the number of threads",
-        description="Print versions, the instruction set in use and the number of threads.",
-    )
-    info.set_defaults(run=_info)
-    for command in commands.choices.values():
-        command.add_argument("--debug", action="store_true", help=DEBUG_HELP)
-    accuracy.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG_HELP
-    )
-    parser.set_defaults(check=lambda options: None)
-    return parser
-
-
-def _check_train(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
-    def check(options: argparse.Namespace) -> None:
-        if options.resume and options.out is None:
-            parser.error("--resume needs --out")
-
-    return check
-
-
-def _check_bench_accuracy(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
     def check(options: argparse.Namespace) -> None:
         for name in ("repeats", "plot"):
             if getattr(options, name) is not None:
@@ -290,7 +360,37 @@ def _check_bench_accuracy(parser: argparse.ArgumentParser) -> Callable[[argparse
         if options.peer_seeds is not None and options.peer is None:
             parser.error("--peer-seeds needs --peer")
 
-    return check
+    parser.set_defaults(run=_bench_accuracy, check=check)
+
+
+def _bench_accuracy(options: argparse.Namespace) -> None:
+    from cnnrs.bench_accuracy import run
+
+    run(
+        recipe=options.recipe,
+        data=options.data,
+        seeds=options.seeds,
+        epochs=options.epochs,
+        hold_out=options.hold_out,
+        json_file=options.json,
+        peer=options.peer,
+        peer_seeds=options.peer_seeds,
+    )
+
+
+def _add_info(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="print versions, the instruction set in use and the number of threads",
+        description="Print versions, the instruction set in use and the number of threads.",
+    )
+    parser.set_defaults(run=_info)
+
+
+def _info(options: argparse.Namespace) -> None:
+    from cnnrs._config import show_config
+
+    show_config()
 
 
 def _recipe_option(command: argparse.ArgumentParser, default: str) -> None:
@@ -311,88 +411,6 @@ def _data_option(command: argparse.ArgumentParser, default: str) -> None:
         help="mnist, mnist-sample, fashion_mnist, or a folder of IDX files. mnist is looked for "
         "in $CNNRS_DATA/mnist and the cache, then downloaded; without a network the sample that "
         "comes with cnnrs takes its place (default: %(default)s)",
-    )
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Show one line, without the place in the code that `warnings.showwarning` names."""
-    from tqdm import tqdm
-
-    tqdm.write(f"cnnrs: warning: {message}", file=sys.stderr)  # so that a progress bar makes way
-
-
-def _train(options: argparse.Namespace) -> None:
-    from cnnrs.training_run import run
-
-    run(
-        data=options.data,
-        recipe=options.recipe,
-        limit=options.limit,
-        epochs=options.epochs,
-        learn_rate=options.lr,
-        seed=options.seed,
-        out=options.out,
-        resume=options.resume,
-    )
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from cnnrs.model_commands import evaluate
-
-    evaluate(options.model, options.data, options.json)
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from cnnrs.model_commands import predict
-
-    all_read = predict(options.model, options.images, options.json, _complain)
-    return 0 if all_read else FAILED
-
-
-def _export(options: argparse.Namespace) -> None:
-    from cnnrs.model_commands import export
-
-    export(options.model, options.out, options.input_dtype)
-
-
-def _inspect(options: argparse.Namespace) -> None:
-    from cnnrs.model_commands import inspect
-
-    inspect(options.model)
-
-
-def _info(options: argparse.Namespace) -> None:
-    from cnnrs._config import show_config
-
-    show_config()
-
-
-def _bench(options: argparse.Namespace) -> None:
-    from cnnrs.bench import run
-
-    repeats = options.repeats or BENCH_REPEATS
-    run(repeats=repeats, json_file=options.json, plot_file=options.plot)
-
-
-def _bench_accuracy(options: argparse.Namespace) -> None:
-    from cnnrs.bench_accuracy import run
-
-    run(
-        recipe=options.recipe,
-        data=options.data,
-        seeds=options.seeds,
-        epochs=options.epochs,
-        hold_out=options.hold_out,
-        json_file=options.json,
-        peer=options.peer,
-        peer_seeds=options.peer_seeds,
     )
 
 
