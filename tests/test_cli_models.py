@@ -1,6 +1,7 @@
 """The commands of `cnnrs` that take a finished model, each in a process of its own."""
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import cnnrs
-from cli_under_test import assert_refused, cnnrs_command
+from cli_under_test import assert_refused, cnnrs_command, patched, posix_only
 from cnnrs import Conv2D, Dense, Flatten, Input, MaxPooling2D, Rescaling, Sequential
 from cnnrs._scores import Scores
 from cnnrs.datasets import load
@@ -159,6 +160,44 @@ def test_predict_goes_on_where_files_are_missing(model_file: Path, pictures: Pat
     assert (ran.returncode, len(ran.stdout.splitlines())) == (1, 1)
     expected = [f"cnnrs: {path}: expected a file or folder, found none" for path in missing]
     assert ran.stderr.splitlines() == expected
+
+
+def test_predict_names_what_cannot_be_opened_as_other_commands_do(
+    model_file: Path, pictures: Path
+) -> None:
+    command = patched("""
+from pathlib import Path
+opened = Path.open
+def open(path, *mode, **settings):
+    if path.name == "a.png":  # as if it belonged to somebody else
+        raise PermissionError(13, "Permission denied", str(path))
+    return opened(path, *mode, **settings)
+Path.open = open
+""")
+    ran = cnnrs_command("predict", model_file, pictures / "a.png", command=command)
+    assert_refused(ran, f"cnnrs: {pictures / 'a.png'}: Permission denied\n")
+
+
+@posix_only
+def test_names_that_are_no_line_of_text_are_shown_with_escapes(
+    model_file: Path, pictures: Path
+) -> None:
+    name = os.fsdecode(b"new\nline \x1b[31mred\xff ok")
+    (pictures / "a.png").rename(pictures / f"{name}.png")
+    (pictures / "c.png").rename(pictures / f"{name}-none.png")
+    shown = r"new\nline \x1b[31mred\udcff ok"
+    ran = cnnrs_command("predict", model_file, pictures)
+    lines = ran.stdout.splitlines()
+    assert [line[: line.index(".")] for line in lines] == [
+        str(pictures / "b"),
+        str(pictures / shown),
+    ]
+    assert_refused(ran, f"{pictures / shown}-none.png: expected a PNG or JPEG image, found none")
+    files = [
+        row["file"]
+        for row in json.loads(cnnrs_command("predict", model_file, pictures, "--json").stdout)
+    ]
+    assert files == [str(pictures / "b.jpg"), str(pictures / f"{name}.png")]
 
 
 def test_predict_prints_json(model_file: Path, pictures: Path) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -75,9 +75,11 @@ def test_reader_that_left_before_the_first_line_ends_it_silently() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's full disk")
-def test_full_disk_is_one_line() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [SAMPLE, ["--help"], ["train", "--help"], ["--version"]])
+def test_full_disk_is_one_line(arguments: Sequence[str], unbuffered: str) -> None:
     with Path("/dev/full").open("wb") as full:
-        ran = cnnrs_command(*SAMPLE, stdout=full)
+        ran = cnnrs_command(*arguments, stdout=full, PYTHONUNBUFFERED=unbuffered)
     assert re.fullmatch(r"cnnrs: .*No space left on device.*\n", ran.stderr)
     assert ran.returncode == 1
 

@@ -87,6 +87,14 @@ def remove_left_over(path: str | os.PathLike[str]) -> None:
             file.unlink(missing_ok=True)
 
 
+def printable(text: object) -> str:
+    """A text, such as a file's name, with escapes for what is no visible part of a line."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )
+
+
 def _sync_folder(folder: Path) -> None:
     """Flush a folder's names to disk, where the system can."""
     if os.name != "posix":

@@ -10,9 +10,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TextIO, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 from cnnrs import __version__
+from cnnrs._files import printable
 from cnnrs.recipes import RecipeError
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -42,13 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
-    options.check(options)
-    run: Callable[[argparse.Namespace], int | None] = options.run
+    debug = False
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Into a pipe, too, each line at once; letters that its encoding lacks, as escapes.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
+        options = _parser().parse_args(arguments)
+        options.check(options)
+        debug = options.debug
+        run: Callable[[argparse.Namespace], int | None] = options.run
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return run(options) or 0
@@ -58,7 +61,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         return FAILED  # Whoever read standard output has gone.
     except FAILURES as error:
-        if options.debug:
+        if debug:
             traceback.print_exc()
         else:
             _complain(_message(error))
@@ -87,7 +90,7 @@ def _message(error: BaseException) -> str:
 
 
 def _complain(message: str) -> None:
-    print(f"cnnrs: {message}", file=sys.stderr)
+    print(f"cnnrs: {printable(message)}", file=sys.stderr)
 
 
 def _show_warning(
@@ -101,14 +104,15 @@ def _show_warning(
     """Show one line, without the place in the code that `warnings.showwarning` names."""
     from tqdm import tqdm
 
-    tqdm.write(f"cnnrs: warning: {message}", file=sys.stderr)  # so that a progress bar makes way
+    line = f"cnnrs: warning: {printable(message)}"
+    tqdm.write(line, file=sys.stderr)  # so that a progress bar makes way
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="cnnrs", description="Small convolutional networks on the CPU."
     )
-    parser.add_argument("--version", action="version", version=f"cnnrs {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     parser.set_defaults(check=lambda options: None)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_train(commands)
@@ -121,6 +125,21 @@ def _parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help=DEBUG_HELP)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that says so if the help cannot be written, as on a full disk."""
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)
+
+
+class _Version(argparse.Action):
+    """Like argparse's own, but that it says so if the version cannot be written."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"cnnrs {__version__}")
+        parser.exit()
 
 
 def _add_train(commands: Commands) -> None:
@@ -232,7 +251,10 @@ def _add_predict(commands: Commands) -> None:
 def _predict(options: argparse.Namespace) -> int:
     from cnnrs.model_commands import predict
 
-    all_read = predict(options.model, options.images, options.json, _complain)
+    def complain(error: Exception) -> None:
+        _complain(_message(error))
+
+    all_read = predict(options.model, options.images, options.json, complain)
     return 0 if all_read else FAILED
 
 

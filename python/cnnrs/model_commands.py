@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import images
+from cnnrs._files import printable
 from cnnrs._scores import Scores, check_test_images, class_count, probabilities
 from cnnrs.datasets import load
 from cnnrs.models import Sequential
@@ -64,7 +65,7 @@ def predict(
     model_file: Path,
     paths: Sequence[Path],
     as_json: bool,
-    complain: Callable[[str], None],
+    complain: Callable[[Exception], None],
 ) -> bool:
     """Print what a model takes pictures for.
 
@@ -75,7 +76,7 @@ def predict(
         model_file: from `Sequential.save` or `cnnrs train`.
         paths: PNG and JPEG files, and folders of them.
         as_json: whether to print JSON instead of a table.
-        complain: called with a line for each file or folder that is missing or cannot be read;
+        complain: called with the error of each file or folder that is missing or cannot be read;
             the others are classified all the same.
 
     Returns:
@@ -95,14 +96,14 @@ def predict(
             found = images.files(path)
         except (OSError, ValueError) as error:
             unread += 1
-            complain(str(error))
+            complain(error)
             continue
         for file in found:
             try:
                 pictures.append((file, read(file)))
             except (OSError, ValueError) as error:
                 unread += 1
-                complain(str(error))
+                complain(error)
     if pictures:
         outputs = model.predict(np.stack([picture for _, picture in pictures]))
         likely = probabilities(model, outputs)
@@ -190,11 +191,12 @@ def _predictions(files: Sequence[Path], probabilities: Array) -> Iterator[dict[s
 
 
 def _print_table(files: Sequence[Path], probabilities: Array, shown: int) -> None:
-    width = max(len(str(path)) for path in files)
-    for path, row in zip(files, probabilities, strict=True):
+    names = [printable(path) for path in files]
+    width = max(map(len, names))
+    for name, row in zip(names, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[:shown]
         figures = "   ".join(f"{n:>3} {_percent(row[n]):>7}" for n in best)
-        print(f"{path!s:<{width}}  {figures}")
+        print(f"{name:<{width}}  {figures}")
 
 
 def _percent(share: float) -> str:
