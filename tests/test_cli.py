@@ -237,6 +237,23 @@ def test_a_peer_that_is_not_installed_is_refused_before_any_training() -> None:
     assert "invalid choice: 'jax'" in ran.stderr
 
 
+def test_one_round_is_not_called_a_median() -> None:
+    for repeats, told in (("1", "faster; one round."), ("2", "faster; medians of 2 rounds.")):
+        ran = cnnrs_command("bench", "--repeats", repeats)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert told in ran.stdout
+
+
+def test_want_of_memory_is_one_line() -> None:
+    command = patched("""
+from cnnrs.models import Sequential
+def fit(*_, **__):
+    raise MemoryError
+Sequential.fit = fit
+""")
+    assert_refused(cnnrs_command(*SAMPLE, command=command), "cnnrs: MemoryError\n")
+
+
 def test_accuracies_that_cannot_be_written_are_not_measured(tmp_path: Path) -> None:
     arguments = ("--data", "mnist-sample", "--json", tmp_path / "missing" / "runs.json")
     ran = cnnrs_command("bench", "accuracy", *arguments)

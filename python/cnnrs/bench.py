@@ -66,10 +66,11 @@ def run(*, repeats: int = 9, json_file: Path | None = None, plot_file: Path | No
             raise ValueError(f"{plot_file}: expected a name that ends in .png, .svg or .pdf")
     times = measure(repeats)
     loop = statistics.median(_train_loop_seconds() for _ in range(repeats))
+    rounds = "one round" if repeats == 1 else f"medians of {repeats} rounds"
     print(table(times))
     print(
-        f"\nMicroseconds for one image, and how many times cnnrs is faster; medians of {repeats} "
-        f"rounds.\nfloat64, {NUM_FILTERS} filters, {_core.simd_level()}."
+        f"\nMicroseconds for one image, and how many times cnnrs is faster; {rounds}."
+        f"\nfloat64, {NUM_FILTERS} filters, {_core.simd_level()}."
         f"\nThe loop of `cnnrs train` (float32, no Python between the steps): {loop * 1e6:.1f} us "
         f"a step."
     )
