@@ -21,8 +21,9 @@ import numpy as np
 from cnnrs import __version__, _core, numpy_reference, numpy_vectorised, tutorial
 from cnnrs._files import atomic_path, check_writable
 from cnnrs.datasets import mnist
+from cnnrs.datasets._store import CLASSES
 from cnnrs.optimizers import SGD
-from cnnrs.recipes.tutorial import CLASSES, NUM_FILTERS, tutorial_network
+from cnnrs.recipes.tutorial import NUM_FILTERS, tutorial_network
 
 Task: TypeAlias = Callable[[], object]
 Times: TypeAlias = dict[str, dict[str, float]]

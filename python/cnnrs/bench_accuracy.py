@@ -16,12 +16,11 @@ from cnnrs._files import atomic_path, check_writable
 from cnnrs._scores import check_test_images
 from cnnrs._torch_training import TorchTraining
 from cnnrs.datasets import Dataset, load
+from cnnrs.datasets._store import CLASSES
 from cnnrs.models import Sequential
 from cnnrs.recipes import Make, Recipe, naming
 from cnnrs.recipes import load as load_recipe
 from cnnrs.utils import set_random_seed
-
-CLASSES = 10
 
 ALONE = 0.9
 """The least share of the time that a training's process computes if no other program does: one

@@ -22,6 +22,7 @@ from cnnrs.callbacks import BackupAndRestore
 from cnnrs.callbacks._base import Callback, History, Logs
 from cnnrs.callbacks._csv import ABSENT
 from cnnrs.datasets import Dataset, load
+from cnnrs.datasets._store import CLASSES
 from cnnrs.models import Sequential
 from cnnrs.utils import set_random_seed
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 Array: TypeAlias = npt.NDArray[Any]
-
-CLASSES = 10
 
 TUTORIAL = "tutorial"
 """The recipe that has a report of its own."""

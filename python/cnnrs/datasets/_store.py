@@ -25,6 +25,8 @@ TEST_LABELS = "t10k-labels-idx1-ubyte"
 
 SAMPLE = files(__package__) / "sample"
 CLASSES = 10
+"""Of MNIST, of Fashion-MNIST, and so of every folder in their format."""
+
 TIMEOUT = (5, 30)
 """Seconds to wait for a mirror to answer at all, and for each next piece of a file."""
 

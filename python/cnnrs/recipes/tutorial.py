@@ -5,6 +5,7 @@ Reference: V. Zhou, "CNNs from scratch", 2019.
 
 import numpy as np
 
+from cnnrs.datasets._store import CLASSES
 from cnnrs.layers import Conv2D, Dense, Flatten, MaxPooling2D, Rescaling
 from cnnrs.models import Sequential
 from cnnrs.optimizers import SGD
@@ -12,7 +13,6 @@ from cnnrs.recipes import Recipe
 from cnnrs.tutorial import Conv3x3, Softmax
 
 NUM_FILTERS = 8
-CLASSES = 10
 
 
 def recipe(shape: tuple[int, ...], classes: int, images: int, epochs: int = 3) -> Recipe:
