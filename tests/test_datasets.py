@@ -169,6 +169,14 @@ def test_unknown_source_is_refused_by_name() -> None:
         fashion_mnist.load_data("sample")
 
 
+def test_kerass_path_is_refused_with_what_to_do_instead() -> None:
+    advice = "Put the four files into a folder mnist/ and set CNNRS_DATA to the folder that holds"
+    with pytest.raises(ValueError, match=f"path of MNIST: expected None, got 'm.npz'. {advice}"):
+        mnist.load_data(path="m.npz")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"\"sample\", got 'm.npz'. {advice}"):
+        mnist.load_data("m.npz")
+
+
 # The full MNIST
 
 
@@ -506,6 +514,17 @@ def test_file_in_the_place_of_the_cache(mirror: Mirror, cache: Path) -> None:
             read()
         assert str(caught.value).startswith(f"the cache folder {cache} cannot be used: ")
         assert "Put the four files into a folder mnist/ and set CNNRS_DATA" in str(caught.value)
+
+
+def test_a_cache_that_pooch_may_not_write_is_told(
+    mirror: Mirror, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("no number, as in pooch")
+
+    monkeypatch.setattr("pooch.retrieve", refuse)
+    with pytest.raises(DatasetError, match=f"the cache folder {cache} cannot be used: no number"):
+        mnist.load_data()
 
 
 @posix_only

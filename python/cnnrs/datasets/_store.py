@@ -156,11 +156,12 @@ class Source:
         """
         return read_labels(self._open(source)[1](TEST_LABELS))
 
-    def load_data(self, source: str = "auto") -> tuple[Pair, Pair]:
+    def load_data(self, source: str = "auto", *, path: None = None) -> tuple[Pair, Pair]:
         """Read images and labels for training and testing, in the order that Keras gives them.
 
         Args:
             source: `"auto"` or `"sample"`, as for `train_images`.
+            path: None alone. Keras's names a file in its cache; here `$CNNRS_DATA` names a folder.
 
         Returns:
             `(x_train, y_train), (x_test, y_test)`: uint8 arrays (60000, 28, 28), (60000,),
@@ -169,7 +170,7 @@ class Source:
         Raises:
             DatasetError: if a file is missing, damaged, or cannot be downloaded, or if two files
                 do not go together.
-            ValueError: if `source` is none of the above.
+            ValueError: if an argument is none of the above.
 
         Example:
             >>> from cnnrs.datasets import mnist
@@ -177,6 +178,8 @@ class Source:
             >>> x_train.shape, y_test.shape
             ((5000, 28, 28), (1000,))
         """
+        if path is not None:
+            raise ValueError(f"path of {self.title}: expected None, got {path!r}. {self._advice()}")
         data = self.load(source)
         return (data.x_train, data.y_train), (data.x_test, data.y_test)
 
@@ -195,7 +198,9 @@ class Source:
             return SAMPLE, partial(find_in, SAMPLE)
         if source != "auto":
             expected = '"auto" or "sample"' if self.has_sample else '"auto"'
-            raise ValueError(f"source of {self.title}: expected {expected}, got {source!r}")
+            raise ValueError(
+                f"source of {self.title}: expected {expected}, got {source!r}. {self._advice()}"
+            )
         if own := os.environ.get("CNNRS_DATA"):
             folder = Path(own).expanduser() / self.name
             if folder.is_dir():
