@@ -213,7 +213,6 @@ class Source:
     def _fetch(self, cache: Path, name: str) -> Path:
         """Find a file in the cache, its checksum right, or download it there."""
         import pooch
-        from requests import HTTPError, RequestException
 
         zipped = f"{name}.gz"
         bar = sys.stderr is not None and sys.stderr.isatty()
@@ -223,14 +222,16 @@ class Source:
             try:
                 url, known = mirror + zipped, self.sha256[name]
                 return Path(pooch.retrieve(url, known, zipped, cache, downloader=download))
-            except (HTTPError, ValueError) as error:
+            except ValueError as error:
                 failures.append(f"{mirror}: {error}")
-            except RequestException as error:
-                failures.append(f"{mirror}: {type(error).__name__}")
             except OSError as error:
-                raise DatasetError(
-                    f"the cache folder {cache} cannot be used: {error}. {self._advice()}"
-                ) from error
+                # A download's own errors are OSErrors too, but none of the system's, with a number.
+                if error.errno is not None or isinstance(error, PermissionError):
+                    raise DatasetError(
+                        f"the cache folder {cache} cannot be used: {error}. {self._advice()}"
+                    ) from error
+                answered = getattr(error, "response", None) is not None
+                failures.append(f"{mirror}: {error if answered else type(error).__name__}")
         own = os.environ.get("CNNRS_DATA")
         elsewhere = f"CNNRS_DATA={own} has no folder {self.name}, " if own else ""
         failed = f"{cache} has no sound {zipped}, and its download failed ({'; '.join(failures)})"
