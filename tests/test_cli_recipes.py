@@ -87,7 +87,7 @@ class Sometimes(Callback):
     def on_epoch_end(self, epoch, logs=None):
         if epoch == 1:
             logs["norm"] = 2.5
-        logs["note"] = "a text"
+        logs["each"] = [0.5, epoch]
 """
 
 
@@ -100,7 +100,7 @@ def test_a_figure_of_some_epochs_is_absent_in_the_others(tmp_path: Path) -> None
     with (out / "history.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert [row["norm"] for row in rows] == ["NA", "2.5", "NA"]
-    assert [row["note"] for row in rows] == ["a text"] * 3
+    assert [row["each"] for row in rows] == ["[0.5, 0]", "[0.5, 1]", "[0.5, 2]"]
     assert all(float(row["val_loss"]) > 0 for row in rows)
     assert sorted(contents(out)) == RESULTS
 
@@ -160,3 +160,10 @@ def test_a_callback_that_fails_is_one_line_that_names_its_place(
     assert_refused(ran, f"cnnrs: {file}, line 9: ZeroDivisionError: division by zero")
     shown = cnnrs_command(*kind, "--data", "mnist-sample", "--recipe", file, "--debug")
     assert shown.stderr.startswith("Traceback")
+
+
+def test_a_callback_whose_reader_has_gone_ends_the_training_silently(tmp_path: Path) -> None:
+    before = BAD_CALLBACK.replace("1 / 0", "raise BrokenPipeError")
+    given = "batch_size=100, epochs=1, callbacks=[Bad()]"
+    ran = cnnrs_command(*TRAIN, "--recipe", write_recipe(tmp_path, before=before, given=given))
+    assert (ran.returncode, ran.stderr) == (1, "")
