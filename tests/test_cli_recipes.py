@@ -167,3 +167,27 @@ def test_a_callback_whose_reader_has_gone_ends_the_training_silently(tmp_path: P
     given = "batch_size=100, epochs=1, callbacks=[Bad()]"
     ran = cnnrs_command(*TRAIN, "--recipe", write_recipe(tmp_path, before=before, given=given))
     assert (ran.returncode, ran.stderr) == (1, "")
+
+
+def test_a_backup_that_another_training_deleted_is_whole_again(tmp_path: Path) -> None:
+    out, first = tmp_path / "out", tmp_path / "first"
+    first.touch()
+    before = f"""
+import pathlib, shutil
+class Bad(Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            shutil.rmtree({str(out / "backup")!r})
+        if epoch == 3 and pathlib.Path({str(first)!r}).exists():
+            1 / 0
+"""
+    given = "batch_size=100, epochs=4, callbacks=[Bad()]"
+    file = write_recipe(tmp_path, before=before, given=given)
+    cut_off = cnnrs_command(*TRAIN, "--recipe", file, "--out", out)
+    assert "ZeroDivisionError" in cut_off.stderr
+    first.unlink()
+    ran = cnnrs_command(*TRAIN, "--recipe", file, "--out", out, "--resume", command=NO_MATPLOTLIB)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.count("Epoch ") == 1
+    assert json.loads((out / "report.json").read_text())["epochs"] == 4
+    assert not (out / "backup").exists()

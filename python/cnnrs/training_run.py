@@ -7,6 +7,7 @@ import math
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -115,13 +116,13 @@ def run(
                 history = _fit(made, dataset, callbacks)
     except BaseException:
         if backup is not None and not backup._path.exists():
-            _forget(backup)  # Nothing can go on from the options alone.
+            backup.forget()  # Nothing can go on from its folder alone.
         raise
     if out is not None and backup is not None:
         images = len(dataset.x_train)
         facts = {"data": dataset.origin, "images": images, "recipe": recipe, "seed": seed}
         _write(out, made.model, epochs_logs.all, dataset, facts)
-        _forget(backup)
+        backup.forget()
     return history
 
 
@@ -209,14 +210,36 @@ def _fit_tutorial(
         )
 
 
-def _backup(folder: Path, options: dict[str, Any], resume: bool) -> BackupAndRestore:
+class _Backup(BackupAndRestore):
+    """Stays until the results are written, and has its training's options beside it."""
+
+    def __init__(self, folder: Path, options: dict[str, Any]) -> None:
+        super().__init__(folder, delete_checkpoint=False)
+        self._options = options
+
+    def _after_epoch_end(self, callbacks: Sequence[Callback], epoch: int) -> None:
+        file = self.backup_dir / OPTIONS
+        if not file.exists():  # before the first epoch, or another training has deleted it
+            self.backup_dir.mkdir(parents=True, exist_ok=True)
+            with atomic_path(file) as path:
+                path.write_text(json.dumps(self._options))
+        super()._after_epoch_end(callbacks, epoch)
+
+    def forget(self) -> None:
+        """Delete the backup and the options, and the folder if it is empty then."""
+        for file in (self._path, self.backup_dir / OPTIONS):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.backup_dir.rmdir()
+
+
+def _backup(folder: Path, options: dict[str, Any], resume: bool) -> _Backup:
     """What backs a training with these options up, and goes on with the last one if it shall.
 
     The folder may be the user's own, with other files.
     """
     file = folder / OPTIONS
-    # It stays until the results are written.
-    backup = BackupAndRestore(folder, delete_checkpoint=False)
+    backup = _Backup(folder, options)
     found = _options(file, options) if file.exists() else None
     if found is None and backup._path.exists():
         raise ValueError(
@@ -243,19 +266,10 @@ def _backup(folder: Path, options: dict[str, Any], resume: bool) -> BackupAndRes
             f"{backup._path}: expected no training that was cut off, found one; --resume goes on "
             f"with it; to begin anew, delete the file"
         )
-    folder.mkdir(exist_ok=True)
-    remove_left_over(file)
-    with atomic_path(file) as path:
-        path.write_text(json.dumps(options))
-    return backup
-
-
-def _forget(backup: BackupAndRestore) -> None:
-    """Delete a backup and its options, and the folder if it is empty then."""
-    for file in (backup._path, backup.backup_dir / OPTIONS):
+    if folder.exists():
+        remove_left_over(file)
         file.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        backup.backup_dir.rmdir()
+    return backup
 
 
 def _options(file: Path, expected: dict[str, Any]) -> dict[str, Any]:
