@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cnnrs import load_model
-from cnnrs._files import atomic_path, check_writable
+from cnnrs._files import atomic_path, check_writable, printable
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX file modes and links")
 
@@ -170,3 +170,16 @@ def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> Non
     os.mkfifo(pipe)
     with pytest.raises(ValueError, match=r"model\.safetensors: expected a regular file"):
         load_model(pipe)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("数字 é ok.png", "数字 é ok.png"),
+        ("a\r\n\x1b[2J\x9b", r"a\r\n\x1b[2J\x9b"),
+        ("no utf-8: \udcff", r"no utf-8: \udcff"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+    ],
+)
+def test_a_name_is_shown_as_a_part_of_a_line(name: str, shown: str) -> None:
+    assert printable(Path(name)) == shown
