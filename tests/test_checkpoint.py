@@ -1,5 +1,6 @@
 """Saving while training: when, which, and under which name."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_a_figure_that_is_not_there_is_warned_of(tmp_path: Path) -> None:
 def test_batches_are_counted_over_epochs(tmp_path: Path) -> None:
     x, y = data(20)
     keep = ModelCheckpoint(tmp_path / "{epoch}-{batch}.safetensors", save_freq=3)
-    compiled().fit(x, y, batch_size=5, epochs=3, verbose=0, callbacks=keep)
+    compiled().fit(x, y, batch_size=5, epochs=3, verbose=0, callbacks=copy.copy(keep))
     assert names(tmp_path) == [f"{at}.safetensors" for at in ("1-3", "2-2", "3-1", "3-4")]
 
 

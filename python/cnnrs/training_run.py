@@ -6,7 +6,6 @@ import json
 import math
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
@@ -89,7 +88,7 @@ def run(
         OSError: if the folder cannot be written; this is found out before training.
 
     Warns:
-        RuntimeWarning: if the loss is not finite; training goes on.
+        RuntimeWarning: if the loss, or the test loss, is not finite; training goes on.
     """
     make = recipes.load(recipe, data)
     if learn_rate is not None and recipe != TUTORIAL:
@@ -205,7 +204,7 @@ def _fit_tutorial(
             batch_size=made.batch_size,
             epochs=made.epochs,
             verbose=0,
-            callbacks=[*callbacks, _Report(bar, move * MOVES, rate)],
+            callbacks=[*callbacks, _Report(bar, move * MOVES)],
             validation_data=(dataset.x_test, dataset.y_test),
         )
 
@@ -298,10 +297,9 @@ def _other_options(options: dict[str, Any], others: dict[str, Any]) -> str:
 class _Report(Callback):
     """Prints the tutorial's kind of lines, through the progress bar, so that it makes way."""
 
-    def __init__(self, bar: "tqdm[Any]", every: int, learn_rate: float) -> None:
+    def __init__(self, bar: "tqdm[Any]", every: int) -> None:
         self._bar = bar
         self._every = every
-        self._learn_rate = learn_rate
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         assert self.params is not None
@@ -333,14 +331,6 @@ class _Report(Callback):
             f"{self._steps:,} steps in {self._seconds:.2f} s, "
             f"{self._seconds / self._steps * 1e6:.1f} us each"
         )
-        # What the last step has broken, no training loss has shown, and so `fit` has not told.
-        if math.isfinite(logs["loss"]) and not math.isfinite(logs["val_loss"]):
-            warnings.warn(
-                f"the test loss is {logs['val_loss']} after epoch {epoch + 1}; a learning rate "
-                f"below {self._learn_rate:g} may help",
-                RuntimeWarning,
-                stacklevel=1,
-            )
 
 
 class _EpochsLogs(Callback):

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from cnnrs._checks import as_path, only
+from cnnrs._checks import as_path, flag, only
 from cnnrs._files import check_writable, remove_left_over
 from cnnrs._progress import say
 from cnnrs.callbacks._base import Callback
@@ -81,7 +81,7 @@ class BackupAndRestore(Callback):
         del double_checkpoint
         only("save_freq", save_freq, "epoch")
         self.backup_dir = as_path("backup_dir", backup_dir)
-        self.delete_checkpoint = bool(delete_checkpoint)
+        self.delete_checkpoint = flag("delete_checkpoint", delete_checkpoint)
 
     @property
     def _path(self) -> Path:
@@ -98,22 +98,22 @@ class BackupAndRestore(Callback):
     def _after_epoch_end(self, callbacks: Sequence[Callback], epoch: int) -> None:
         from cnnrs import _tensor_file, saving
 
-        state, arrays = self.model.__getstate__(), Arrays()
+        of_model, arrays = self.model.__getstate__(), Arrays()
         backup = {
             "epoch": epoch,
             "stopped": bool(self.model.stop_training),
             "run": self._run,
             "callbacks": [
-                [type(callback).__qualname__, _stored(type(callback).__qualname__, mind, arrays)]
+                [type(callback).__qualname__, _stored(type(callback).__qualname__, state, arrays)]
                 for callback in callbacks
-                if (mind := callback.get_state())
+                if (state := callback.get_state())
             ],
         }
         self.backup_dir.mkdir(parents=True, exist_ok=True)  # Another training may have deleted it.
         _tensor_file.write(
             self._path,
-            {**saving.tensors_of(state), **arrays},
-            {"model": saving.describe(state, strict=False), "backup": backup},
+            {**saving.tensors_of(of_model), **arrays},
+            {"model": saving.describe(of_model, strict=False), "backup": backup},
         )
 
     def _after_train_end(self) -> None:
@@ -135,9 +135,9 @@ class BackupAndRestore(Callback):
             mine = _plain(saving.describe(model.__getstate__(), strict=False))
             _expect_the_same(backup["run"], self._run)
             _expect_the_same(_kind(saved), _kind(mine))
-            minds = defaultdict[str, list[Any]](list)
-            for name, mind in backup["callbacks"]:
-                minds[name].append(_loaded(mind, tensors))
+            states = defaultdict[str, list[Any]](list)
+            for name, state in backup["callbacks"]:
+                states[name].append(_loaded(state, tensors))
             model._set_weights_by_name(saving.weights_among(tensors))
             model._ready_network().set_optimizer_state(saving.optimizer_state_among(tensors))
             model._rng.bit_generator.state = saved["random_state"]
@@ -146,8 +146,8 @@ class BackupAndRestore(Callback):
                 model.optimizer.learning_rate = rate
             epoch = int(backup["epoch"])
         for callback in callbacks:
-            if minds[type(callback).__qualname__]:
-                callback.set_state(minds[type(callback).__qualname__].pop(0))
+            if states[type(callback).__qualname__]:
+                callback.set_state(states[type(callback).__qualname__].pop(0))
         assert self.params is not None
         model._initial_epoch = self.params["epochs"] if backup["stopped"] else epoch + 1
         model.stop_training = backup["stopped"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cnnrs._checks import integer, number
+from cnnrs._checks import flag, integer, number
 from cnnrs._progress import say
 from cnnrs.callbacks._base import Callback, Logs
 from cnnrs.callbacks._monitor import Monitor
@@ -74,8 +74,8 @@ class ModelCheckpoint(Callback):
         _check_braces(self.filepath)
         self.monitor = monitor
         self.verbose = verbose
-        self.save_best_only = bool(save_best_only)
-        self.save_weights_only = bool(save_weights_only)
+        self.save_best_only = flag("save_best_only", save_best_only)
+        self.save_weights_only = flag("save_weights_only", save_weights_only)
         self.best = (
             None
             if initial_value_threshold is None
@@ -90,8 +90,6 @@ class ModelCheckpoint(Callback):
                 raise ValueError(f"save_freq: expected 'epoch' or an integer, got {save_freq!r}")
         else:
             self._every = integer("save_freq", save_freq)
-            # Only then does training stop after every step to call hooks.
-            self.on_train_batch_end = self._after_batch  # type: ignore[method-assign]
         self._epoch = self._last_batch = 0
 
     def _watch(self) -> Monitor | None:
@@ -102,6 +100,9 @@ class ModelCheckpoint(Callback):
         """Refuse a model that cannot be saved before it is trained, not after."""
         from cnnrs import saving
 
+        if self._every is not None:
+            # Only then does training stop after every step to call hooks.
+            self.on_train_batch_end = self._after_batch  # type: ignore[method-assign]
         if not self.save_weights_only:
             saving.describe(self.model.__getstate__())
 

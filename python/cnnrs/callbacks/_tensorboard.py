@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cnnrs._checks import as_path, only
+from cnnrs._checks import as_path, flag, only
 from cnnrs._files import naming
 from cnnrs.callbacks._base import Callback, Logs
 
@@ -78,7 +78,7 @@ class TensorBoard(Callback):
         only("embeddings_freq", embeddings_freq, 0)
         only("embeddings_metadata", embeddings_metadata, None)
         _modules()
-        self.write_steps_per_second = bool(write_steps_per_second)
+        self.write_steps_per_second = flag("write_steps_per_second", write_steps_per_second)
         self._files: dict[str, Path] = {}
         self._steps, self._start = 0, 0.0
 
