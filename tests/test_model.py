@@ -244,7 +244,7 @@ def test_predictions_are_the_formulas() -> None:
     expected = Plain(model.get_weights()).predict(x)
     got = model.predict(x)
     assert got.dtype == np.float64
-    np.testing.assert_allclose(got, expected, rtol=1e-10)
+    np.testing.assert_allclose(got, expected, rtol=1e-13)
     single = small_model()
     assert single.predict(x).dtype == np.float32
     np.testing.assert_allclose(single.predict(x), expected, rtol=1e-4)

@@ -264,8 +264,8 @@ def test_concurrent_softmax_training_keeps_its_sums(rng: np.random.Generator) ->
         return step
 
     at_once(*map(task, range(4)))
-    np.testing.assert_allclose(softmax.weights.sum(axis=1), rows, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(softmax.biases.sum(), 0, atol=1e-10)
+    np.testing.assert_allclose(softmax.weights.sum(axis=1), rows, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(softmax.biases.sum(), 0, atol=1e-12)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -225,7 +225,7 @@ def test_nonsense_is_refused(make: Any, error: type[Exception], message: str) ->
 def test_the_learning_rate_falls_on_a_plateau(
     values: list[float], settings: dict[str, Any], rates: list[float]
 ) -> None:
-    assert rates_of(values, **settings) == pytest.approx(rates)
+    assert rates_of(values, **settings) == pytest.approx(rates, rel=1e-12)
 
 
 def test_what_is_done_is_told(capsys: pytest.CaptureFixture[str]) -> None:
