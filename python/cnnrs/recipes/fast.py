@@ -1,4 +1,4 @@
-"""At least 99 % of MNIST's test images right after well under a second of training.
+"""99 % of MNIST's test images right on the average, after well under a second of training.
 
 Convolutions with pooling and ReLU right behind them, so that most of the backward pass is sparse,
 and the normalisation behind those; one epoch of Adam with short memories and one cycle of the
