@@ -44,7 +44,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target, temporary = _begin(path)
     try:
-        with naming(target, temporary):
+        with naming_file(target, temporary):
             if target.exists():
                 # Nobody else may read it meanwhile, but its owner must be able to write it.
                 temporary.chmod(target.stat().st_mode & 0o777 | 0o600)
@@ -61,7 +61,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: str | os.PathLike[str], *hidden: Path) -> Iterator[None]:
+def naming_file(path: str | os.PathLike[str], *hidden: Path) -> Iterator[None]:
     """Let an `OSError` that names no file, as that of a full disk, or a hidden one name this."""
     try:
         yield
@@ -108,7 +108,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _begin(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    with naming(path):  # There may be no current folder.
+    with naming_file(path):  # There may be no current folder.
         target = Path(os.path.realpath(path))
     if target.exists():
         if not target.is_file():

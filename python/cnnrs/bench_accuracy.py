@@ -18,7 +18,7 @@ from cnnrs._torch_training import TorchTraining
 from cnnrs.datasets import Dataset, load
 from cnnrs.datasets._store import CLASSES
 from cnnrs.models import Sequential
-from cnnrs.recipes import Make, Recipe, naming
+from cnnrs.recipes import Make, Recipe, naming_line
 from cnnrs.recipes import load as load_recipe
 from cnnrs.utils import set_random_seed
 
@@ -80,13 +80,13 @@ def run(
     rows: list[Row] = []
     peer_rows: list[Row] = []
     if peer is None:
-        with naming(recipe):
+        with naming_line(recipe):
             for seed in range(seeds):
                 rows.append(bench.ours(seed))
         print(bench.summary(rows))
         report["runs"] = rows
     else:
-        with naming(recipe), _torch_training.threads(get_num_threads()):
+        with naming_line(recipe), _torch_training.threads(get_num_threads()):
             bench.check_peer()
             for seed in range(seeds):
                 rows.append(bench.ours(seed, "cnnrs "))

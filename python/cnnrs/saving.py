@@ -71,7 +71,7 @@ def load_model(filepath: Path) -> Sequential:
         Adam(learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-07, weight_decay=0.0)
     """
     filepath = as_path("filepath", filepath)
-    with naming(filepath):
+    with naming_damage(filepath):
         tensors, about = _tensor_file.read(filepath)
         if about.get("model") is None:
             raise ValueError("expected a model, found weights only, which load_weights reads")
@@ -96,7 +96,7 @@ def load_weights(model: Structure, path: Path) -> None:
     """Replace a model's weights by those of a file."""
     model._need_network("load_weights")
     path = as_path("filepath", path)
-    with naming(path):
+    with naming_damage(path):
         tensors, _ = _tensor_file.read(path)
         model._set_weights_by_name(weights_among(tensors))
 
@@ -311,7 +311,7 @@ def _text(name: str, value: Any) -> str:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming_damage(path: Path) -> Iterator[None]:
     """Make what is wrong with a file a ValueError that names the file."""
     try:
         yield

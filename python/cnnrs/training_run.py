@@ -107,7 +107,7 @@ def run(
     epochs_logs = _EpochsLogs()
     callbacks = [*([] if backup is None else [backup]), *made.callbacks, epochs_logs]
     try:
-        with recipes.naming(recipe):
+        with recipes.naming_line(recipe):
             if recipe == TUTORIAL:
                 history = _fit_tutorial(made, dataset, seed, callbacks)
             else:

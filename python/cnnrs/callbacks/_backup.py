@@ -127,7 +127,7 @@ class BackupAndRestore(Callback):
         from cnnrs import _tensor_file, saving
 
         model = self.model
-        with saving.naming(self._path):
+        with saving.naming_damage(self._path):
             tensors, about = _tensor_file.read(self._path)
             if "backup" not in about:
                 raise ValueError("expected a backup of a training, found a model or weights")

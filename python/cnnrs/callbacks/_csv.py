@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cnnrs._checks import as_path, flag, one_of
-from cnnrs._files import atomic_path, naming
+from cnnrs._files import atomic_path, naming_file
 from cnnrs._warnings import warn
 from cnnrs.callbacks._base import Callback, Logs
 
@@ -129,7 +129,7 @@ class CSVLogger(Callback):
 
         # Opened for each row, so that an exception between two leaves no file open.
         with (
-            naming(self.filename),
+            naming_file(self.filename),
             Path(self.filename).open(mode, newline="", encoding="utf-8") as file,
         ):
             csv.writer(file, delimiter=self.sep).writerow(row)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnrs._checks import as_path, flag, only
-from cnnrs._files import naming
+from cnnrs._files import naming_file
 from cnnrs.callbacks._base import Callback, Logs
 
 __all__ = ["TensorBoard"]
@@ -129,7 +129,7 @@ class TensorBoard(Callback):
             self._files[folder] = self._folder(folder) / name
             records.insert(0, event.Event(wall_time=now, file_version=_FILE_VERSION))
         # Opened for each epoch, so that an exception between two leaves no file open.
-        with naming(self._files[folder]), self._files[folder].open("ab") as file:
+        with naming_file(self._files[folder]), self._files[folder].open("ab") as file:
             writer = record_writer.RecordWriter(file)
             for record in records:
                 writer.write(record.SerializeToString())

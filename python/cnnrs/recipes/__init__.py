@@ -154,7 +154,7 @@ def _checked(made: object) -> Recipe:
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
+def naming_line(name: str) -> Iterator[None]:
     """Make what fails within a user's file, say in a callback, a `RecipeError` that says where."""
     file = str(Path(name))
     try:
