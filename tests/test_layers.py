@@ -302,6 +302,8 @@ def test_errors_of_the_network_begin_with_the_layers_name() -> None:
         Sequential([Input((4, 4, 1)), Conv2D(1, 3), Conv2D(1, 3, name="second")])
     with pytest.raises(ValueError, match=r"^max_pooling2d: "):
         Sequential([Input((4,)), MaxPooling2D()])
+    with pytest.raises(ValueError, match=rf"^dense: a weight matrix of shape \(4, {2**62}\) "):
+        Sequential([Input((4,)), Dense(2**62)])
 
 
 @pytest.mark.parametrize("kind", LAYERS)

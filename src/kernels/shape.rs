@@ -211,6 +211,7 @@ impl ConvShape {
 
     /// A dense layer, as a convolution of one pixel.
     pub fn dense(inputs: usize, outputs: usize) -> Result<Self, ShapeError> {
+        DenseShape::new(inputs, outputs)?; // whose errors name what the caller has
         Self::valid((1, 1, inputs), (1, 1), outputs)
     }
 
