@@ -6,7 +6,7 @@ use crate::kernels::shape::{ConvPoolShape, ConvShape, PoolShape};
 use crate::network::Mode;
 use crate::network::layers::Layer;
 use crate::network::spec::LayerKind;
-use crate::network::steps::RELU;
+use crate::network::steps::{Pooling, RELU};
 
 /// From so many outputs on, a dense layer's vectors run along the outputs, as those of a
 /// convolution do; below, along the inputs, which are many more.
@@ -34,11 +34,9 @@ pub enum Operation {
         /// The layer of batch normalisation that goes into the kernel.
         norm: Option<usize>,
         /// The 2x2 max pooling behind it.
-        pool: Option<ConvPoolShape>,
+        pooling: Pooling,
         /// ReLU, before or after the pooling: they commute.
         relu: bool,
-        /// Whether it is the first with weights, and of one channel.
-        grey: bool,
     },
     /// Fully connected.
     Dense {
@@ -57,7 +55,7 @@ impl Stage {
     /// Whether the kernel's gradient is computed with the outputs first.
     pub fn wants_transposed_kernel(&self) -> bool {
         match self.operation {
-            Operation::Conv { grey, pool, .. } => pool.is_some() && !grey,
+            Operation::Conv { pooling, .. } => matches!(pooling, Pooling::Max(_)),
             Operation::Dense { few, .. } => few,
             Operation::Other => false,
         }
@@ -83,8 +81,15 @@ pub fn stages(layers: &[Layer], mode: Mode) -> Vec<Stage> {
                     _ => None,
                 };
                 relu = relu || pool.is_some() && rest.take_relu(Activation::Linear);
-                let grey = !trained && pool.is_some_and(|pool| conv_pool_grey::supports(&pool));
-                (Operation::Conv { norm, pool, relu, grey }, left)
+                let pooling = match pool {
+                    None => Pooling::None,
+                    // Nobody needs the gradient of what comes before the first weights.
+                    Some(shape) if !trained && conv_pool_grey::supports(&shape) => {
+                        Pooling::MaxOfGrey(shape)
+                    }
+                    Some(shape) => Pooling::Max(shape),
+                };
+                (Operation::Conv { norm, pooling, relu }, left)
             }
             LayerKind::Dense { units, activation, .. } => {
                 let norm = rest.take_norm(activation);

@@ -13,8 +13,8 @@ use crate::network::spec::LayerKind;
 use crate::network::stages::{Operation, Stage};
 use crate::network::step::Step;
 use crate::network::steps::{
-    ActivationStep, AffineStep, AveragePoolStep, BatchNormStep, ConvStep, DenseStep, DropoutStep,
-    EraseStep, MaxPoolStep, Norm, RescaleStep, WarpStep,
+    ActivationStep, AffineStep, AveragePoolStep, BatchNormStep, Conv, ConvStep, DenseStep,
+    DropoutStep, EraseStep, Gradients, MaxPoolStep, Norm, Pooling, RescaleStep, WarpStep,
 };
 
 /// Images in a block: enough to use each weight several times once it is in a register, and few
@@ -181,24 +181,15 @@ impl<'a, T: Element> Builder<'a, T> {
         layer: &Layer,
         use_bias: bool,
     ) -> Result<Box<dyn Step<T>>, ShapeError> {
-        let (&Operation::Conv { norm, pool, relu, grey }, Some(shape)) =
+        let (&Operation::Conv { norm, pooling, relu }, Some(shape)) =
             (&stage.operation, layer.conv)
         else {
             return Err(ShapeError::new("expected a convolution".to_owned()));
         };
-        let pixels = pool.map_or(shape.output_len(), |pool| 4 * pool.pool().output_len());
-        self.work = self.work.saturating_add(shape.taps().saturating_mul(pixels));
-        Ok(Box::new(ConvStep {
-            shape,
-            pool,
-            grey,
-            use_bias,
-            relu,
-            stored: stored(layer),
-            trains: self.trains(),
-            needs_d_x: self.needs_d_x(),
-            norm: self.norm(norm)?,
-        }))
+        let (stored, gradients, norm) = (stored(layer), self.gradients(), self.norm(norm)?);
+        let conv = Conv { shape, pooling, use_bias, relu, stored, norm, gradients };
+        self.work = self.work.saturating_add(conv.products());
+        Ok(Box::new(ConvStep::new(conv)))
     }
 
     fn dense(
@@ -217,17 +208,10 @@ impl<'a, T: Element> Builder<'a, T> {
         if few {
             return Ok(Box::new(DenseStep { shape, use_bias, relu, norm }));
         }
-        Ok(Box::new(ConvStep {
-            shape: ConvShape::dense(layer.input_len(), units)?,
-            pool: None,
-            grey: false,
-            use_bias,
-            relu,
-            stored: stored(layer),
-            trains: self.trains(),
-            needs_d_x: self.needs_d_x(),
-            norm,
-        }))
+        let shape = ConvShape::dense(layer.input_len(), units)?;
+        let (pooling, stored, gradients) = (Pooling::None, stored(layer), self.gradients());
+        let conv = Conv { shape, pooling, use_bias, relu, stored, norm, gradients };
+        Ok(Box::new(ConvStep::new(conv)))
     }
 
     /// The layer of batch normalisation with that number, if there is one.
@@ -242,6 +226,15 @@ impl<'a, T: Element> Builder<'a, T> {
     /// Whether there are parameters to be trained before the step that comes next.
     fn needs_d_x(&self) -> bool {
         self.trains() && self.nodes.iter().any(|node| !node.params.is_empty())
+    }
+
+    /// What the way back through the step that comes next makes.
+    fn gradients(&self) -> Gradients {
+        match (self.trains(), self.needs_d_x()) {
+            (false, _) => Gradients::None,
+            (true, false) => Gradients::Weights,
+            (true, true) => Gradients::WeightsAndInput,
+        }
     }
 
     fn push(

@@ -13,50 +13,146 @@ use crate::network::layers::Stored;
 use crate::network::step::{Backward, Forward, Model, Step};
 use crate::network::steps::{Norm, RELU};
 
-/// Its weights are the kernel and then, if there is one, the bias.
+/// A convolution, and what is wanted of it.
 #[derive(Clone, Debug)]
-pub struct ConvStep {
-    /// The convolution.
+pub struct Conv {
+    /// Its sizes.
     pub shape: ConvShape,
     /// The pooling of its output, of which the full size is then never written.
-    pub pool: Option<ConvPoolShape>,
-    /// Whether the kernels for one channel serve.
-    pub grey: bool,
+    pub pooling: Pooling,
     /// Whether there is a bias.
     pub use_bias: bool,
     /// Whether ReLU is applied.
     pub relu: bool,
     /// The layout of the kernel.
     pub stored: Stored,
-    /// Whether there is a way back.
-    pub trains: bool,
-    /// Whether anybody needs the input's gradient.
-    pub needs_d_x: bool,
     /// The normalisation that goes into kernel and bias.
     pub norm: Option<Norm>,
+    /// What the way back makes.
+    pub gradients: Gradients,
+}
+
+/// What follows a convolution.
+#[derive(Clone, Copy, Debug)]
+pub enum Pooling {
+    /// Nothing.
+    None,
+    /// 2x2 max pooling.
+    Max(ConvPoolShape),
+    /// The same, of images of one channel, whose gradient nobody needs.
+    MaxOfGrey(ConvPoolShape),
+}
+
+/// What a way back makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gradients {
+    /// There is no way back.
+    None,
+    /// The gradients of kernel and bias.
+    Weights,
+    /// These and the input's.
+    WeightsAndInput,
+}
+
+/// How the output is made.
+#[derive(Clone, Copy, Debug)]
+enum Output {
+    /// By the kernels for one channel, from the weights as they are stored.
+    Grey(ConvPoolShape),
+    /// Tap by tap, from a packed kernel.
+    Taps(Option<ConvPoolShape>),
+    /// From that kernel at Winograd's points.
+    Winograd(Option<ConvPoolShape>),
+}
+
+/// How the input's gradient is made.
+#[derive(Clone, Copy, Debug)]
+enum InputGradient {
+    /// From the gradients of the maxima alone, with the weights as they are stored.
+    Maxima(ConvPoolShape),
+    /// From those of all outputs, with a kernel packed for it.
+    All,
+    /// By such a convolution, with that kernel at Winograd's points.
+    Winograd(ConvShape),
+}
+
+/// The step of a [`Conv`]. Its weights are the kernel and then, if there is one, the bias.
+#[derive(Clone, Debug)]
+pub struct ConvStep {
+    conv: Conv,
+    output: Output,
+    /// If it is wanted.
+    d_x: Option<InputGradient>,
 }
 
 /// Where things lie in `prepared`.
 struct Prepared {
     /// Kernel and bias with the normalisation in them.
     folded: Range<usize>,
-    packed: Range<usize>,
-    /// The packed kernel at Winograd's points.
+    /// The kernel for the output.
+    output: Packed,
+    /// The kernel for the input's gradient.
+    d_x: Packed,
+}
+
+/// Where a packed kernel lies, and that kernel at Winograd's points.
+struct Packed {
+    taps: Range<usize>,
     points: Range<usize>,
-    packed_input: Range<usize>,
-    /// That one at Winograd's points.
-    input_points: Range<usize>,
+}
+
+impl Conv {
+    /// Products of one image's forward pass.
+    pub fn products(&self) -> usize {
+        let outputs = match self.pooling.shape() {
+            Some(shape) => 4 * shape.pool().output_len(),
+            None => self.shape.output_len(),
+        };
+        self.shape.taps().saturating_mul(outputs)
+    }
+}
+
+impl Pooling {
+    /// The convolution with its pooling, if there is one.
+    fn shape(self) -> Option<ConvPoolShape> {
+        match self {
+            Self::None => None,
+            Self::Max(shape) | Self::MaxOfGrey(shape) => Some(shape),
+        }
+    }
 }
 
 impl ConvStep {
+    /// Chooses the faster ways.
+    pub fn new(conv: Conv) -> Self {
+        let output = match conv.pooling {
+            Pooling::MaxOfGrey(shape) => Output::Grey(shape),
+            pooling if winograd::supports(&conv.shape) => Output::Winograd(pooling.shape()),
+            pooling => Output::Taps(pooling.shape()),
+        };
+        let wanted = conv.gradients == Gradients::WeightsAndInput;
+        let d_x = wanted.then(|| match conv.pooling.shape() {
+            Some(shape) => InputGradient::Maxima(shape),
+            None => gradient_shape(&conv.shape).map_or(InputGradient::All, InputGradient::Winograd),
+        });
+        Self { conv, output, d_x }
+    }
+
     fn prepared<T: Element>(&self) -> Prepared {
-        let (taps, c_out) = (self.shape.taps(), self.shape.c_out());
-        let folded = if self.norm.is_some() { self.shape.kernel_len() + c_out } else { 0 };
-        let packed = if self.grey { 0 } else { packed_len::<T>(taps, c_out) };
-        let packed_input =
-            if self.has_dense_gradient() { packed_input_len::<T>(&self.shape) } else { 0 };
-        let input_points = self.gradient_shape().map_or(0, |it| winograd::packed_len::<T>(&it));
-        let points = if self.is_winograd() { winograd::packed_len::<T>(&self.shape) } else { 0 };
+        let shape = &self.conv.shape;
+        let folded = if self.conv.norm.is_some() { shape.kernel_len() + shape.c_out() } else { 0 };
+        let taps = packed_len::<T>(shape.taps(), shape.c_out());
+        let (taps, points) = match self.output {
+            Output::Grey(_) => (0, 0),
+            Output::Taps(_) => (taps, 0),
+            Output::Winograd(_) => (taps, winograd::packed_len::<T>(shape)),
+        };
+        let d_x_taps = packed_input_len::<T>(shape);
+        let (d_x_taps, d_x_points) = match &self.d_x {
+            None | Some(InputGradient::Maxima(_)) => (0, 0),
+            Some(InputGradient::All) => (d_x_taps, 0),
+            Some(InputGradient::Winograd(it)) => (d_x_taps, winograd::packed_len::<T>(it)),
+        };
         let mut end = 0;
         let mut next = |len| {
             end += len;
@@ -64,146 +160,128 @@ impl ConvStep {
         };
         Prepared {
             folded: next(folded),
-            packed: next(packed),
-            points: next(points),
-            packed_input: next(packed_input),
-            input_points: next(input_points),
+            output: Packed { taps: next(taps), points: next(points) },
+            d_x: Packed { taps: next(d_x_taps), points: next(d_x_points) },
         }
-    }
-
-    fn is_winograd(&self) -> bool {
-        !self.grey && winograd::supports(&self.shape)
-    }
-
-    /// Whether the input's gradient is made from those of all outputs, and not from maxima's alone:
-    /// it wants a kernel packed for it.
-    fn has_dense_gradient(&self) -> bool {
-        self.needs_d_x && self.pool.is_none()
-    }
-
-    /// The convolution that makes the input's gradient, if Winograd's way is the faster one.
-    fn gradient_shape(&self) -> Option<ConvShape> {
-        if self.has_dense_gradient() { gradient_shape(&self.shape) } else { None }
     }
 
     /// Kernel and bias.
     fn split<'a, T: Element>(&self, weights: &'a [T]) -> (&'a [T], Option<&'a [T]>) {
-        let (kernel, bias) = weights.split_at(self.shape.kernel_len());
+        let (kernel, bias) = weights.split_at(self.conv.shape.kernel_len());
         (kernel, (!bias.is_empty()).then_some(bias))
+    }
+
+    fn argmax_len(&self, n: usize) -> usize {
+        self.conv.pooling.shape().map_or(0, |shape| n * shape.pool().output_len())
     }
 
     /// Elements of a padded copy of `n` images.
     fn padded_len(&self, n: usize) -> usize {
-        let windows = self.shape.windows();
-        if windows.is_padded() { n.saturating_mul(self.shape.padded_len()) } else { 0 }
+        let shape = &self.conv.shape;
+        if shape.windows().is_padded() { n.saturating_mul(shape.padded_len()) } else { 0 }
+    }
+
+    /// What the output wants.
+    fn output_scratch_len<T>(&self, n: usize) -> usize {
+        match self.output {
+            Output::Grey(_) | Output::Taps(_) => 0,
+            Output::Winograd(_) => winograd::scratch_len::<T>(&self.conv.shape, n),
+        }
     }
 
     /// What the kernel's gradient wants by Winograd's way, if that is the faster one.
     fn kernel_scratch_len<T>(&self, n: usize) -> Option<usize> {
-        let is_dense = self.trains && self.pool.is_none();
-        if is_dense { winograd::gradient_scratch_len::<T>(&self.shape, n) } else { None }
+        match (self.conv.gradients, self.conv.pooling) {
+            (Gradients::Weights | Gradients::WeightsAndInput, Pooling::None) => {
+                winograd::gradient_scratch_len::<T>(&self.conv.shape, n)
+            }
+            _ => None,
+        }
     }
 
     /// What the input's gradient wants.
     fn input_scratch_len<T>(&self, n: usize) -> usize {
-        match self.gradient_shape() {
-            _ if !self.needs_d_x => 0,
-            _ if self.pool.is_some() => self.padded_len(n),
-            Some(gradient) => winograd_backward::scratch_len::<T>(&gradient, n),
-            None => input_scratch_len(&self.shape, n),
+        match &self.d_x {
+            None => 0,
+            Some(InputGradient::Maxima(_)) => self.padded_len(n),
+            Some(InputGradient::All) => input_scratch_len(&self.conv.shape, n),
+            Some(InputGradient::Winograd(it)) => winograd_backward::scratch_len::<T>(it, n),
         }
-    }
-
-    fn argmax_len(&self, n: usize) -> usize {
-        self.pool.map_or(0, |pool| n * pool.pool().output_len())
     }
 }
 
 impl<T: Element> Step<T> for ConvStep {
     fn forward(&self, pass: Forward<'_, T>) {
         let Forward { n, x, out, saved, scratch, prepared, weights, .. } = pass;
-        let at = self.prepared::<T>();
-        let weights = if self.norm.is_some() { &prepared[at.folded] } else { weights };
+        let (shape, relu, at) = (&self.conv.shape, self.conv.relu, self.prepared::<T>());
+        let weights = if self.conv.norm.is_some() { &prepared[at.folded] } else { weights };
         let (kernel, bias) = self.split(weights);
         let (argmax, padded) = saved.split_at_mut(self.argmax_len(n));
         let x = if padded.is_empty() {
             x
         } else {
-            pad(padded, x, self.shape.windows(), n);
+            pad(padded, x, shape.windows(), n);
             padded
         };
-        let relu = self.relu;
-        if self.is_winograd() {
-            let scratch = &mut scratch[..winograd::scratch_len::<T>(&self.shape, n)];
-            let (points, shape) = (&prepared[at.points], &self.shape);
-            match &self.pool {
-                Some(shape) => run::winograd_pool_forward(
-                    out, argmax, x, points, bias, relu, scratch, shape, n,
-                ),
-                None => run::winograd_forward(out, x, points, bias, relu, scratch, shape, n),
+        let (taps, points) = (&prepared[at.output.taps], &prepared[at.output.points]);
+        let scratch = &mut scratch[..self.output_scratch_len::<T>(n)];
+        match &self.output {
+            Output::Grey(shape) => run::grey_forward(out, argmax, x, kernel, bias, relu, shape, n),
+            Output::Taps(Some(shape)) => {
+                run::conv_pool_forward(out, argmax, x, taps, bias, relu, shape, n)
             }
-            return;
-        }
-        let packed = &prepared[at.packed];
-        match &self.pool {
-            Some(shape) if self.grey => {
-                run::grey_forward(out, argmax, x, kernel, bias, relu, shape, n)
+            Output::Taps(None) => run::conv_forward(out, x, taps, bias, relu, shape, n),
+            Output::Winograd(Some(shape)) => {
+                run::winograd_pool_forward(out, argmax, x, points, bias, relu, scratch, shape, n)
             }
-            Some(shape) => run::conv_pool_forward(out, argmax, x, packed, bias, relu, shape, n),
-            None => run::conv_forward(out, x, packed, bias, relu, &self.shape, n),
+            Output::Winograd(None) => {
+                run::winograd_forward(out, x, points, bias, relu, scratch, shape, n)
+            }
         }
     }
 
     fn backward(&self, pass: Backward<'_, T>, weights: &[T]) {
         let Backward { n, d_x, d_weights, d_out, x, out, saved, scratch, prepared, .. } = pass;
+        let shape = &self.conv.shape;
         let (kernel, _) = self.split(weights);
         let (argmax, padded) = saved.split_at(self.argmax_len(n));
         let x = if padded.is_empty() { x } else { padded };
-        let (d_kernel, d_bias) = d_weights.split_at_mut(self.shape.kernel_len());
-        if self.relu {
-            let width = self.shape.c_out();
-            run::activation_backward_in_place(d_out, out, RELU, width);
+        let (d_kernel, d_bias) = d_weights.split_at_mut(shape.kernel_len());
+        if self.conv.relu {
+            run::activation_backward_in_place(d_out, out, RELU, shape.c_out());
         }
-        if self.use_bias {
+        if self.conv.use_bias {
             run::sum_rows(d_bias, d_out);
         }
-        match &self.pool {
-            Some(shape) if self.grey => {
+        match (&self.conv.pooling, self.kernel_scratch_len::<T>(n)) {
+            (Pooling::MaxOfGrey(shape), _) => {
                 run::grey_backward_kernel(d_kernel, d_out, argmax, x, shape, n)
             }
-            Some(shape) => {
-                let d_padded = &mut scratch[..self.input_scratch_len::<T>(n)];
-                run::sparse_backward_kernel(d_kernel, d_out, argmax, x, shape, n);
-                let Some(d_x) = d_x else { return };
-                if d_padded.is_empty() {
-                    run::sparse_backward_input(d_x, d_out, argmax, kernel, shape, n);
-                } else {
-                    run::sparse_backward_input(d_padded, d_out, argmax, kernel, shape, n);
-                    crop(d_x, d_padded, self.shape.windows(), n);
-                }
+            (Pooling::Max(shape), _) => {
+                run::sparse_backward_kernel(d_kernel, d_out, argmax, x, shape, n)
             }
-            None => {
-                match self.kernel_scratch_len::<T>(n) {
-                    Some(len) => {
-                        let scratch = &mut scratch[..len];
-                        run::winograd_backward_kernel(d_kernel, d_out, x, scratch, &self.shape, n);
-                    }
-                    None => run::conv_backward_kernel(d_kernel, d_out, x, &self.shape, n),
-                }
-                let Some(d_x) = d_x else { return };
-                let at = self.prepared::<T>();
-                let scratch = &mut scratch[..self.input_scratch_len::<T>(n)];
-                match self.gradient_shape() {
-                    Some(gradient) => {
-                        let (points, shapes) =
-                            (&prepared[at.input_points], (&self.shape, &gradient));
-                        winograd_backward_input(d_x, d_out, points, scratch, shapes, n);
-                    }
-                    None => {
-                        let packed = &prepared[at.packed_input];
-                        run::conv_backward_input(d_x, d_out, packed, scratch, &self.shape, n);
-                    }
-                }
+            (Pooling::None, Some(len)) => {
+                run::winograd_backward_kernel(d_kernel, d_out, x, &mut scratch[..len], shape, n)
+            }
+            (Pooling::None, None) => run::conv_backward_kernel(d_kernel, d_out, x, shape, n),
+        }
+        let (Some(d_x), Some(way)) = (d_x, &self.d_x) else { return };
+        let at = self.prepared::<T>().d_x;
+        let scratch = &mut scratch[..self.input_scratch_len::<T>(n)];
+        match way {
+            InputGradient::Maxima(shape) if scratch.is_empty() => {
+                run::sparse_backward_input(d_x, d_out, argmax, kernel, shape, n)
+            }
+            InputGradient::Maxima(pooled) => {
+                run::sparse_backward_input(scratch, d_out, argmax, kernel, pooled, n);
+                crop(d_x, scratch, shape.windows(), n);
+            }
+            InputGradient::All => {
+                run::conv_backward_input(d_x, d_out, &prepared[at.taps], scratch, shape, n)
+            }
+            InputGradient::Winograd(gradient) => {
+                let (points, shapes) = (&prepared[at.points], (shape, gradient));
+                winograd_backward_input(d_x, d_out, points, scratch, shapes, n)
             }
         }
     }
@@ -213,45 +291,44 @@ impl<T: Element> Step<T> for ConvStep {
     }
 
     fn scratch_len(&self, n: usize) -> usize {
-        let points =
-            if self.is_winograd() { winograd::scratch_len::<T>(&self.shape, n) } else { 0 };
         let kernel = self.kernel_scratch_len::<T>(n).unwrap_or(0);
-        points.max(kernel).max(self.input_scratch_len::<T>(n))
+        self.output_scratch_len::<T>(n).max(kernel).max(self.input_scratch_len::<T>(n))
     }
 
     fn prepared_len(&self) -> usize {
-        self.prepared::<T>().input_points.end
+        self.prepared::<T>().d_x.points.end
     }
 
     fn prepare(&self, prepared: &mut [T], weights: &[T], model: Model<'_, T>) {
+        let shape = &self.conv.shape;
+        let (taps, c_out) = (shape.taps(), shape.c_out());
         let at = self.prepared::<T>();
-        let (taps, c_out) = (self.shape.taps(), self.shape.c_out());
-        let (folded, rest) = prepared.split_at_mut(at.packed.start);
-        let (packed, rest) = rest.split_at_mut(at.packed.len());
-        let (points, rest) = rest.split_at_mut(at.points.len());
-        let (packed_input, input_points) = rest.split_at_mut(at.packed_input.len());
-        let weights = match &self.norm {
+        let (folded, rest) = prepared.split_at_mut(at.folded.len());
+        let (packed, rest) = rest.split_at_mut(at.output.taps.len());
+        let (points, rest) = rest.split_at_mut(at.output.points.len());
+        let (d_x_packed, d_x_points) = rest.split_at_mut(at.d_x.taps.len());
+        let weights = match &self.conv.norm {
             Some(norm) => {
-                norm.fold(folded, weights, self.stored, c_out, model);
+                norm.fold(folded, weights, self.conv.stored, c_out, model);
                 folded
             }
             None => weights,
         };
         let (kernel, _) = self.split(weights);
         if !packed.is_empty() {
-            match self.stored {
+            match self.conv.stored {
                 Stored::AsIs => pack_taps(packed, kernel, taps, c_out),
                 Stored::Transposed => run::pack_filters(packed, kernel, taps, c_out),
             }
         }
-        if !points.is_empty() {
-            run::winograd_pack(points, packed, &self.shape);
+        if let Output::Winograd(_) = self.output {
+            run::winograd_pack(points, packed, shape);
         }
-        if !packed_input.is_empty() {
-            run::pack_input(packed_input, kernel, &self.shape);
+        if !d_x_packed.is_empty() {
+            run::pack_input(d_x_packed, kernel, shape);
         }
-        if let Some(gradient) = self.gradient_shape() {
-            run::winograd_pack(input_points, packed_input, &gradient);
+        if let Some(InputGradient::Winograd(gradient)) = &self.d_x {
+            run::winograd_pack(d_x_points, d_x_packed, gradient);
         }
     }
 }

@@ -13,7 +13,7 @@ mod warp;
 
 pub use activation::ActivationStep;
 pub use batch_norm::{AffineStep, BatchNormStep};
-pub use conv::ConvStep;
+pub use conv::{Conv, ConvStep, Gradients, Pooling};
 pub use dense::DenseStep;
 pub use dropout::DropoutStep;
 pub use erase::EraseStep;
