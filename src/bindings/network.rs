@@ -18,6 +18,10 @@ use crate::kernels::shape::tuple;
 use crate::kernels::simd::Element;
 use crate::network::{self, BuildError, Call, Examples, LayerSpec, Poll, Weight};
 
+/// Products, forward, below which a call keeps the interpreter's lock: it takes some 10 us, and
+/// threads that make such calls in turn would wake each other more often than they work.
+const WORK_WITHOUT_LOCK: usize = 500_000;
+
 impl From<BuildError> for PyErr {
     fn from(error: BuildError) -> Self {
         match error {
@@ -182,7 +186,7 @@ impl Network {
             let call =
                 Call { order: &order, batch: batch_size, rates: &rates, seed, first_step, threads };
             let outcome = with_slice!(pixels, x => {
-                interruptible(py, |poll| net.train(Examples { x, targets }, call, poll))
+                interruptible(py, net.work(order.len()), |poll| net.train(Examples { x, targets }, call, poll))
             })?;
             Ok((PyArray1::from_vec(py, outcome.losses), outcome.correct))
         })
@@ -201,7 +205,7 @@ impl Network {
             let targets = answers.targets();
             let (images, threads) = (pixels.images(), num_threads());
             let outcome = with_slice!(pixels, x => {
-                interruptible(py, |poll| {
+                interruptible(py, net.work(images), |poll| {
                     net.evaluate(Examples { x, targets }, images, threads, poll)
                 })
             })?;
@@ -228,7 +232,7 @@ impl Network {
                 // NumPy's new memory is whatever was there before; and the call may be interrupted.
                 out.fill(Default::default());
                 done = with_slice!(pixels, x => {
-                    interruptible(py, |poll| net.predict(out, x, images, augmented, threads, poll))
+                    interruptible(py, net.work(images), |poll| net.predict(out, x, images, augmented, threads, poll))
                 });
             };
             // SAFETY: all elements are set before anything else.
@@ -547,9 +551,11 @@ fn indices(order: &[i64], images: usize) -> PyResult<Vec<usize>> {
     order.iter().map(index).collect()
 }
 
-/// Runs `call` without the interpreter's lock; what it polls is whether a signal has come.
+/// Runs `call` of so many products, forward; what it polls is whether a signal has come. If it is
+/// worth it, this is without the interpreter's lock.
 fn interruptible<R: Send>(
     py: Python<'_>,
+    work: usize,
     call: impl FnOnce(Poll<'_>) -> Result<R, BuildError> + Send,
 ) -> PyResult<R> {
     let signal = Mutex::new(None);
@@ -558,7 +564,7 @@ fn interruptible<R: Send>(
         *signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         true
     };
-    let result = py.detach(|| call(&poll));
+    let result = if work < WORK_WITHOUT_LOCK { call(&poll) } else { py.detach(|| call(&poll)) };
     match signal.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(result?),

@@ -145,6 +145,11 @@ impl<T: Element> Network<T> {
         &self.layers
     }
 
+    /// Products of so many images' way forward.
+    pub fn work(&self, images: usize) -> usize {
+        self.inference.plan.work.saturating_mul(images)
+    }
+
     /// The loss, once there is one.
     pub fn loss(&self) -> Option<Loss> {
         self.training.as_ref().map(|training| training.loss())
