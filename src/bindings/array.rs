@@ -194,8 +194,8 @@ pub unsafe fn filled<'py, T: Element + numpy::Element>(
         let array = PY_ARRAY_API.PyArray_Empty(py, ndim, sizes.as_mut_ptr(), dtype, 0);
         Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked::<PyArrayDyn<T>>()
     };
-    // SAFETY: nobody else has seen the array; by the caller's promise its elements are floats by
-    // the time they are read.
+    // SAFETY: nobody else has seen the array. Its memory comes from foreign code, so to the compiler
+    // it holds numbers already, if arbitrary ones: any bits are a float.
     fill(unsafe { array.as_slice_mut() }?);
     Ok(array)
 }
