@@ -364,6 +364,7 @@ def test_a_copy_of_a_models_layer_can_go_to_another_model() -> None:
         (lambda: Conv2D(8, 3, padding=1), ValueError, "padding: .*'same', got 1"),
         (lambda: Conv2D(8, 3, dilation_rate=2), ValueError, r"dilation_rate: .*got \(2, 2\)"),
         (lambda: Conv2D(8, 3, groups=2), ValueError, "groups: expected 1, got 2"),
+        (lambda: Conv2D(8, 3, groups=np.ones(2)), ValueError, "groups: .* 1, got array"),
         (
             lambda: Conv2D(8, 3, data_format="channels_first"),
             ValueError,
@@ -395,6 +396,7 @@ def test_a_copy_of_a_models_layer_can_go_to_another_model() -> None:
         (lambda: BatchNormalization(1), ValueError, "axis: expected -1, got 1"),
         (lambda: BatchNormalization(momentum=2), ValueError, "momentum: .*got 2"),
         (lambda: BatchNormalization(epsilon=0), ValueError, "epsilon: .*got 0"),
+        (lambda: BatchNormalization(epsilon=np.inf), ValueError, "epsilon: .*finite.*got inf"),
         (lambda: Rescaling(float("inf")), ValueError, "scale: .*finite.*got inf"),
         (lambda: Rescaling(1, [1, 2]), TypeError, r"offset: .*got \[1, 2\]"),
         (lambda: Input(()), ValueError, r"shape: .*got \(\)"),

@@ -274,6 +274,8 @@ def test_a_schedule_may_return_any_kind_of_number(rate: Any) -> None:
     [
         (Fixed([0.1, 0.2]), TypeError, r"learning_rate: .*got \[0.1, 0.2\] at step 0"),
         (Fixed("fast"), TypeError, "learning_rate: .*got 'fast' at step 0"),
+        (Fixed("0.1"), TypeError, "learning_rate: .*got '0.1' at step 0"),
+        (Fixed(10**400), TypeError, "learning_rate: .*got 10+ at step 0"),
         (Fixed(None), TypeError, "learning_rate: .*got None at step 0"),
         (Fixed(math.nan), ValueError, "learning_rate: .*got nan at step 0"),
         (Fixed(-1), ValueError, "learning_rate: .*got -1"),

@@ -355,6 +355,7 @@ def test_a_single_output_is_a_yes_or_no() -> None:
         ({"batch_size": 0}, ValueError, "batch_size: expected at least 1, got 0"),
         ({"batch_size": 1.5}, TypeError, "batch_size: expected an integer, got 1.5"),
         ({"verbose": 3}, ValueError, "verbose: expected 'auto', 0, 1 or 2, got 3"),
+        ({"verbose": np.ones(2)}, ValueError, "verbose: expected 'auto', 0, 1 or 2, got array"),
         ({"verbose": "loud"}, ValueError, "verbose: .*got 'loud'"),
     ],
 )

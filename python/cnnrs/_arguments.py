@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import numpy.typing as npt
 
 from cnnrs._augmentation import Augmentation
-from cnnrs._checks import integer
+from cnnrs._checks import integer, only
 from cnnrs._fit import Data
 from cnnrs._layer import Layer
 from cnnrs.losses import Loss
@@ -48,8 +48,7 @@ def augmentations(value: int, layers: Sequence[Layer]) -> int:
 
 def verbosity(value: Verbose) -> int:
     """The level that `verbose` stands for."""
-    if value not in ("auto", 0, 1, 2):
-        raise ValueError(f"verbose: expected 'auto', 0, 1 or 2, got {value!r}")
+    only("verbose", value, "auto", 0, 1, 2)
     return 1 if value == "auto" else value
 
 

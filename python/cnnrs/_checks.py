@@ -131,7 +131,7 @@ def sizes(name: str, value: Sequence[int]) -> Shape:
 
 def only(name: str, value: Any, *supported: Any) -> None:
     """Refuse any value but the ones that Keras has and this library supports."""
-    if value not in supported:
+    if isinstance(value, np.ndarray) or value not in supported:
         raise ValueError(f"{name}: expected {one_of(supported)}, got {value!r}")
 
 

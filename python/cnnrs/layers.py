@@ -25,11 +25,11 @@ from cnnrs._augmentation import (
     RandomZoom,
 )
 from cnnrs._checks import (
-    above_0,
     at_least_0,
     between,
     channels_last,
     choice,
+    finite_above_0,
     flag,
     from_0_below_1,
     integer,
@@ -179,7 +179,8 @@ class MaxPooling2D(_Pooling2D):
     `out[i, j, c] = max of in[i * sh : i * sh + ph, j * sw : j * sw + pw, c]`
 
     Sizes follow from the padding as for `Conv2D`; padding never is the maximum. The first of equal
-    maxima receives the gradient.
+    maxima receives the gradient; behind a 5x5 convolution, sums that would be equal may differ by
+    rounding, and the largest as computed does.
 
     Args:
         pool_size: height and width of a window, or one number for both; 2 by default.
@@ -502,7 +503,7 @@ class BatchNormalization(Layer):
         super().__init__(**common)
         only("axis", axis, -1)
         self.momentum = between("momentum", momentum, 0, 1)
-        self.epsilon = above_0("epsilon", epsilon)
+        self.epsilon = finite_above_0("epsilon", epsilon)
         self.center = flag("center", center)
         self.scale = flag("scale", scale)
         self.beta_initializer = _initializer("beta", beta_initializer, "zeros")

@@ -290,7 +290,7 @@ impl Layers {
                 share("momentum", momentum)?;
                 if !(epsilon > 0.0 && epsilon.is_finite()) {
                     return Err(ShapeError::new(format!(
-                        "expected an epsilon above 0, got {epsilon}"
+                        "expected a finite epsilon above 0, got {epsilon}"
                     )));
                 }
                 let channels = *input.last().unwrap_or(&1);

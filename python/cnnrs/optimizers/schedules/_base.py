@@ -148,9 +148,9 @@ def rates_of(learning_rate: float | Callable[[int], float], first: int, count: i
 
 def _number(rate: Any, step: int) -> float:
     try:
-        if np.ndim(rate) == 0:
+        if np.ndim(rate) == 0 and not isinstance(rate, str | bytes):
             return float(rate)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise TypeError(
         f"learning_rate: expected a schedule that returns a number for each step, "
