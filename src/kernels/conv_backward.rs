@@ -1,9 +1,10 @@
 //! The gradients of a convolution: of its kernel, of its bias, and of its input.
 
 use super::conv::{Plain, window_steps};
+use super::dense::{part, part_mut};
 use super::pack::{Phase, packed_input_len, packed_len, surround};
 use super::shape::ConvShape;
-use super::simd::{Element, Simd, for_channels};
+use super::simd::{Element, Simd, for_channels, unrolled};
 use super::tile::{Taps, convolve};
 use super::walk::{Lattice, Pixels, Place};
 
@@ -76,7 +77,7 @@ pub(super) fn backward_kernel<T: Element, S: Simd<T>>(
     );
 }
 
-/// The gradient of the kernel for some channels from `o`.
+/// The gradient of the kernel.
 struct Block<'a, T> {
     d_kernel: &'a mut [T],
     d_out: &'a [T],
@@ -87,6 +88,7 @@ struct Block<'a, T> {
     c_out: usize,
     /// Whether the sums are added to what is there.
     adds: bool,
+    /// The first of the channels that are left.
     o: usize,
 }
 
@@ -96,30 +98,37 @@ struct Block<'a, T> {
 unsafe fn backward_blocks<T: Element, S: Simd<T>>(simd: S, mut block: Block<T>) {
     let large = S::SUMS >= TAPS * VECTORS;
     let side = (block.taps.rows, block.taps.run) == (SIDE, SIDE);
-    while block.o < block.c_out {
-        let several = block.c_out - block.o > S::LANES;
-        // SAFETY: the caller's promise.
-        unsafe {
-            match (large, several) {
-                (true, true) if side => block.run::<S, { SIDE * SIDE }, VECTORS>(simd),
-                (_, _) if side => block.run::<S, { SIDE * SIDE }, 1>(simd),
-                (true, true) => block.run::<S, TAPS, VECTORS>(simd),
-                (true, false) => block.run::<S, TAPS, 1>(simd),
-                (false, true) => block.run::<S, FEW_TAPS, VECTORS>(simd),
-                (false, false) => block.run::<S, SOME_TAPS, 1>(simd),
-            }
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (large, side) {
+            (true, true) => block.run::<S, { SIDE * SIDE }, VECTORS>(simd),
+            (true, false) => block.run::<S, TAPS, VECTORS>(simd),
+            (false, true) => {}
+            (false, false) => block.run::<S, FEW_TAPS, VECTORS>(simd),
+        }
+        match (large, side) {
+            (_, true) => block.run::<S, { SIDE * SIDE }, 1>(simd),
+            (true, false) => block.run::<S, TAPS, 1>(simd),
+            (false, false) => block.run::<S, SOME_TAPS, 1>(simd),
         }
     }
 }
 
 impl<T: Element> Block<'_, T> {
-    /// The next `V` vectors: `E` taps at once and then `FEW_TAPS`.
+    /// The next channels, `V` vectors at once as long as more than `V - 1` are left: `E` taps and
+    /// then `FEW_TAPS`. Of some taps all channels before the next taps, so that a large gradient,
+    /// which no cache holds, is written row by row.
     ///
     /// # Safety
-    /// At each of the pixels, `taps` lie inside `x`, and `c_out` elements inside `d_out`; more than
-    /// `V - 1` vectors are left.
+    /// At each of the pixels, `taps` lie inside `x`, and `c_out` elements inside `d_out`.
     #[inline(always)]
     unsafe fn run<S: Simd<T>, const E: usize, const V: usize>(&mut self, simd: S) {
+        let left = (self.c_out - self.o).saturating_sub((V - 1) * S::LANES);
+        if left == 0 {
+            return;
+        }
+        let (first, vectors) = (self.o, V * S::LANES);
+        let end = first + left.next_multiple_of(vectors);
         simd.outlined(
             #[inline(always)]
             |simd| {
@@ -129,8 +138,10 @@ impl<T: Element> Block<'_, T> {
                     for (e, tap) in taps.iter_mut().enumerate() {
                         *tap = Place { from: e / SIDE * step + e % SIDE, to: e * self.c_out };
                     }
-                    // SAFETY: the caller's promise.
-                    unsafe { self.tile::<S, E, V>(simd, &taps) };
+                    for o in (first..end).step_by(vectors) {
+                        // SAFETY: the caller's promise, and so many vectors are left.
+                        unsafe { self.tile::<S, E, V>(simd, &taps, o) };
+                    }
                     return;
                 }
                 let taps = Pixels::new(
@@ -142,42 +153,46 @@ impl<T: Element> Block<'_, T> {
                 // With one vector, the small tile takes as long as the large one for want of sums.
                 let few = if V > 1 { E - FEW_TAPS } else { FEW_TAPS };
                 while walk.left() > 0 {
-                    // SAFETY: the caller's promise, and the walk is over the taps.
-                    unsafe {
-                        if FEW_TAPS < E && walk.left() <= few {
-                            let mut taps = [Place::default(); FEW_TAPS];
-                            walk.take(&mut taps);
-                            self.tile::<S, FEW_TAPS, V>(simd, &taps);
-                        } else {
-                            let mut taps = [Place::default(); E];
-                            walk.take(&mut taps);
-                            self.tile::<S, E, V>(simd, &taps);
+                    if FEW_TAPS < E && walk.left() <= few {
+                        let mut taps = [Place::default(); FEW_TAPS];
+                        walk.take(&mut taps);
+                        for o in (first..end).step_by(vectors) {
+                            // SAFETY: as above, and the walk is over the taps.
+                            unsafe { self.tile::<S, FEW_TAPS, V>(simd, &taps, o) };
+                        }
+                    } else {
+                        let mut taps = [Place::default(); E];
+                        walk.take(&mut taps);
+                        for o in (first..end).step_by(vectors) {
+                            // SAFETY: as above.
+                            unsafe { self.tile::<S, E, V>(simd, &taps, o) };
                         }
                     }
                 }
             },
         );
-        self.o += V * S::LANES;
+        self.o = end.min(self.c_out);
     }
 
     /// The gradient of some taps, from their places in a window to those in the kernel, for `V`
     /// vectors from `o`.
     ///
     /// # Safety
-    /// As for [`run`](Self::run).
+    /// As for [`run`](Self::run), and more than `V - 1` vectors are left.
     #[inline(always)]
     unsafe fn tile<S: Simd<T>, const E: usize, const V: usize>(
         &mut self,
         simd: S,
         taps: &[Place; E],
+        o: usize,
     ) {
-        let last = self.c_out - self.o - (V - 1) * S::LANES;
+        let last = self.c_out - o - (V - 1) * S::LANES;
         // SAFETY: the caller's promise.
         unsafe {
             if last >= S::LANES {
-                self.lanes::<S, E, V>(simd, taps, S::LANES);
+                self.lanes::<S, E, V>(simd, taps, o, S::LANES);
             } else {
-                self.lanes::<S, E, V>(simd, taps, last);
+                self.lanes::<S, E, V>(simd, taps, o, last);
             }
         }
     }
@@ -191,24 +206,28 @@ impl<T: Element> Block<'_, T> {
         &mut self,
         simd: S,
         taps: &[Place; E],
+        o: usize,
         last: usize,
     ) {
         // SAFETY: the caller's promise.
-        let mut sums = unsafe { self.sums::<S, E, V>(simd, taps, last) };
-        for v in 0..V {
-            let lanes = if v + 1 < V { S::LANES } else { last };
-            let at = |e: usize| taps[e].to + self.o + v * S::LANES;
+        let mut sums = unsafe { self.sums::<S, E, V>(simd, taps, o, last) };
+        unrolled!(V, N => {
+            let lanes = if N + 1 < V { S::LANES } else { last };
+            let at = |e: usize| taps[e].to + o + N * S::LANES;
             if self.adds {
                 // All before the first store, since the last tap may be there several times.
                 for e in 0..E {
-                    let d_kernel = simd.load_up_to(&self.d_kernel[at(e)..][..lanes]);
-                    sums[v][e] = simd.add(d_kernel, sums[v][e]);
+                    // SAFETY: the caller's promise.
+                    let d_kernel = unsafe { part(self.d_kernel, at(e), lanes) };
+                    sums[N][e] = simd.add(simd.load_up_to(d_kernel), sums[N][e]);
                 }
             }
             for e in 0..E {
-                simd.store_up_to(sums[v][e], &mut self.d_kernel[at(e)..][..lanes]);
+                // SAFETY: as above.
+                let d_kernel = unsafe { part_mut(self.d_kernel, at(e), lanes) };
+                simd.store_up_to(sums[N][e], d_kernel);
             }
-        }
+        });
     }
 
     /// `sums[v][e] = sum over the pixels of x[pixel, e] * d_out[pixel, v]`
@@ -220,6 +239,7 @@ impl<T: Element> Block<'_, T> {
         &self,
         simd: S,
         taps: &[Place; E],
+        o: usize,
         last: usize,
     ) -> [[S::Vector; E]; V] {
         let [images, rows, columns] = self.pixels.counts();
@@ -229,7 +249,7 @@ impl<T: Element> Block<'_, T> {
         for image in 0..images {
             for row in 0..rows {
                 let mut x = first.from + image * image_step.from + row * row_step.from;
-                let mut d = first.to + image * image_step.to + row * row_step.to + self.o;
+                let mut d = first.to + image * image_step.to + row * row_step.to + o;
                 for _ in 0..columns {
                     let mut d_out = [simd.zero(); V];
                     for v in 0..V {

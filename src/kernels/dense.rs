@@ -6,7 +6,7 @@
 //! closure is compiled without the instruction set.
 
 use super::shape::DenseShape;
-use super::simd::{Element, Simd};
+use super::simd::{Element, Simd, unrolled};
 
 /// Outputs of the commonest head, handled in one walk over the inputs where registers allow. Ten
 /// sums cover two fused multiply-adds a cycle at a latency of four.
@@ -110,13 +110,13 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
             // SAFETY: the rows end at `inputs`.
             unsafe { add_products(self.simd, &mut sums, x, weights, inputs, full, inputs - full) };
         }
-        for n in 0..N {
-            let out = &mut self.out[(image + n) * outputs + o..][..O];
+        unrolled!(N, I => {
+            let out = &mut self.out[(image + I) * outputs + o..][..O];
             for k in 0..O {
                 let bias = self.biases.map_or(T::zero(), |biases| biases[o + k]);
-                out[k] = bias + self.simd.sum(sums[n][k]);
+                out[k] = bias + self.simd.sum(sums[I][k]);
             }
-        }
+        });
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::pack::{block, packed_len};
 use super::shape::ConvShape;
-use super::simd::{Element, Simd};
+use super::simd::{Element, Simd, unrolled};
 use super::walk::{Pixels, Place, Walk};
 
 /// Pixels and vectors of the tile that fills 32 registers.
@@ -227,18 +227,18 @@ impl<T: Element, O: Sink<T>> Job<'_, T, O> {
                 sums::<T, S, P, V>(simd, &pixels, weights.as_ptr(), self.taps)
             }
         };
-        for v in 0..V {
-            let o = self.o + v * S::LANES;
+        unrolled!(V, N => {
+            let o = self.o + N * S::LANES;
             let left = self.sink.c_out() - o;
             // SAFETY: the caller's promise.
             unsafe {
-                if v + 1 < V || left >= S::LANES {
-                    self.sink.write(simd, &sums[v], places, o, S::LANES);
+                if N + 1 < V || left >= S::LANES {
+                    self.sink.write(simd, &sums[N], places, o, S::LANES);
                 } else {
-                    self.sink.write(simd, &sums[v], places, o, left);
+                    self.sink.write(simd, &sums[N], places, o, left);
                 }
             }
-        }
+        });
     }
 }
 

@@ -511,6 +511,25 @@ macro_rules! for_channels {
 }
 pub(crate) use for_channels;
 
+/// `unrolled!(n, i => statement)`: the statement for each `i` below the constant `n`, which is 8 at
+/// most. Where the compiler would leave a loop, arrays of vectors that it indexes stay in memory,
+/// and are cleared, read and written there, around the loops before it too.
+macro_rules! unrolled {
+    ($n:expr, $i:ident => $body:expr) => {{
+        const { assert!($n <= 8, "there are eight statements below") };
+        $crate::kernels::simd::unrolled!(@each $n, $i => $body, 0 1 2 3 4 5 6 7);
+    }};
+    (@each $n:expr, $i:ident => $body:expr, $($at:literal)+) => {
+        $(
+            if $at < $n {
+                const $i: usize = $at;
+                $body;
+            }
+        )+
+    };
+}
+pub(crate) use unrolled;
+
 /// `dispatch!(T, level, simd => expression)`: evaluates the expression compiled for the level's
 /// instruction set, with `simd` bound to its [`Simd<T>`](crate::kernels::simd::Simd) token.
 #[macro_export]
