@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use numpy::{PyArray1, PyArrayMethods, dtype};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -18,6 +19,19 @@ static THREADS: AtomicUsize = AtomicUsize::new(1);
 /// Threads of a call that is worth more than one.
 pub fn num_threads() -> usize {
     THREADS.load(Ordering::Relaxed)
+}
+
+/// Readies what would otherwise be made when it is first used, and under a lock, which some thread
+/// may hold when the process forks; and NumPy's interface runs Python code for it, which may come
+/// back to where it is being made.
+fn warm_up(py: Python<'_>) -> PyResult<()> {
+    let array = PyArray1::<f64>::zeros(py, 1, false);
+    // With what keeps account of who reads and writes arrays.
+    drop(array.try_readwrite().map_err(|error| PyValueError::new_err(error.to_string()))?);
+    drop((dtype::<f32>(py), dtype::<u8>(py), dtype::<i64>(py)));
+    simd::level();
+    cores();
+    Ok(())
 }
 
 /// Reads the environment and adds the module's constants.
@@ -37,6 +51,7 @@ pub fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         None => cores(),
     };
     THREADS.store(threads, Ordering::Relaxed);
+    warm_up(module.py())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("BUILD_PROFILE", if cfg!(debug_assertions) { "debug" } else { "release" })
 }
