@@ -26,7 +26,8 @@ const MAX_CHUNKS: usize = 16;
 /// are some for several threads.
 const CHUNKS_FOR_THREADS: usize = 4;
 
-/// Bytes that the gradients of all chunks may take together.
+/// Bytes that the gradients of all chunks may take together, if there are more than
+/// [`CHUNKS_FOR_THREADS`].
 const GRADIENT_BYTES: usize = 1 << 26;
 
 /// Products of one step, forward, below which waking a second thread costs more than it saves: some
@@ -141,8 +142,8 @@ impl<T: Element> Training<T> {
         rule: Rule,
         averaging: Option<Averaging>,
     ) -> Result<Self, BuildError> {
-        let max_chunks =
-            (GRADIENT_BYTES / size_of::<T>() / layers.params_len.max(1)).clamp(1, MAX_CHUNKS);
+        let max_chunks = (GRADIENT_BYTES / size_of::<T>() / layers.params_len.max(1))
+            .clamp(CHUNKS_FOR_THREADS, MAX_CHUNKS);
         let plan = Plan::new(layers, Mode::Training, None, max_chunks)?;
         let (end, loss) = head(&plan, loss);
         Ok(Self {
