@@ -124,7 +124,8 @@ pub fn prepare_all<T: Element>(plan: &Plan<T>, prepared: &mut [T], model: Model<
 struct Phase {
     /// Whether the images are read.
     first: bool,
-    forward: Range<usize>,
+    /// A stretch of nodes that may be empty: the way to the statistics of the first node.
+    forward: Option<Range<usize>>,
     /// Whether the loss follows.
     loss: bool,
     /// Empty as long as there is no loss.
@@ -275,7 +276,7 @@ impl<T: Element> Training<T> {
             .enumerate()
             .map(|(i, stretch)| Phase {
                 first: i == 0,
-                forward: stretch.clone(),
+                forward: Some(stretch.clone()),
                 loss: false,
                 backward: 0..0,
             })
@@ -288,7 +289,7 @@ impl<T: Element> Training<T> {
                 Some(last) if i == 0 => (last.loss, last.backward) = (true, start..end),
                 _ => phases.push(Phase {
                     first: false,
-                    forward: 0..0,
+                    forward: None,
                     loss: false,
                     backward: start..end,
                 }),
@@ -296,5 +297,46 @@ impl<T: Element> Training<T> {
             end = start;
         }
         phases
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::activation::Activation;
+    use crate::network::spec::{LayerKind, LayerSpec};
+
+    const NORM: LayerKind =
+        LayerKind::BatchNorm { momentum: 0.9, epsilon: 1e-3, center: true, scale: true };
+    const DENSE: LayerKind =
+        LayerKind::Dense { units: 3, use_bias: true, activation: Activation::Linear };
+
+    #[test]
+    fn phases_pass_each_node_once_on_each_way_and_stop_once_before_each_statistic() {
+        for kinds in [
+            vec![DENSE],
+            vec![NORM, DENSE],
+            vec![DENSE, NORM],
+            vec![NORM, DENSE, NORM, NORM, DENSE, NORM],
+        ] {
+            let named = |kind| LayerSpec { name: "layer".to_owned(), kind };
+            let layers = Layers::new(&[4], kinds.iter().copied().map(named).collect()).unwrap();
+            let rule = Rule::Sgd { momentum: 0.0, nesterov: false };
+            let training = Training::<f32>::new(&layers, Loss::MeanSquaredError, rule, None);
+            let phases = training.unwrap().phases();
+            let forward = || phases.iter().filter_map(|phase| phase.forward.clone());
+            let backward = phases.iter().flat_map(|phase| phase.backward.clone().rev());
+            let nodes: Vec<usize> = (0..kinds.len()).collect();
+            assert_eq!(forward().flatten().collect::<Vec<_>>(), nodes);
+            assert_eq!(
+                backward.collect::<Vec<_>>(),
+                nodes.iter().rev().copied().collect::<Vec<_>>()
+            );
+            let norms =
+                nodes.iter().copied().filter(|&i| matches!(kinds[i], LayerKind::BatchNorm { .. }));
+            let stops: Vec<usize> = forward().map(|stretch| stretch.end).collect();
+            assert_eq!(stops, norms.chain([nodes.len()]).collect::<Vec<_>>());
+            assert_eq!(phases.iter().filter(|phase| phase.loss).count(), 1);
+        }
     }
 }

@@ -231,7 +231,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 let start = order.len().min(block.n * at.threads);
                 next = &order[start..order.len().min(start + block.n)];
             }
-            let turns = phase.forward.len() + phase.backward.len();
+            let turns = phase.forward.as_ref().map_or(0, Range::len) + phase.backward.len();
             let mut ahead = Ahead::new(self.examples.x, next, plan.input_len, turns);
             let mut stops = || {
                 ahead.ask();
@@ -240,8 +240,10 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 }
                 self.stop.load(Ordering::Relaxed) && !at.descends
             };
-            // SAFETY: as above.
-            if !unsafe { plan.forward(&block, phase.forward.clone(), &mut stops) } {
+            if let Some(nodes) = &phase.forward
+                // SAFETY: as above.
+                && !unsafe { plan.forward(&block, nodes.clone(), &mut stops) }
+            {
                 return;
             }
             if phase.loss {
