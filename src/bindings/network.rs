@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numpy::{PyArray1, PyArrayDyn};
 use pyo3::exceptions::{PyIndexError, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -559,14 +560,28 @@ fn interruptible<R: Send>(
     call: impl FnOnce(Poll<'_>) -> Result<R, BuildError> + Send,
 ) -> PyResult<R> {
     let signal = Mutex::new(None);
+    let keeps_lock = work < WORK_WITHOUT_LOCK;
+    let handles_signals = keeps_lock || is_main_thread(py)?;
     let poll = || {
+        if !handles_signals {
+            return false;
+        }
         let Err(error) = Python::attach(|py| py.check_signals()) else { return false };
         *signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         true
     };
-    let result = if work < WORK_WITHOUT_LOCK { call(&poll) } else { py.detach(|| call(&poll)) };
+    let result = if keeps_lock { call(&poll) } else { py.detach(|| call(&poll)) };
     match signal.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(result?),
     }
+}
+
+/// Whether signals are handled in this thread; in others, to ask for them would only be to wait for
+/// the interpreter's lock.
+fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    let threading = py.import(intern!(py, "threading"))?;
+    let this = threading.call_method0(intern!(py, "get_ident"))?;
+    let main = threading.call_method0(intern!(py, "main_thread"))?;
+    this.eq(main.getattr(intern!(py, "ident"))?)
 }
