@@ -7,7 +7,7 @@ pub mod kernels;
 pub mod network;
 
 /// The Python module `cnnrs._core`. As with NumPy itself, whoever writes to an array while a call
-/// reads it gets what he mixes; everything else is safe without the interpreter's lock.
+/// reads it gets a mixture; everything else is safe without the interpreter's lock.
 #[cfg(feature = "python")]
 #[pyo3::pymodule(gil_used = false)]
 mod _core {

@@ -245,11 +245,12 @@ impl<'py, T: numpy::Element> Elements<'py, T> {
 impl<T> Deref for Elements<'_, T> {
     type Target = [T];
 
-    /// As with NumPy itself, whoever writes to them while they are read gets what he mixes.
+    /// As with NumPy itself, whoever writes to them while they are read gets a mixture.
     fn deref(&self) -> &[T] {
         let len = self.shape.iter().product();
-        // SAFETY: so many elements lay there, in C order and aligned, as `new` has seen; NumPy does
-        // not free the memory of an array that others refer to.
+        // SAFETY: so many elements lay there, in C order and aligned, as `new` has seen. NumPy does
+        // not free the memory of an array that others refer to, unless somebody insists with
+        // `resize(refcheck=False)` or `__setstate__`, which nobody's reading survives.
         unsafe { std::slice::from_raw_parts(self.first, len) }
     }
 }
