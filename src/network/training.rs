@@ -26,9 +26,9 @@ const MAX_CHUNKS: usize = 16;
 /// are some for several threads.
 const CHUNKS_FOR_THREADS: usize = 4;
 
-/// Bytes that the gradients of all chunks may take together, if there are more than
-/// [`CHUNKS_FOR_THREADS`].
+/// Bytes that the gradients of all chunks may take together, and those of [`CHUNKS_FOR_THREADS`].
 const GRADIENT_BYTES: usize = 1 << 26;
+const GRADIENT_BYTES_FOR_THREADS: usize = 1 << 30;
 
 /// Products of one step, forward, below which waking a second thread costs more than it saves: some
 /// 30 us of work, forward and backward.
@@ -113,6 +113,13 @@ fn head<T: Element>(plan: &Plan<T>, loss: Loss) -> (usize, Loss) {
     }
 }
 
+/// Most chunks, by the bytes of a gradient.
+fn max_chunks(bytes: usize) -> usize {
+    let bytes = bytes.max(1);
+    let for_threads = (GRADIENT_BYTES_FOR_THREADS / bytes).min(CHUNKS_FOR_THREADS);
+    (GRADIENT_BYTES / bytes).min(MAX_CHUNKS).max(for_threads).max(1)
+}
+
 pub fn prepare_all<T: Element>(plan: &Plan<T>, prepared: &mut [T], model: Model<'_, T>) {
     for i in 0..plan.len() {
         plan.prepare(i, &mut prepared[plan.prepared(i)], model);
@@ -143,8 +150,7 @@ impl<T: Element> Training<T> {
         rule: Rule,
         averaging: Option<Averaging>,
     ) -> Result<Self, BuildError> {
-        let max_chunks = (GRADIENT_BYTES / size_of::<T>() / layers.params_len.max(1))
-            .clamp(CHUNKS_FOR_THREADS, MAX_CHUNKS);
+        let max_chunks = max_chunks(layers.params_len.saturating_mul(size_of::<T>()));
         let plan = Plan::new(layers, Mode::Training, None, max_chunks)?;
         let (end, loss) = head(&plan, loss);
         Ok(Self {
@@ -310,6 +316,13 @@ mod tests {
         LayerKind::BatchNorm { momentum: 0.9, epsilon: 1e-3, center: true, scale: true };
     const DENSE: LayerKind =
         LayerKind::Dense { units: 3, use_bias: true, activation: Activation::Linear };
+
+    #[test]
+    fn chunks_are_as_many_as_their_gradients_may_take() {
+        let mb = 1 << 20;
+        let bytes = [0, 4 * mb, 8 * mb, 17 * mb, 256 * mb, 400 * mb, 2000 * mb];
+        assert_eq!(bytes.map(max_chunks), [16, 16, 8, 4, 4, 2, 1]);
+    }
 
     #[test]
     fn phases_pass_each_node_once_on_each_way_and_stop_once_before_each_statistic() {
