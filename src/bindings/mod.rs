@@ -2,7 +2,9 @@
 
 mod array;
 pub mod config;
+mod examples;
 pub mod layers;
 pub mod network;
 mod spec;
+mod state;
 mod turns;

@@ -4,20 +4,20 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use numpy::{PyArray1, PyArrayDyn};
-use pyo3::exceptions::{PyIndexError, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
+use numpy::PyArray1;
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::array::{Elements, expect_shape, filled, kind};
+use super::array::{Elements, filled};
 use super::config::num_threads;
+use super::examples::{Answers, Pixels, indices, with_slice};
 use super::spec;
+use super::state::{Arrays, optimizer_copies, set_optimizer_state, set_weights, weight_copies};
 use super::turns::{Turn, Turns};
-use crate::kernels::loss::{Loss, Targets};
-use crate::kernels::shape::tuple;
 use crate::kernels::simd::Element;
-use crate::network::{self, BuildError, Call, Examples, LayerSpec, Poll, Weight};
+use crate::network::{self, BuildError, Call, Examples, LayerSpec, Poll};
 
 /// Products, forward, below which a call keeps the interpreter's lock: it takes some 10 us, and
 /// threads that make such calls in turn would wake each other more often than they work.
@@ -47,29 +47,6 @@ macro_rules! with {
         }
     };
 }
-
-/// Evaluates the expression with `$x` bound to the slice of the images' own type.
-macro_rules! with_slice {
-    ($pixels:expr, $x:ident => $body:expr) => {
-        match &$pixels {
-            Pixels::U8(elements) => {
-                let $x = &elements[..];
-                $body
-            }
-            Pixels::F32(elements) => {
-                let $x = &elements[..];
-                $body
-            }
-            Pixels::F64(elements) => {
-                let $x = &elements[..];
-                $body
-            }
-        }
-    };
-}
-
-/// Steps that an optimiser may have taken, with room to count on: more than there ever are.
-const MOST_STEPS: u64 = 1 << 62;
 
 /// A compiled network: layers, weights, loss and optimiser. Its methods may be called from several
 /// threads, and happen one after the other.
@@ -181,7 +158,7 @@ impl Network {
         with!(&mut *self.lock(py)?, net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
             let order = indices(&order, pixels.images())?;
-            let answers = Answers::new(net, y, pixels.images(), order.iter().copied())?;
+            let answers = answers(net, y, pixels.images(), order.iter().copied())?;
             let targets = answers.targets();
             let threads = num_threads();
             let call =
@@ -202,7 +179,7 @@ impl Network {
     ) -> PyResult<(f64, usize)> {
         with!(&mut *self.lock(py)?, net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
-            let answers = Answers::new(net, y, pixels.images(), 0..pixels.images())?;
+            let answers = answers(net, y, pixels.images(), 0..pixels.images())?;
             let targets = answers.targets();
             let (images, threads) = (pixels.images(), num_threads());
             let outcome = with_slice!(pixels, x => {
@@ -280,50 +257,7 @@ impl Network {
     /// Sets what `optimizer_state` returns.
     fn set_optimizer_state(&self, py: Python<'_>, state: Vec<Bound<'_, PyAny>>) -> PyResult<()> {
         with!(&mut *self.lock(py)?, net => {
-            let optimizer = net.optimizer().ok_or_else(not_compiled)?;
-            let slots = optimizer.slots().count();
-            let expected = 1 + slots + usize::from(optimizer.shown().is_some());
-            if state.len() != expected {
-                let why = format!("state: expected {expected} arrays, got {}", state.len());
-                return Err(PyValueError::new_err(why));
-            }
-            let number = |array| {
-                let array = Elements::<i64>::new("state", array)?;
-                expect_shape("state", array.shape(), &[1])?;
-                PyResult::Ok(array[0])
-            };
-            let given = number(&state[0])?;
-            let steps = u64::try_from(given).ok().filter(|&steps| steps <= MOST_STEPS);
-            let steps = steps.ok_or_else(|| {
-                let why = format!("state: expected from 0 to {MOST_STEPS} steps, got {given}");
-                PyValueError::new_err(why)
-            })?;
-            let mut arrays = vec![];
-            for (slot, array) in optimizer.slots().zip(&state[1..]) {
-                let array = Elements::new("state", array)?;
-                expect_shape("state", array.shape(), &[slot.len()])?;
-                arrays.push(array);
-            }
-            let is_shown = match state.get(1 + slots).map(number).transpose()? {
-                None | Some(0) => false,
-                Some(1) => true,
-                Some(other) => {
-                    let why = format!("state: expected 0 or 1 at its end, got {other}");
-                    return Err(PyValueError::new_err(why));
-                }
-            };
-            if is_shown && steps == 0 {
-                let why = "state: expected averages in the weights' place after a step, got 0 steps";
-                return Err(PyValueError::new_err(why));
-            }
-            if let Some(shown) = optimizer.shown() {
-                *shown = is_shown;
-            }
-            for (slot, array) in optimizer.slots().zip(&arrays) {
-                slot.copy_from_slice(array);
-            }
-            optimizer.steps = steps;
-            Ok(())
+            set_optimizer_state(net.optimizer().ok_or_else(not_compiled)?, &state)
         })
     }
 }
@@ -362,194 +296,19 @@ impl DerefMut for Locked<'_> {
     }
 }
 
-/// Arrays of the network's type, or of integers.
-type Arrays<'py> = Vec<Bound<'py, PyAny>>;
-
-/// See [`Network::get_weights`].
-fn weight_copies<'py, T: Element + numpy::Element>(
-    py: Python<'py>,
-    net: &mut network::Network<T>,
-) -> PyResult<Arrays<'py>> {
-    let weights = weights(net);
-    let copy = |(_, weight): &(String, Weight)| {
-        let stored = net.weight(weight);
-        // SAFETY: as many elements are written as there are.
-        let array = unsafe { filled(py, &weight.shape, |copy| weight.export(copy, stored)) };
-        Ok(array?.into_any())
-    };
-    weights.iter().map(copy).collect()
-}
-
-/// See [`Network::optimizer_state`].
-fn optimizer_copies<'py, T: Element + numpy::Element>(
-    py: Python<'py>,
-    net: &mut network::Network<T>,
-) -> PyResult<Arrays<'py>> {
-    let Some(optimizer) = net.optimizer() else { return Ok(vec![]) };
-    let mut state = vec![PyArray1::from_slice(py, &[optimizer.steps as i64]).into_any()];
-    for slot in optimizer.slots() {
-        // SAFETY: as many elements are written as there are.
-        let copy = unsafe { filled(py, &[slot.len()], |copy| copy.copy_from_slice(slot)) };
-        state.push(copy?.into_any());
-    }
-    if let Some(&mut shown) = optimizer.shown() {
-        state.push(PyArray1::from_slice(py, &[i64::from(shown)]).into_any());
-    }
-    Ok(state)
-}
-
-/// All weights, each with its name in full.
-fn weights<T: Element>(net: &network::Network<T>) -> Vec<(String, Weight)> {
-    let layers = net.layers().layers.iter();
-    let named = |layer: &network::Layer, weight: &Weight| {
-        (format!("{}.{}", layer.spec.name, weight.name), weight.clone())
-    };
-    layers.flat_map(|layer| layer.weights.iter().map(move |w| named(layer, w))).collect()
-}
-
-fn set_weights<T: Element + numpy::Element>(
-    net: &mut network::Network<T>,
-    given: &[Bound<'_, PyAny>],
-) -> PyResult<()> {
-    let weights = weights(net);
-    if given.len() != weights.len() {
-        let why = format!("weights: expected {} arrays, got {}", weights.len(), given.len());
-        return Err(PyValueError::new_err(why));
-    }
-    let mut arrays = vec![];
-    for ((name, weight), array) in weights.iter().zip(given) {
-        let array = Elements::<T>::new(name, array)?;
-        expect_shape(name, array.shape(), &weight.shape)?;
-        arrays.push(array);
-    }
-    net.show_averages(false);
-    for ((_, weight), array) in weights.iter().zip(&arrays) {
-        weight.import(net.weight(weight), array);
-    }
-    net.weights_changed();
-    Ok(())
-}
-
-/// Images of any type that networks read.
-enum Pixels<'py> {
-    U8(Elements<'py, u8>),
-    F32(Elements<'py, f32>),
-    F64(Elements<'py, f64>),
-}
-
-impl<'py> Pixels<'py> {
-    /// Images (n, *shape).
-    fn new(x: &Bound<'py, PyAny>, shape: &[usize]) -> PyResult<Self> {
-        let pixels = if x.cast::<PyArrayDyn<u8>>().is_ok() {
-            Self::U8(Elements::new("x", x)?)
-        } else if x.cast::<PyArrayDyn<f32>>().is_ok() {
-            Self::F32(Elements::new("x", x)?)
-        } else if x.cast::<PyArrayDyn<f64>>().is_ok() {
-            Self::F64(Elements::new("x", x)?)
-        } else {
-            return Err(PyTypeError::new_err(format!(
-                "x: expected an array of uint8, float32 or float64, got {}",
-                kind(x)
-            )));
-        };
-        let got = pixels.shape();
-        if got.len() != shape.len() + 1 || &got[1..] != shape {
-            let sizes: Vec<_> = shape.iter().map(usize::to_string).collect();
-            return Err(PyValueError::new_err(format!(
-                "x: expected shape (n, {}), got {}",
-                sizes.join(", "),
-                tuple(got)
-            )));
-        }
-        Ok(pixels)
-    }
-
-    fn shape(&self) -> &[usize] {
-        match self {
-            Self::U8(array) => array.shape(),
-            Self::F32(array) => array.shape(),
-            Self::F64(array) => array.shape(),
-        }
-    }
-
-    fn images(&self) -> usize {
-        self.shape()[0]
-    }
-}
-
-/// What should be said of the images, as the loss wants it.
-enum Answers<'py, T: numpy::Element> {
-    /// Of the images that are looked at, in their order. They are copies, since what they are of
-    /// may change after it has been checked.
-    Labels(Vec<i64>),
-    Values(Elements<'py, T>),
-}
-
-impl<'py, T: Element + numpy::Element> Answers<'py, T> {
-    /// For so many images, of which some are `looked_at`.
-    fn new(
-        net: &network::Network<T>,
-        y: &Bound<'py, PyAny>,
-        images: usize,
-        looked_at: impl Iterator<Item = usize>,
-    ) -> PyResult<Self> {
-        let output = net.layers().output();
-        match net.loss().ok_or_else(not_compiled)? {
-            Loss::SparseCategoricalCrossentropy { .. } => {
-                let labels = Elements::<i64>::new("y", y)?;
-                expect_shape("y", labels.shape(), &[images])?;
-                let classes = output.iter().product();
-                taken(&labels, looked_at, classes).map(Self::Labels)
-            }
-            _ => {
-                let values = Elements::<T>::new("y", y)?;
-                let mut expected = vec![images];
-                expected.extend(output);
-                expect_shape("y", values.shape(), &expected)?;
-                Ok(Self::Values(values))
-            }
-        }
-    }
-
-    fn targets(&self) -> Targets<'_, T> {
-        match self {
-            Self::Labels(labels) => Targets::Labels(labels),
-            Self::Values(values) => Targets::Values(values),
-        }
-    }
-}
-
-/// The labels of the images that are looked at, if they are all classes.
-fn taken(
-    labels: &[i64],
+/// What should be said of the images, as the network's loss wants it.
+fn answers<'py, T: Element + numpy::Element>(
+    net: &network::Network<T>,
+    y: &Bound<'py, PyAny>,
+    images: usize,
     looked_at: impl Iterator<Item = usize>,
-    classes: usize,
-) -> PyResult<Vec<i64>> {
-    let label = |at: usize| {
-        let label = labels[at];
-        if usize::try_from(label).is_ok_and(|label| label < classes) {
-            return Ok(label);
-        }
-        Err(PyValueError::new_err(format!(
-            "y: expected classes from 0 to below {classes}, got {label} at index {at}"
-        )))
-    };
-    looked_at.map(label).collect()
+) -> PyResult<Answers<'py, T>> {
+    let loss = net.loss().ok_or_else(not_compiled)?;
+    Answers::new(loss, net.layers().output(), y, images, looked_at)
 }
 
 fn not_compiled() -> PyErr {
     PyRuntimeError::new_err("expected a call of compile first, got none")
-}
-
-/// Checked indices of images.
-fn indices(order: &[i64], images: usize) -> PyResult<Vec<usize>> {
-    let index = |&index: &i64| {
-        usize::try_from(index).ok().filter(|&image| image < images).ok_or_else(|| {
-            let why = format!("order: expected indices from 0 to below {images}, got {index}");
-            PyIndexError::new_err(why)
-        })
-    };
-    order.iter().map(index).collect()
 }
 
 /// Runs `call` of so many products, forward; what it polls is whether a signal has come. If it is

@@ -25,7 +25,7 @@ use crate::kernels::shape::ShapeError;
 pub use clock::Poll;
 pub use layers::{Layer, Layers, Weight};
 pub use model::Network;
-pub use optimizer::{Averaging, Rule};
+pub use optimizer::{Averaging, Optimizer, Rule};
 pub use spec::{Bounds, EraseSpec, LayerKind, LayerSpec, PoolSpec, WarpSpec};
 pub use team::cores;
 pub use training::{Call, Examples, Outcome};
