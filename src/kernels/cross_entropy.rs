@@ -1,7 +1,7 @@
 //! Cross-entropy, row by row: of logits or probabilities, with a label or with values as the
 //! target.
 
-use super::loss::LossSums;
+use super::loss::{LossSums, RowLoss};
 use super::simd::{Element, Simd, for_each_vector};
 use super::softmax::{argmax, exponentials, largest, position};
 use std::ops::Range;
@@ -10,87 +10,74 @@ use std::ops::Range;
 /// is taken.
 const CLIP: f64 = 1e-7;
 
-/// Adds a row of logits.
-#[inline(always)]
-pub(super) fn label_of_logits<T: Element, S: Simd<T>>(
-    simd: S,
-    sums: &mut LossSums,
-    x: &[T],
-    label: usize,
-) {
-    let terms = LabelTerms::new(simd, x, label, largest(simd, x));
-    terms.add_to(sums, exponentials(simd, x, terms.max, |_, _| ()));
+/// Logits whose target is a label.
+pub(super) struct LabelLogits(pub usize);
+
+impl<T: Element> RowLoss<T> for LabelLogits {
+    #[inline(always)]
+    fn forward<S: Simd<T>>(&self, simd: S, sums: &mut LossSums, x: &[T]) {
+        let terms = LabelTerms::new(simd, x, self.0, largest(simd, x));
+        terms.add_to(sums, exponentials(simd, x, terms.max, |_, _| ()));
+    }
+
+    /// `d_x = (p - one_hot(label)) * scale`
+    #[inline(always)]
+    fn backward<S: Simd<T>>(&self, simd: S, d_x: &mut [T], sums: &mut LossSums, x: &[T], scale: T) {
+        let label = self.0;
+        let terms = LabelTerms::new(simd, x, label, largest(simd, x));
+        let (sum, tail) = store_exponentials(simd, d_x, x, terms.max);
+        terms.add_to(sums, sum);
+        let (share, scale) = (simd.splat(scale / sum), simd.splat(scale));
+        map_exponentials(
+            simd,
+            d_x,
+            tail,
+            #[inline(always)]
+            |e, at| {
+                let p = simd.mul(e, share);
+                if !at.contains(&label) {
+                    return p;
+                }
+                let (before, up_to) = (label - at.start, label - at.start + 1);
+                let p_minus_y = simd.select(simd.first_lanes(up_to), simd.sub(p, scale), p);
+                simd.select(simd.first_lanes(before), p, p_minus_y)
+            },
+        );
+    }
 }
 
-/// Adds a row of logits: `d_x = (p - one_hot(label)) * scale`
-#[inline(always)]
-pub(super) fn label_of_logits_backward<T: Element, S: Simd<T>>(
-    simd: S,
-    d_x: &mut [T],
-    sums: &mut LossSums,
-    x: &[T],
-    label: usize,
-    scale: T,
-) {
-    let terms = LabelTerms::new(simd, x, label, largest(simd, x));
-    let (sum, tail) = store_exponentials(simd, d_x, x, terms.max);
-    terms.add_to(sums, sum);
-    let (share, scale) = (simd.splat(scale / sum), simd.splat(scale));
-    map_exponentials(
-        simd,
-        d_x,
-        tail,
-        #[inline(always)]
-        |e, at| {
-            let p = simd.mul(e, share);
-            if !at.contains(&label) {
-                return p;
-            }
-            let (before, up_to) = (label - at.start, label - at.start + 1);
-            let p_minus_y = simd.select(simd.first_lanes(up_to), simd.sub(p, scale), p);
-            simd.select(simd.first_lanes(before), p, p_minus_y)
-        },
-    );
+/// Logits whose targets are the values `y` (width,), smoothed.
+pub(super) struct ValueLogits<'a, T> {
+    pub y: &'a [T],
+    pub smoothing: Smoothing,
 }
 
-/// Adds a row of logits.
-#[inline(always)]
-pub(super) fn values_of_logits<T: Element, S: Simd<T>>(
-    simd: S,
-    sums: &mut LossSums,
-    x: &[T],
-    y: &[T],
-    smoothing: &Smoothing,
-) {
-    let terms = ValueTerms::new(simd, x, y, smoothing, largest(simd, x));
-    terms.add_to(sums, exponentials(simd, x, terms.max, |_, _| ()));
-}
+impl<T: Element> RowLoss<T> for ValueLogits<'_, T> {
+    #[inline(always)]
+    fn forward<S: Simd<T>>(&self, simd: S, sums: &mut LossSums, x: &[T]) {
+        let terms = ValueTerms::new(simd, x, self.y, self.smoothing, largest(simd, x));
+        terms.add_to(sums, exponentials(simd, x, terms.max, |_, _| ()));
+    }
 
-/// Adds a row of logits: `d_x = (p * sum(y) - y) * scale`
-#[inline(always)]
-pub(super) fn values_of_logits_backward<T: Element, S: Simd<T>>(
-    simd: S,
-    d_x: &mut [T],
-    sums: &mut LossSums,
-    x: &[T],
-    y: &[T],
-    smoothing: &Smoothing,
-    scale: T,
-) {
-    let terms = ValueTerms::new(simd, x, y, smoothing, largest(simd, x));
-    let (sum, tail) = store_exponentials(simd, d_x, x, terms.max);
-    terms.add_to(sums, sum);
-    let (share, scale) = (simd.splat(terms.sum * scale / sum), simd.splat(-scale));
-    map_exponentials(
-        simd,
-        d_x,
-        tail,
-        #[inline(always)]
-        |e, at| {
-            let y = smoothing.apply(simd, simd.load_up_to(&y[at]));
-            simd.mul_add(y, scale, simd.mul(e, share))
-        },
-    );
+    /// `d_x = (p * sum(y) - y) * scale`
+    #[inline(always)]
+    fn backward<S: Simd<T>>(&self, simd: S, d_x: &mut [T], sums: &mut LossSums, x: &[T], scale: T) {
+        let Self { y, smoothing } = *self;
+        let terms = ValueTerms::new(simd, x, y, smoothing, largest(simd, x));
+        let (sum, tail) = store_exponentials(simd, d_x, x, terms.max);
+        terms.add_to(sums, sum);
+        let (share, scale) = (simd.splat(terms.sum * scale / sum), simd.splat(-scale));
+        map_exponentials(
+            simd,
+            d_x,
+            tail,
+            #[inline(always)]
+            |e, at| {
+                let y = smoothing.apply(simd, simd.load_up_to(&y[at]));
+                simd.mul_add(y, scale, simd.mul(e, share))
+            },
+        );
+    }
 }
 
 /// Writes `exp(x - max)` apart from the last elements, which fill no vector: to load what has just
@@ -171,7 +158,7 @@ struct ValueTerms<T> {
 
 impl<T: Element> ValueTerms<T> {
     #[inline(always)]
-    fn new<S: Simd<T>>(simd: S, x: &[T], y: &[T], smoothing: &Smoothing, max: T) -> Self {
+    fn new<S: Simd<T>>(simd: S, x: &[T], y: &[T], smoothing: Smoothing, max: T) -> Self {
         let shift = simd.splat(max);
         let (mut sums, mut distances) = (simd.zero(), simd.zero());
         for_each_vector(
@@ -200,6 +187,7 @@ impl<T: Element> ValueTerms<T> {
 }
 
 /// `y * keep + share`
+#[derive(Clone, Copy)]
 pub(super) struct Smoothing {
     keep: f64,
     share: f64,
@@ -212,13 +200,13 @@ impl Smoothing {
     }
 
     #[inline(always)]
-    fn apply<T: Element, S: Simd<T>>(&self, simd: S, y: S::Vector) -> S::Vector {
+    fn apply<T: Element, S: Simd<T>>(self, simd: S, y: S::Vector) -> S::Vector {
         let [keep, share] = simd.constants([self.keep, self.share]);
         simd.mul_add(y, keep, share)
     }
 
     #[inline(always)]
-    fn apply_one<T: Element>(&self, y: T) -> T {
+    fn apply_one<T: Element>(self, y: T) -> T {
         y * T::from_f64(self.keep) + T::from_f64(self.share)
     }
 }
@@ -236,72 +224,74 @@ fn clip<T: Element>(q: T) -> (T, T) {
     }
 }
 
-/// Adds a row of probabilities; returns the slope of the loss at `q = x[label] / sum`, `q` and the
-/// sum.
-#[inline(always)]
-pub(super) fn label_of_probabilities<T: Element, S: Simd<T>>(
-    simd: S,
-    sums: &mut LossSums,
-    x: &[T],
-    label: usize,
-) -> (T, T, T) {
-    let sum = row_sum(simd, x);
-    let q = x[label] / sum;
-    let (clipped, slope) = clip(q);
-    sums.add(-clipped.ln(), argmax(simd, x) == label);
-    (-slope, q, sum)
+/// Probabilities, divided by their sum and clipped, whose target is a label.
+pub(super) struct LabelProbabilities(pub usize);
+
+impl LabelProbabilities {
+    /// Adds the loss; returns its slope at `q = x[label] / sum`, `q` and the sum.
+    #[inline(always)]
+    fn add<T: Element, S: Simd<T>>(&self, simd: S, sums: &mut LossSums, x: &[T]) -> (T, T, T) {
+        let sum = row_sum(simd, x);
+        let q = x[self.0] / sum;
+        let (clipped, slope) = clip(q);
+        sums.add(-clipped.ln(), argmax(simd, x) == self.0);
+        (-slope, q, sum)
+    }
 }
 
-/// The same with the gradient: that of `q[label]` is the slope, and `q` divides by a sum of all.
-#[inline(always)]
-pub(super) fn label_of_probabilities_backward<T: Element, S: Simd<T>>(
-    simd: S,
-    d_x: &mut [T],
-    sums: &mut LossSums,
-    x: &[T],
-    label: usize,
-    scale: T,
-) {
-    let (slope, q, sum) = label_of_probabilities(simd, sums, x, label);
-    d_x.fill(-(slope * q) / sum * scale);
-    d_x[label] = slope * (T::one() - q) / sum * scale;
+impl<T: Element> RowLoss<T> for LabelProbabilities {
+    #[inline(always)]
+    fn forward<S: Simd<T>>(&self, simd: S, sums: &mut LossSums, x: &[T]) {
+        self.add(simd, sums, x);
+    }
+
+    /// The gradient of `q[label]` is the slope, and `q` divides by a sum of all.
+    #[inline(always)]
+    fn backward<S: Simd<T>>(&self, simd: S, d_x: &mut [T], sums: &mut LossSums, x: &[T], scale: T) {
+        let (slope, q, sum) = self.add(simd, sums, x);
+        d_x.fill(-(slope * q) / sum * scale);
+        d_x[self.0] = slope * (T::one() - q) / sum * scale;
+    }
 }
 
-/// Adds a row of probabilities; returns its sum.
-#[inline(always)]
-pub(super) fn values_of_probabilities<T: Element, S: Simd<T>>(
-    simd: S,
-    sums: &mut LossSums,
-    x: &[T],
-    y: &[T],
-    smoothing: &Smoothing,
-) -> T {
-    let sum = row_sum(simd, x);
-    let loss = x
-        .iter()
-        .zip(y)
-        .fold(T::zero(), |loss, (&x, &y)| loss - smoothing.apply_one(y) * clip(x / sum).0.ln());
-    sums.add(loss, argmax(simd, x) == argmax(simd, y));
-    sum
+/// Probabilities as above, whose targets are the values `y` (width,), smoothed.
+pub(super) struct ValueProbabilities<'a, T> {
+    pub y: &'a [T],
+    pub smoothing: Smoothing,
 }
 
-/// The same with the gradient. With `q = x / sum(x)` and `g` the loss's gradient at `q` it is
-/// `d_x[k] = (g[k] - sum over j of g[j] * q[j]) / sum(x)`.
-#[inline(always)]
-pub(super) fn values_of_probabilities_backward<T: Element, S: Simd<T>>(
-    simd: S,
-    d_x: &mut [T],
-    sums: &mut LossSums,
-    x: &[T],
-    y: &[T],
-    smoothing: &Smoothing,
-    scale: T,
-) {
-    let sum = values_of_probabilities(simd, sums, x, y, smoothing);
-    let g = |x: T, y: T| -(smoothing.apply_one(y) * clip(x / sum).1);
-    let mean = x.iter().zip(y).fold(T::zero(), |mean, (&x, &y)| mean + g(x, y) * (x / sum));
-    for ((d_x, &x), &y) in d_x.iter_mut().zip(x).zip(y) {
-        *d_x = (g(x, y) - mean) / sum * scale;
+impl<T: Element> ValueProbabilities<'_, T> {
+    /// Adds the loss; returns the sum of `x`.
+    #[inline(always)]
+    fn add<S: Simd<T>>(&self, simd: S, sums: &mut LossSums, x: &[T]) -> T {
+        let Self { y, smoothing } = *self;
+        let sum = row_sum(simd, x);
+        let loss = x
+            .iter()
+            .zip(y)
+            .fold(T::zero(), |loss, (&x, &y)| loss - smoothing.apply_one(y) * clip(x / sum).0.ln());
+        sums.add(loss, argmax(simd, x) == argmax(simd, y));
+        sum
+    }
+}
+
+impl<T: Element> RowLoss<T> for ValueProbabilities<'_, T> {
+    #[inline(always)]
+    fn forward<S: Simd<T>>(&self, simd: S, sums: &mut LossSums, x: &[T]) {
+        self.add(simd, sums, x);
+    }
+
+    /// With `q = x / sum(x)` and `g` the loss's gradient at `q`,
+    /// `d_x[k] = (g[k] - sum over j of g[j] * q[j]) / sum(x)`.
+    #[inline(always)]
+    fn backward<S: Simd<T>>(&self, simd: S, d_x: &mut [T], sums: &mut LossSums, x: &[T], scale: T) {
+        let Self { y, smoothing } = *self;
+        let sum = self.add(simd, sums, x);
+        let g = |x: T, y: T| -(smoothing.apply_one(y) * clip(x / sum).1);
+        let mean = x.iter().zip(y).fold(T::zero(), |mean, (&x, &y)| mean + g(x, y) * (x / sum));
+        for ((d_x, &x), &y) in d_x.iter_mut().zip(x).zip(y) {
+            *d_x = (g(x, y) - mean) / sum * scale;
+        }
     }
 }
 

@@ -1,9 +1,7 @@
 //! Losses of rows of predictions, their gradients, and how many rows were right.
 
 use super::cross_entropy::{
-    Smoothing, label_of_logits, label_of_logits_backward, label_of_probabilities,
-    label_of_probabilities_backward, values_of_logits, values_of_logits_backward,
-    values_of_probabilities, values_of_probabilities_backward,
+    LabelLogits, LabelProbabilities, Smoothing, ValueLogits, ValueProbabilities,
 };
 use super::simd::{Element, Simd, for_each_vector};
 use super::softmax::{argmax, rows, rows_mut};
@@ -55,6 +53,90 @@ impl LossSums {
     }
 }
 
+/// A row's loss, once its target is known.
+pub(super) trait RowLoss<T: Element> {
+    /// Adds the loss of the predictions `x` (width,).
+    fn forward<S: Simd<T>>(&self, simd: S, sums: &mut LossSums, x: &[T]);
+
+    /// The same, and in `d_x` (width,) its gradient times `scale`.
+    fn backward<S: Simd<T>>(&self, simd: S, d_x: &mut [T], sums: &mut LossSums, x: &[T], scale: T);
+}
+
+/// The mean squared error to the values (width,).
+struct SquaredError<'a, T>(&'a [T]);
+
+impl<T: Element> RowLoss<T> for SquaredError<'_, T> {
+    #[inline(always)]
+    fn forward<S: Simd<T>>(&self, simd: S, sums: &mut LossSums, x: &[T]) {
+        let y = self.0;
+        let mut squares = simd.zero();
+        for_each_vector(
+            simd,
+            x.len(),
+            #[inline(always)]
+            |at| {
+                let d = simd.sub(simd.load_up_to(&x[at.clone()]), simd.load_up_to(&y[at]));
+                squares = simd.mul_add(d, d, squares);
+            },
+        );
+        let correct = x.len() > 1 && argmax(simd, x) == argmax(simd, y);
+        sums.add(simd.sum(squares) / T::from_f64(x.len() as f64), correct);
+    }
+
+    /// `d_x = (x - y) * 2 / width * scale`
+    #[inline(always)]
+    fn backward<S: Simd<T>>(&self, simd: S, d_x: &mut [T], sums: &mut LossSums, x: &[T], scale: T) {
+        self.forward(simd, sums, x);
+        let y = self.0;
+        let factor = simd.splat(T::from_f64(2.0 / x.len() as f64) * scale);
+        for_each_vector(
+            simd,
+            x.len(),
+            #[inline(always)]
+            |at| {
+                let (x, y) = (simd.load_up_to(&x[at.clone()]), simd.load_up_to(&y[at.clone()]));
+                simd.store_up_to(simd.mul(simd.sub(x, y), factor), &mut d_x[at]);
+            },
+        );
+    }
+}
+
+/// Evaluates the expression with `$rows` bound to the [`RowLoss`] of each row in turn.
+macro_rules! with_rows {
+    ($loss:expr, $targets:expr, $width:expr, $rows:ident => $body:expr) => {
+        match ($loss, $targets) {
+            (Loss::SparseCategoricalCrossentropy { from_logits }, Targets::Labels(labels)) => {
+                let labels = labels.iter().map(|&label| label as usize);
+                if from_logits {
+                    let $rows = labels.map(LabelLogits);
+                    $body
+                } else {
+                    let $rows = labels.map(LabelProbabilities);
+                    $body
+                }
+            }
+            (
+                Loss::CategoricalCrossentropy { from_logits, label_smoothing },
+                Targets::Values(y),
+            ) => {
+                let (y, smoothing) = (rows(y, $width), Smoothing::new(label_smoothing, $width));
+                if from_logits {
+                    let $rows = y.map(|y| ValueLogits { y, smoothing });
+                    $body
+                } else {
+                    let $rows = y.map(|y| ValueProbabilities { y, smoothing });
+                    $body
+                }
+            }
+            (Loss::MeanSquaredError, Targets::Values(y)) => {
+                let $rows = rows(y, $width).map(SquaredError);
+                $body
+            }
+            (loss, _) => mismatch(loss),
+        }
+    };
+}
+
 /// Adds the rows' losses and right predictions to `sums`.
 ///
 /// `x` (n, width): the predictions.
@@ -68,42 +150,11 @@ pub fn loss_forward<T: Element, S: Simd<T>>(
     width: usize,
 ) {
     check(x, targets, width);
-    match (loss, targets) {
-        (Loss::SparseCategoricalCrossentropy { from_logits: true }, Targets::Labels(labels)) => {
-            for (x, &label) in rows(x, width).zip(labels) {
-                label_of_logits(simd, sums, x, label as usize);
-            }
+    with_rows!(loss, targets, width, losses => {
+        for (x, loss) in rows(x, width).zip(losses) {
+            loss.forward(simd, sums, x);
         }
-        (Loss::SparseCategoricalCrossentropy { from_logits: false }, Targets::Labels(labels)) => {
-            for (x, &label) in rows(x, width).zip(labels) {
-                label_of_probabilities(simd, sums, x, label as usize);
-            }
-        }
-        (
-            Loss::CategoricalCrossentropy { from_logits: true, label_smoothing },
-            Targets::Values(y),
-        ) => {
-            let smoothing = Smoothing::new(label_smoothing, width);
-            for (x, y) in rows(x, width).zip(rows(y, width)) {
-                values_of_logits(simd, sums, x, y, &smoothing);
-            }
-        }
-        (
-            Loss::CategoricalCrossentropy { from_logits: false, label_smoothing },
-            Targets::Values(y),
-        ) => {
-            let smoothing = Smoothing::new(label_smoothing, width);
-            for (x, y) in rows(x, width).zip(rows(y, width)) {
-                values_of_probabilities(simd, sums, x, y, &smoothing);
-            }
-        }
-        (Loss::MeanSquaredError, Targets::Values(y)) => {
-            for (x, y) in rows(x, width).zip(rows(y, width)) {
-                squared_error(simd, sums, x, y);
-            }
-        }
-        (loss, _) => mismatch(loss),
-    }
+    });
 }
 
 /// [`loss_forward`], and in `d_x` the gradient of the rows' losses times `scale`.
@@ -122,71 +173,11 @@ pub fn loss_backward<T: Element, S: Simd<T>>(
 ) {
     assert_eq!(d_x.len(), x.len(), "length");
     check(x, targets, width);
-    let both = rows_mut(d_x, width).zip(rows(x, width));
-    match (loss, targets) {
-        (Loss::SparseCategoricalCrossentropy { from_logits: true }, Targets::Labels(labels)) => {
-            for ((d_x, x), &label) in both.zip(labels) {
-                label_of_logits_backward(simd, d_x, sums, x, label as usize, scale);
-            }
+    with_rows!(loss, targets, width, losses => {
+        for ((d_x, x), loss) in rows_mut(d_x, width).zip(rows(x, width)).zip(losses) {
+            loss.backward(simd, d_x, sums, x, scale);
         }
-        (Loss::SparseCategoricalCrossentropy { from_logits: false }, Targets::Labels(labels)) => {
-            for ((d_x, x), &label) in both.zip(labels) {
-                label_of_probabilities_backward(simd, d_x, sums, x, label as usize, scale);
-            }
-        }
-        (
-            Loss::CategoricalCrossentropy { from_logits: true, label_smoothing },
-            Targets::Values(y),
-        ) => {
-            let smoothing = Smoothing::new(label_smoothing, width);
-            for ((d_x, x), y) in both.zip(rows(y, width)) {
-                values_of_logits_backward(simd, d_x, sums, x, y, &smoothing, scale);
-            }
-        }
-        (
-            Loss::CategoricalCrossentropy { from_logits: false, label_smoothing },
-            Targets::Values(y),
-        ) => {
-            let smoothing = Smoothing::new(label_smoothing, width);
-            for ((d_x, x), y) in both.zip(rows(y, width)) {
-                values_of_probabilities_backward(simd, d_x, sums, x, y, &smoothing, scale);
-            }
-        }
-        (Loss::MeanSquaredError, Targets::Values(y)) => {
-            let factor = simd.splat(T::from_f64(2.0 / width as f64) * scale);
-            for ((d_x, x), y) in both.zip(rows(y, width)) {
-                squared_error(simd, sums, x, y);
-                for_each_vector(
-                    simd,
-                    width,
-                    #[inline(always)]
-                    |at| {
-                        let (x, y) = (simd.load_up_to(&x[at.clone()]), &y[at.clone()]);
-                        let d = simd.sub(x, simd.load_up_to(y));
-                        simd.store_up_to(simd.mul(d, factor), &mut d_x[at]);
-                    },
-                );
-            }
-        }
-        (loss, _) => mismatch(loss),
-    }
-}
-
-/// Adds a row of the mean squared error.
-#[inline(always)]
-fn squared_error<T: Element, S: Simd<T>>(simd: S, sums: &mut LossSums, x: &[T], y: &[T]) {
-    let mut squares = simd.zero();
-    for_each_vector(
-        simd,
-        x.len(),
-        #[inline(always)]
-        |at| {
-            let d = simd.sub(simd.load_up_to(&x[at.clone()]), simd.load_up_to(&y[at]));
-            squares = simd.mul_add(d, d, squares);
-        },
-    );
-    let correct = x.len() > 1 && argmax(simd, x) == argmax(simd, y);
-    sums.add(simd.sum(squares) / T::from_f64(x.len() as f64), correct);
+    });
 }
 
 #[cold]
