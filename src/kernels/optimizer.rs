@@ -51,11 +51,9 @@ pub fn sgd_momentum<T: Element, S: Simd<T>>(
     );
 }
 
-/// The settings of [`adam`].
+/// The settings of [`adam`], apart from its learning rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
-    /// The learning rate.
-    pub rate: f64,
     /// How much of the mean gradient `m` a step keeps.
     pub beta_1: f64,
     /// How much of the mean squared gradient `v` a step keeps.
@@ -77,13 +75,14 @@ pub fn adam<T: Element, S: Simd<T>>(
     m: &mut [T],
     v: &mut [T],
     grad: &[T],
-    adam: &Adam,
+    rate: f64,
+    rule: &Adam,
     t: u64,
 ) {
     assert_eq!(params.len(), grad.len(), "gradient length");
     assert_eq!(params.len(), m.len(), "m length");
     assert_eq!(params.len(), v.len(), "v length");
-    let Adam { rate, beta_1, beta_2, epsilon, weight_decay } = *adam;
+    let Adam { beta_1, beta_2, epsilon, weight_decay } = *rule;
     let steps = t as f64;
     let alpha = rate * (1.0 - beta_2.powf(steps)).sqrt() / (1.0 - beta_1.powf(steps));
     let [alpha, new_1, new_2, epsilon, decay] =
@@ -279,12 +278,12 @@ mod tests {
         for (len, weight_decay) in LENGTHS.into_iter().flat_map(|len| [(len, 0.0), (len, 0.1)]) {
             let mut twin = Twin::<T>::new(len);
             let (rate, beta_1, beta_2, epsilon) = (0.01, 0.9f64, 0.999f64, 1e-7);
-            let settings = Adam { rate, beta_1, beta_2, epsilon, weight_decay };
+            let rule = Adam { beta_1, beta_2, epsilon, weight_decay };
             for t in 1..5 {
                 let grad: Vec<T> = random(len, 10 + t);
                 let [m, v] = &mut twin.slots;
                 dispatch!(T, level, simd => {
-                    adam(simd, &mut twin.params, m, v, &grad, &settings, t)
+                    adam(simd, &mut twin.params, m, v, &grad, rate, &rule, t)
                 });
                 let t = t as i32;
                 let alpha = rate * (1.0 - beta_2.powi(t)).sqrt() / (1.0 - beta_1.powi(t));
@@ -337,10 +336,9 @@ mod tests {
     #[test]
     fn the_first_step_of_adam_is_the_rate() {
         let (mut params, mut m, mut v) = ([1.0, 1.0], [0.0; 2], [0.0; 2]);
-        let settings =
-            Adam { rate: 0.1, beta_1: 0.9, beta_2: 0.999, epsilon: 0.0, weight_decay: 0.0 };
+        let rule = Adam { beta_1: 0.9, beta_2: 0.999, epsilon: 0.0, weight_decay: 0.0 };
         dispatch!(f64, Level::available()[0], simd => {
-            adam(simd, &mut params, &mut m, &mut v, &[1e-6, -5.0], &settings, 1)
+            adam(simd, &mut params, &mut m, &mut v, &[1e-6, -5.0], 0.1, &rule, 1)
         });
         assert_close(&params, &[0.9, 1.1], 4);
     }
@@ -349,10 +347,9 @@ mod tests {
     fn nan_stays() {
         for_each_level(|level| {
             let (mut w, mut m, mut v) = ([1f32; 3], [0f32; 3], [0f32; 3]);
-            let settings =
-                Adam { rate: 0.1, beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7, weight_decay: 0.0 };
+            let rule = Adam { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7, weight_decay: 0.0 };
             dispatch!(f32, level, simd => {
-                adam(simd, &mut w, &mut m, &mut v, &[0.0, f32::NAN, 1.0], &settings, 1)
+                adam(simd, &mut w, &mut m, &mut v, &[0.0, f32::NAN, 1.0], 0.1, &rule, 1)
             });
             assert_eq!(w.map(f32::is_nan), [false, true, false]);
         });

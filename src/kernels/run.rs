@@ -89,7 +89,9 @@ kernels! {
         d_x: &mut [T], sums: &mut LossSums, x: &[T], targets: Targets<T>, loss: Loss,
         width: usize, scale: T,
     );
-    optimizer::adam(params: &mut [T], m: &mut [T], v: &mut [T], grad: &[T], rule: &Adam, t: u64);
+    optimizer::adam(
+        params: &mut [T], m: &mut [T], v: &mut [T], grad: &[T], rate: f64, rule: &Adam, t: u64,
+    );
     optimizer::add_gradient(sum: &mut [T], grad: &[T]);
     optimizer::follow(average: &mut [T], params: &[T], momentum: f64);
     optimizer::sgd(params: &mut [T], grad: &[T], rate: f64);

@@ -50,14 +50,20 @@ struct Averages<T> {
     shown: bool,
 }
 
+/// A rule and the arrays of the parameters' length that it needs.
+#[derive(Debug)]
+enum State<T> {
+    Sgd,
+    Momentum { momentum: f64, nesterov: bool, velocity: Shared<T> },
+    Adam { rule: Adam, m: Shared<T>, v: Shared<T> },
+}
+
 /// A rule and what it remembers.
 #[derive(Debug)]
 pub struct Optimizer<T> {
-    rule: Rule,
     /// Steps taken.
     pub steps: u64,
-    /// Arrays of the parameters' length.
-    slots: Vec<Shared<T>>,
+    state: State<T>,
     averages: Option<Averages<T>>,
 }
 
@@ -71,30 +77,38 @@ impl<T: Element> Optimizer<T> {
         averaging: Option<Averaging>,
         params_len: usize,
     ) -> Result<Self, BuildError> {
-        let count = match rule {
-            Rule::Sgd { momentum: 0.0, .. } => 0,
-            Rule::Sgd { .. } => 1,
-            Rule::Adam { .. } => 2,
-        };
-        let slots = (0..count).map(|_| Shared::zeros(params_len)).collect::<Result<_, _>>()?;
-        let averages = match averaging {
-            Some(averaging) => {
-                Some(Averages { averaging, values: Shared::zeros(params_len)?, shown: false })
+        let slot = || Shared::zeros(params_len);
+        let state = match rule {
+            Rule::Sgd { momentum: 0.0, .. } => State::Sgd,
+            Rule::Sgd { momentum, nesterov } => {
+                State::Momentum { momentum, nesterov, velocity: slot()? }
             }
+            Rule::Adam { beta_1, beta_2, epsilon, weight_decay } => {
+                let rule = Adam { beta_1, beta_2, epsilon, weight_decay };
+                State::Adam { rule, m: slot()?, v: slot()? }
+            }
+        };
+        let averages = match averaging {
+            Some(averaging) => Some(Averages { averaging, values: slot()?, shown: false }),
             None => None,
         };
-        Ok(Self { rule, steps: 0, slots, averages })
+        Ok(Self { steps: 0, state, averages })
     }
 
     /// Whether an update is `parameter -= rate * gradient` and nothing else.
     pub fn is_plain(&self) -> bool {
-        self.slots.is_empty() && self.averages.is_none()
+        matches!(self.state, State::Sgd) && self.averages.is_none()
     }
 
     /// What it remembers, one array of the parameters' length after the other, averages last.
     pub fn slots(&mut self) -> impl Iterator<Item = &mut [T]> {
+        let [first, second] = match &mut self.state {
+            State::Sgd => [None, None],
+            State::Momentum { velocity, .. } => [Some(velocity), None],
+            State::Adam { m, v, .. } => [Some(m), Some(v)],
+        };
         let averages = self.averages.as_mut().map(|averages| &mut averages.values);
-        self.slots.iter_mut().chain(averages).map(Shared::get_mut)
+        [first, second, averages].into_iter().flatten().map(Shared::get_mut)
     }
 
     /// Whether averages stand in the parameters' place, and the parameters in theirs; None without
@@ -138,24 +152,20 @@ impl<T: Element> Optimizer<T> {
         rate: f64,
         step: u64,
     ) {
-        // SAFETY: the caller's promise.
-        let (params, slots, average) = unsafe {
-            let slot = |i: usize| self.slots.get(i).map(|slot| slot.write(part.clone()));
-            let average =
-                self.averages.as_ref().map(|it| (it.averaging, it.values.write(part.clone())));
-            (params.write(part.clone()), [slot(0), slot(1)], average)
-        };
-        match (self.rule, slots) {
-            (Rule::Sgd { momentum, nesterov }, [Some(velocity), _]) => {
-                run::sgd_momentum(params, velocity, grad, rate, momentum, nesterov);
+        // SAFETY: the caller's promise, of arrays that all differ.
+        let own = |array| unsafe { Shared::write(array, part.clone()) };
+        let params = own(params);
+        match &self.state {
+            State::Sgd => run::sgd(params, grad, rate),
+            State::Momentum { momentum, nesterov, velocity } => {
+                run::sgd_momentum(params, own(velocity), grad, rate, *momentum, *nesterov);
             }
-            (Rule::Adam { beta_1, beta_2, epsilon, weight_decay }, [Some(m), Some(v)]) => {
-                let rule = Adam { rate, beta_1, beta_2, epsilon, weight_decay };
-                run::adam(params, m, v, grad, &rule, step);
+            State::Adam { rule, m, v } => {
+                run::adam(params, own(m), own(v), grad, rate, rule, step);
             }
-            _ => run::sgd(params, grad, rate),
         }
-        if let Some((averaging, average)) = average {
+        if let Some(Averages { averaging, values, .. }) = &self.averages {
+            let average = own(values);
             let momentum = if step == 1 { 0.0 } else { averaging.momentum };
             run::follow(average, params, momentum);
             if averaging.overwrite_frequency.is_some_and(|every| step % every == 0) {
