@@ -21,9 +21,21 @@ const K: usize = 3;
 const TAPS: usize = K * K;
 
 /// What a call holds once its arguments are converted: with the interpreter's lock, or without one.
+///
+/// Whoever holds it keeps that lock and runs no Python code, for results or errors either. In such
+/// code a finaliser could call a layer and wait for itself, and a fork could leave a child to wait
+/// for a thread that it does not have.
 fn alone(py: Python<'_>) -> MutexGuard<'static, ()> {
     static CALLS: Mutex<()> = Mutex::new(());
     CALLS.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Refuses what is no `float64` array before a call is alone: to say what it is runs Python code.
+fn expect_float64(name: &str, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    if value.cast::<Array>().is_err() {
+        read(name, value, Order::C)?;
+    }
+    Ok(())
 }
 
 /// A learning rate.
@@ -52,6 +64,7 @@ pub fn conv3x3_forward<'py>(
     filters: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, Array>> {
     let image = Input::new("input", image)?;
+    expect_float64("filters", filters)?;
     let _alone = alone(py);
     let filters = read("filters", filters, Order::C)?;
     let shape = conv_shape(image.shape()?, filters.shape())?;
@@ -76,6 +89,7 @@ pub fn conv3x3_backprop(
     #[pyo3(from_py_with = rate)] learn_rate: f64,
 ) -> PyResult<()> {
     let (d_out, image) = (Input::new("d_L_d_out", d_out)?, Input::new("input", image)?);
+    expect_float64("filters", filters)?;
     let _alone = alone(d_out.py());
     let mut filters = write("filters", filters, Order::C)?;
     let shape = conv_shape(image.shape()?, filters.shape())?;
@@ -163,27 +177,33 @@ pub fn softmax_forward<'py>(
     biases: &Bound<'py, PyAny>,
 ) -> PyResult<SoftmaxForward<'py>> {
     let input = Input::new("input", input)?;
-    let _alone = alone(py);
-    let weights = read("weights", weights, Order::Fortran)?;
-    let biases = read("biases", biases, Order::C)?;
-    let x = input.elements()?;
-    let shape = dense_shape(x.len(), weights.shape(), biases.shape())?;
-    let (weights, biases) = (weights.as_slice()?, biases.as_slice()?);
+    expect_float64("weights", weights)?;
+    expect_float64("biases", biases)?;
+    let (out, flat, input_shape, totals) = {
+        let _alone = alone(py);
+        let weights = read("weights", weights, Order::Fortran)?;
+        let biases = read("biases", biases, Order::C)?;
+        let x = input.elements()?;
+        let shape = dense_shape(x.len(), weights.shape(), biases.shape())?;
+        let (weights, biases) = (weights.as_slice()?, biases.as_slice()?);
 
-    let input_shape = input.shape()?.to_vec();
-    let nodes = [shape.outputs()];
-    let fill = |totals: &mut [f64]| {
-        run::dense_forward(totals, x, weights, Some(biases), &shape, 1);
+        let input_shape = input.shape()?.to_vec();
+        let nodes = [shape.outputs()];
+        let fill = |totals: &mut [f64]| {
+            run::dense_forward(totals, x, weights, Some(biases), &shape, 1);
+        };
+        // SAFETY: the kernel checks the lengths and writes its whole output.
+        let totals = unsafe { filled(py, &nodes, fill) }?;
+        let t = read("totals", &totals, Order::C)?;
+        let t = t.as_slice()?;
+        // SAFETY: as above.
+        let out = unsafe { filled(py, &nodes, |out| softmax(out, t)) }?;
+        // SAFETY: copying writes it all.
+        let flat = unsafe { filled(py, &[x.len()], |flat| flat.copy_from_slice(x)) }?;
+        (out, flat, input_shape, totals.clone())
     };
-    // SAFETY: the kernel checks the lengths and writes its whole output.
-    let totals = unsafe { filled(py, &nodes, fill) }?;
-    let t = read("totals", &totals, Order::C)?;
-    let t = t.as_slice()?;
-    // SAFETY: as above.
-    let out = unsafe { filled(py, &nodes, |out| softmax(out, t)) }?;
-    // SAFETY: copying writes it all.
-    let flat = unsafe { filled(py, &[x.len()], |flat| flat.copy_from_slice(x)) }?;
-    Ok((out, flat, PyTuple::new(py, input_shape)?, totals.clone()))
+    // A tuple is the garbage collector's: to make one may run any finaliser.
+    Ok((out, flat, PyTuple::new(py, input_shape)?, totals))
 }
 
 /// d_L_d_out (nodes,), input (input_len,), totals (nodes,) -> the input's gradient (input_len,);
@@ -200,6 +220,8 @@ pub fn softmax_backprop<'py>(
 ) -> PyResult<Bound<'py, Array>> {
     let (d_out, input) = (Input::new("d_L_d_out", d_out)?, Input::new("input", input)?);
     let totals = Input::new("totals", totals)?;
+    expect_float64("weights", weights)?;
+    expect_float64("biases", biases)?;
     let _alone = alone(py);
     let mut weights = write("weights", weights, Order::Fortran)?;
     let mut biases = write("biases", biases, Order::C)?;
