@@ -2,14 +2,14 @@
 //! call that it interrupts, or a forked process for a thread that it has not inherited.
 
 use std::cell::Cell;
-use std::process;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 /// How long a thread waits before it looks whether a signal has come.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -104,11 +104,35 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// How many forks led to this process: its number costs a call of the system to ask for, which
+/// takes half a microsecond on some machines.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Counts forks from now on, where there are any.
+///
+/// # Errors
+/// If Python does not let it.
+pub fn count_forks(py: Python<'_>) -> PyResult<()> {
+    let os = py.import("os")?;
+    let register = match os.getattr("register_at_fork") {
+        Err(error) if error.is_instance_of::<PyAttributeError>(py) => return Ok(()), // Windows
+        register => register?,
+    };
+    let hooks = PyDict::new(py);
+    hooks.set_item("after_in_child", wrap_pyfunction!(count_fork, py)?)?;
+    register.call((), Some(&hooks)).map(drop)
+}
+
+#[pyfunction]
+fn count_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
 /// The process in the high half, the thread's number in the low one; never 0.
 fn this_thread() -> u64 {
     static THREADS: AtomicU32 = AtomicU32::new(1);
     thread_local! {
         static NUMBER: Cell<u32> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed));
     }
-    u64::from(process::id()) << 32 | u64::from(NUMBER.get())
+    u64::from(FORKS.load(Ordering::Relaxed)) << 32 | u64::from(NUMBER.get())
 }
