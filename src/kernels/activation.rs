@@ -3,7 +3,7 @@
 
 use super::simd::math::{exp, expm1_not_positive, ln_1p_unit};
 use super::simd::{Element, Simd, for_each_vector};
-use super::softmax::{softmax_backward_in_place, softmax_in_place};
+use super::softmax::{jacobian_product, softmax};
 
 /// Keras's slope of `leaky_relu`.
 const LEAKY_SLOPE: f64 = 0.2;
@@ -52,9 +52,22 @@ impl Activation {
     }
 }
 
-/// `x = f(x)`; see [`Activation`].
+/// `out = f(x)`; see [`Activation`].
 ///
-/// `x` (n, .., width).
+/// `out` and `x` (n, .., width).
+#[inline(always)]
+pub fn activation_forward<T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    x: &[T],
+    activation: Activation,
+    width: usize,
+) {
+    assert_eq!(out.len(), x.len(), "length");
+    apply(simd, out, Some(x), activation, width);
+}
+
+/// [`activation_forward`] from `x` to `x`.
 #[inline(always)]
 pub fn activation_in_place<T: Element, S: Simd<T>>(
     simd: S,
@@ -62,11 +75,70 @@ pub fn activation_in_place<T: Element, S: Simd<T>>(
     activation: Activation,
     width: usize,
 ) {
+    apply(simd, x, None, activation, width);
+}
+
+/// `d_x = d_out * f'(x)`, from `out = f(x)`. At a corner of `f` the gradient is that of the lower
+/// side.
+///
+/// `d_x`, `d_out` and `out` (n, .., width).
+#[inline(always)]
+pub fn activation_backward<T: Element, S: Simd<T>>(
+    simd: S,
+    d_x: &mut [T],
+    d_out: &[T],
+    out: &[T],
+    activation: Activation,
+    width: usize,
+) {
+    assert_eq!([d_x.len(), d_out.len()], [out.len(); 2], "length");
+    apply_gradient(simd, d_x, Some(d_out), out, activation, width);
+}
+
+/// [`activation_backward`] from `d_out` to `d_x` in `d`.
+#[inline(always)]
+pub fn activation_backward_in_place<T: Element, S: Simd<T>>(
+    simd: S,
+    d: &mut [T],
+    out: &[T],
+    activation: Activation,
+    width: usize,
+) {
+    assert_eq!(d.len(), out.len(), "length");
+    apply_gradient(simd, d, None, out, activation, width);
+}
+
+/// ReLU of a vector; NaN stays.
+#[inline(always)]
+pub(super) fn relu<T: Element, S: Simd<T>>(simd: S, x: S::Vector) -> S::Vector {
+    simd.max(simd.zero(), x)
+}
+
+/// The gradient `d` of `out = relu(x)`, where it goes through: also where `out` is NaN.
+#[inline(always)]
+pub(super) fn relu_gradient<T: Element, S: Simd<T>>(
+    simd: S,
+    d: S::Vector,
+    out: S::Vector,
+) -> S::Vector {
+    simd.select(simd.greater_or_nan(out, simd.zero()), d, simd.zero())
+}
+
+/// [`activation_forward`] of `x` or, without it, of what is in `out`.
+#[inline(always)]
+fn apply<T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    x: Option<&[T]>,
+    activation: Activation,
+    width: usize,
+) {
     let [zero, one] = simd.constants([0.0, 1.0]);
     macro_rules! map {
         (|$x:ident| $f:expr) => {
-            map_in_place(
+            map(
                 simd,
+                out,
                 x,
                 #[inline(always)]
                 |$x| $f,
@@ -74,12 +146,12 @@ pub fn activation_in_place<T: Element, S: Simd<T>>(
         };
     }
     match activation {
-        Activation::Linear => {}
+        Activation::Linear => map!(|x| x),
         Activation::Relu { negative_slope, max_value } => {
             let max = simd.splat(max_value.map_or(T::infinity(), T::from_f64));
             let slope = simd.splat(T::from_f64(negative_slope));
             if negative_slope == 0.0 {
-                map!(|x| simd.min(max, simd.max(zero, x)));
+                map!(|x| simd.min(max, relu(simd, x)));
             } else {
                 map!(|x| {
                     let positive = simd.greater_or_nan(x, zero);
@@ -107,29 +179,27 @@ pub fn activation_in_place<T: Element, S: Simd<T>>(
             simd.add(simd.max(zero, x), ln_1p_unit(simd, e))
         }),
         Activation::Exponential => map!(|x| exp(simd, x)),
-        Activation::Softmax => softmax_in_place(simd, x, width),
+        Activation::Softmax => softmax(simd, out, x, width),
     }
 }
 
-/// `d = d * f'(x)`, from `out = f(x)`: `d` is the output's gradient before and the input's after.
-/// At a corner of `f` the gradient is that of the lower side.
-///
-/// `d` and `out` (n, .., width).
+/// [`activation_backward`] of `d_out` or, without it, of what is in `d_x`.
 #[inline(always)]
-pub fn activation_backward_in_place<T: Element, S: Simd<T>>(
+fn apply_gradient<T: Element, S: Simd<T>>(
     simd: S,
-    d: &mut [T],
+    d_x: &mut [T],
+    d_out: Option<&[T]>,
     out: &[T],
     activation: Activation,
     width: usize,
 ) {
-    assert_eq!(d.len(), out.len(), "length");
     let [zero, one] = simd.constants([0.0, 1.0]);
     macro_rules! zip {
         (|$d:ident, $out:ident| $f:expr) => {
-            zip_in_place(
+            zip(
                 simd,
-                d,
+                d_x,
+                d_out,
                 out,
                 #[inline(always)]
                 |$d, $out| $f,
@@ -137,19 +207,23 @@ pub fn activation_backward_in_place<T: Element, S: Simd<T>>(
         };
     }
     match activation {
-        Activation::Linear => {}
+        Activation::Linear => zip!(|d, _out| d),
+        Activation::Relu { negative_slope: 0.0, max_value: None } => {
+            zip!(|d, out| relu_gradient(simd, d, out))
+        }
         Activation::Relu { negative_slope, max_value } => {
+            // NaN equals no output.
+            let max = simd.splat(max_value.map_or(T::nan(), T::from_f64));
             let slope = simd.splat(T::from_f64(negative_slope));
             if negative_slope == 0.0 {
-                zip!(|d, out| simd.select(simd.greater_or_nan(out, zero), d, zero));
+                zip!(|d, out| {
+                    simd.select(simd.equal(out, max), zero, relu_gradient(simd, d, out))
+                });
             } else {
                 zip!(|d, out| {
-                    simd.select(simd.greater_or_nan(out, zero), d, simd.mul(d, slope))
+                    let d = simd.select(simd.greater_or_nan(out, zero), d, simd.mul(d, slope));
+                    simd.select(simd.equal(out, max), zero, d)
                 });
-            }
-            if let Some(max) = max_value {
-                let max = simd.splat(T::from_f64(max));
-                zip!(|d, out| simd.select(simd.equal(out, max), zero, d));
             }
         }
         Activation::Elu => {
@@ -164,39 +238,45 @@ pub fn activation_backward_in_place<T: Element, S: Simd<T>>(
             simd.sub(zero, simd.mul(d, minus_slope))
         }),
         Activation::Exponential => zip!(|d, out| simd.mul(d, out)),
-        Activation::Softmax => softmax_backward_in_place(simd, d, out, width),
+        Activation::Softmax => jacobian_product(simd, d_x, d_out, out, width),
     }
 }
 
-/// `x = f(x)`
+/// `out = f(x)`, or `out = f(out)`
 #[inline(always)]
-fn map_in_place<T: Element, S: Simd<T>>(simd: S, x: &mut [T], f: impl Fn(S::Vector) -> S::Vector) {
+fn map<T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    x: Option<&[T]>,
+    f: impl Fn(S::Vector) -> S::Vector,
+) {
     for_each_vector(
         simd,
-        x.len(),
+        out.len(),
         #[inline(always)]
         |at| {
-            let x = &mut x[at];
-            simd.store_up_to(f(simd.load_up_to(x)), x);
+            let x = simd.load_up_to(&x.unwrap_or(out)[at.clone()]);
+            simd.store_up_to(f(x), &mut out[at]);
         },
     );
 }
 
-/// `x = f(x, y)`
+/// `out = f(x, y)`, or `out = f(out, y)`
 #[inline(always)]
-fn zip_in_place<T: Element, S: Simd<T>>(
+fn zip<T: Element, S: Simd<T>>(
     simd: S,
-    x: &mut [T],
+    out: &mut [T],
+    x: Option<&[T]>,
     y: &[T],
     f: impl Fn(S::Vector, S::Vector) -> S::Vector,
 ) {
     for_each_vector(
         simd,
-        x.len(),
+        out.len(),
         #[inline(always)]
         |at| {
-            let (x, y) = (&mut x[at.clone()], &y[at]);
-            simd.store_up_to(f(simd.load_up_to(x), simd.load_up_to(y)), x);
+            let x = simd.load_up_to(&x.unwrap_or(out)[at.clone()]);
+            simd.store_up_to(f(x, simd.load_up_to(&y[at.clone()])), &mut out[at]);
         },
     );
 }
@@ -227,8 +307,12 @@ mod tests {
     ];
 
     fn forward<T: Element>(level: Level, x: &[T], activation: Activation, width: usize) -> Vec<T> {
-        let mut out = x.to_vec();
-        dispatch!(T, level, simd => activation_in_place(simd, &mut out, activation, width));
+        let (mut out, mut in_place) = (vec![T::nan(); x.len()], x.to_vec());
+        dispatch!(T, level, simd => {
+            activation_forward(simd, &mut out, x, activation, width);
+            activation_in_place(simd, &mut in_place, activation, width);
+        });
+        assert_eq!(bits(&out), bits(&in_place), "{activation:?}");
         out
     }
 
@@ -239,11 +323,19 @@ mod tests {
         activation: Activation,
         width: usize,
     ) -> Vec<T> {
-        let mut d = d_out.to_vec();
+        let (mut d_x, mut d) = (vec![T::nan(); out.len()], d_out.to_vec());
         dispatch!(T, level, simd => {
-            activation_backward_in_place(simd, &mut d, out, activation, width)
+            activation_backward(simd, &mut d_x, d_out, out, activation, width);
+            activation_backward_in_place(simd, &mut d, out, activation, width);
         });
-        d
+        assert_eq!(bits(&d_x), bits(&d), "{activation:?}");
+        d_x
+    }
+
+    /// Equal for equal numbers, zeros of the same sign, and any two NaNs.
+    fn bits<T: Element>(x: &[T]) -> Vec<u64> {
+        let bits = |x: &T| if x.is_nan() { u64::MAX } else { Element::to_f64(*x).to_bits() };
+        x.iter().map(bits).collect()
     }
 
     /// As one would write it.

@@ -50,17 +50,17 @@ fn fill_block<T: Element>(block: &mut [T], kept: T, limit: u32, counter: u64) {
     }
 }
 
-/// `x[i] = x[i] * mask[i]`
+/// `out[i] = x[i] * mask[i]`
 #[inline(always)]
-pub fn multiply_in_place<T: Element, S: Simd<T>>(simd: S, x: &mut [T], mask: &[T]) {
-    assert_eq!(x.len(), mask.len(), "length");
+pub fn multiply<T: Element, S: Simd<T>>(simd: S, out: &mut [T], x: &[T], mask: &[T]) {
+    assert_eq!([x.len(), mask.len()], [out.len(); 2], "length");
     for_each_vector(
         simd,
-        x.len(),
+        out.len(),
         #[inline(always)]
         |at| {
-            let (x, mask) = (&mut x[at.clone()], &mask[at]);
-            simd.store_up_to(simd.mul(simd.load_up_to(x), simd.load_up_to(mask)), x);
+            let (x, mask) = (simd.load_up_to(&x[at.clone()]), simd.load_up_to(&mask[at.clone()]));
+            simd.store_up_to(simd.mul(x, mask), &mut out[at]);
         },
     );
 }
@@ -152,8 +152,8 @@ mod tests {
     fn multiplies<T: Element>(level: Level) {
         for len in 0..35 {
             let (x, mask): (Vec<T>, Vec<T>) = (random(len, 1), random(len, 2));
-            let mut out = x.clone();
-            dispatch!(T, level, simd => multiply_in_place(simd, &mut out, &mask));
+            let mut out = vec![T::nan(); len];
+            dispatch!(T, level, simd => multiply(simd, &mut out, &x, &mask));
             let expected: Vec<T> = x.iter().zip(&mask).map(|(&x, &m)| x * m).collect();
             assert_eq!(out, expected);
         }

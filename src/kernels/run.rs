@@ -22,7 +22,13 @@ macro_rules! kernels {
 }
 
 kernels! {
+    activation::activation_forward(
+        out: &mut [T], x: &[T], activation: Activation, width: usize,
+    );
     activation::activation_in_place(x: &mut [T], activation: Activation, width: usize);
+    activation::activation_backward(
+        d_x: &mut [T], d_out: &[T], out: &[T], activation: Activation, width: usize,
+    );
     activation::activation_backward_in_place(
         d: &mut [T], out: &[T], activation: Activation, width: usize,
     );
@@ -80,7 +86,7 @@ kernels! {
         d_x: Option<&mut [T]>, weights: &mut [T], d_out: &[T], x: &[T], rate: T,
         shape: &DenseShape, n: usize,
     );
-    dropout::multiply_in_place(x: &mut [T], mask: &[T]);
+    dropout::multiply(out: &mut [T], x: &[T], mask: &[T]);
     elastic::displacements(
         out: &mut [T], scratch: &mut [T], key: u64, elastic: Elastic, h: usize, w: usize,
     );

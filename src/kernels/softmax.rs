@@ -11,24 +11,23 @@ use std::ops::Range;
 #[inline(always)]
 pub fn softmax_forward<T: Element, S: Simd<T>>(simd: S, p: &mut [T], x: &[T], width: usize) {
     assert_eq!(p.len(), x.len(), "length");
-    p.copy_from_slice(x);
-    softmax_in_place(simd, p, width);
+    softmax(simd, p, Some(x), width);
 }
 
-/// [`softmax_forward`] from `x` to `x`.
+/// [`softmax_forward`] of `x` or, without it, of what is in `p`.
 #[inline(always)]
-pub fn softmax_in_place<T: Element, S: Simd<T>>(simd: S, x: &mut [T], width: usize) {
-    for row in rows_mut(x, width) {
-        let max = simd.splat(largest(simd, row));
+pub(super) fn softmax<T: Element, S: Simd<T>>(simd: S, p: &mut [T], x: Option<&[T]>, width: usize) {
+    for (n, p) in rows_mut(p, width).enumerate() {
+        let x = x.map(|x| &x[n * width..][..width]);
+        let max = simd.splat(largest(simd, x.unwrap_or(p)));
         let mut sums = simd.zero();
         for_each_vector(
             simd,
             width,
             #[inline(always)]
             |at| {
-                let row = &mut row[at];
-                let e = exponential(simd, row, max);
-                simd.store_up_to(e, row);
+                let e = exponential(simd, &x.unwrap_or(p)[at.clone()], max);
+                simd.store_up_to(e, &mut p[at]);
                 sums = simd.add(sums, e);
             },
         );
@@ -38,8 +37,8 @@ pub fn softmax_in_place<T: Element, S: Simd<T>>(simd: S, x: &mut [T], width: usi
             width,
             #[inline(always)]
             |at| {
-                let row = &mut row[at];
-                simd.store_up_to(simd.mul(simd.load_up_to(row), share), row);
+                let p = &mut p[at];
+                simd.store_up_to(simd.mul(simd.load_up_to(p), share), p);
             },
         );
     }
@@ -56,29 +55,29 @@ pub fn softmax_backward<T: Element, S: Simd<T>>(
     p: &[T],
     width: usize,
 ) {
-    assert_eq!(d_x.len(), d_p.len(), "length");
-    d_x.copy_from_slice(d_p);
-    softmax_backward_in_place(simd, d_x, p, width);
+    assert_eq!([d_x.len(), d_p.len()], [p.len(); 2], "length");
+    jacobian_product(simd, d_x, Some(d_p), p, width);
 }
 
-/// [`softmax_backward`] from `d_p` to `d_x` in `d`.
+/// [`softmax_backward`] of `d_p` or, without it, of what is in `d_x`.
 #[inline(always)]
-pub fn softmax_backward_in_place<T: Element, S: Simd<T>>(
+pub(super) fn jacobian_product<T: Element, S: Simd<T>>(
     simd: S,
-    d: &mut [T],
+    d_x: &mut [T],
+    d_p: Option<&[T]>,
     p: &[T],
     width: usize,
 ) {
-    assert_eq!(d.len(), p.len(), "length");
-    for (d, p) in rows_mut(d, width).zip(rows(p, width)) {
+    for (n, (d_x, p)) in rows_mut(d_x, width).zip(rows(p, width)).enumerate() {
+        let d_p = d_p.map(|d_p| &d_p[n * width..][..width]);
         let mut sums = simd.zero();
         for_each_vector(
             simd,
             width,
             #[inline(always)]
             |at| {
-                let (d, p) = (simd.load_up_to(&d[at.clone()]), simd.load_up_to(&p[at]));
-                sums = simd.mul_add(d, p, sums);
+                let d_p = simd.load_up_to(&d_p.unwrap_or(d_x)[at.clone()]);
+                sums = simd.mul_add(d_p, simd.load_up_to(&p[at]), sums);
             },
         );
         let mean = simd.splat(simd.sum(sums));
@@ -87,8 +86,9 @@ pub fn softmax_backward_in_place<T: Element, S: Simd<T>>(
             width,
             #[inline(always)]
             |at| {
-                let (d, p) = (&mut d[at.clone()], simd.load_up_to(&p[at]));
-                simd.store_up_to(simd.mul(p, simd.sub(simd.load_up_to(d), mean)), d);
+                let d_p = simd.load_up_to(&d_p.unwrap_or(d_x)[at.clone()]);
+                let d = simd.mul(simd.load_up_to(&p[at.clone()]), simd.sub(d_p, mean));
+                simd.store_up_to(d, &mut d_x[at]);
             },
         );
     }

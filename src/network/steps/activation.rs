@@ -16,15 +16,11 @@ pub struct ActivationStep {
 
 impl<T: Element> Step<T> for ActivationStep {
     fn forward(&self, pass: Forward<'_, T>) {
-        let (activation, width) = (self.activation, self.width);
-        pass.out.copy_from_slice(pass.x);
-        run::activation_in_place(pass.out, activation, width);
+        run::activation_forward(pass.out, pass.x, self.activation, self.width);
     }
 
     fn backward(&self, pass: Backward<'_, T>, _: &[T]) {
         let Some(d_x) = pass.d_x else { return };
-        let (activation, width) = (self.activation, self.width);
-        d_x.copy_from_slice(pass.d_out);
-        run::activation_backward_in_place(d_x, pass.out, activation, width);
+        run::activation_backward(d_x, pass.d_out, pass.out, self.activation, self.width);
     }
 }

@@ -21,14 +21,12 @@ impl<T: Element> Step<T> for DropoutStep {
         for (image, mask) in mask.chunks_exact_mut(self.len).enumerate() {
             run::dropout_mask(mask, self.rate, random.key(self.salt, None, image));
         }
-        out.copy_from_slice(x);
-        run::multiply_in_place(out, mask);
+        run::multiply(out, x, mask);
     }
 
     fn backward(&self, pass: Backward<'_, T>, _: &[T]) {
         let Backward { d_x: Some(d_x), d_out, saved: mask, .. } = pass else { return };
-        d_x.copy_from_slice(d_out);
-        run::multiply_in_place(d_x, mask);
+        run::multiply(d_x, d_out, mask);
     }
 
     fn saved_len(&self, n: usize) -> usize {
