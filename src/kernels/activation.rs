@@ -108,13 +108,7 @@ pub fn activation_backward_in_place<T: Element, S: Simd<T>>(
     apply_gradient(simd, d, None, out, activation, width);
 }
 
-/// ReLU of a vector; NaN stays.
-#[inline(always)]
-pub(super) fn relu<T: Element, S: Simd<T>>(simd: S, x: S::Vector) -> S::Vector {
-    simd.max(simd.zero(), x)
-}
-
-/// The gradient `d` of `out = relu(x)`, where it goes through: also where `out` is NaN.
+/// ReLU's gradient: `d` where `out`, ReLU's output, is above 0 or NaN.
 #[inline(always)]
 pub(super) fn relu_gradient<T: Element, S: Simd<T>>(
     simd: S,
@@ -151,7 +145,7 @@ fn apply<T: Element, S: Simd<T>>(
             let max = simd.splat(max_value.map_or(T::infinity(), T::from_f64));
             let slope = simd.splat(T::from_f64(negative_slope));
             if negative_slope == 0.0 {
-                map!(|x| simd.min(max, relu(simd, x)));
+                map!(|x| simd.min(max, simd.max(zero, x)));
             } else {
                 map!(|x| {
                     let positive = simd.greater_or_nan(x, zero);
@@ -286,7 +280,7 @@ mod tests {
     use super::*;
     use crate::dispatch;
     use crate::kernels::simd::Level;
-    use crate::kernels::testing::{for_each_level, random};
+    use crate::kernels::testing::{bits, for_each_level, random};
 
     const RELU: Activation = Activation::Relu { negative_slope: 0.0, max_value: None };
     const RELU_6: Activation = Activation::Relu { negative_slope: 0.0, max_value: Some(6.0) };
@@ -330,12 +324,6 @@ mod tests {
         });
         assert_eq!(bits(&d_x), bits(&d), "{activation:?}");
         d_x
-    }
-
-    /// Equal for equal numbers, zeros of the same sign, and any two NaNs.
-    fn bits<T: Element>(x: &[T]) -> Vec<u64> {
-        let bits = |x: &T| if x.is_nan() { u64::MAX } else { Element::to_f64(*x).to_bits() };
-        x.iter().map(bits).collect()
     }
 
     /// As one would write it.

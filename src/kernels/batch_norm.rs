@@ -5,6 +5,7 @@
 //! A batch is worked on in chunks: each has its own sums, and these are merged in the order of the
 //! chunks, so that nothing depends on the number of threads.
 
+use super::activation::relu_gradient;
 use super::simd::{Element, Simd, for_each_vector};
 use std::ops::Range;
 
@@ -154,7 +155,8 @@ pub fn scales<T: Element>(scale: &mut [T], gamma: Option<&[T]>, inv: &[T]) {
 }
 
 /// `out[row, c] = (x[row, c] - mean[c]) * scale[c] + beta[c]`, in this order: where the mean is
-/// much larger than the deviation, `x * scale` would take all the digits. No `beta` is 0.
+/// much larger than the deviation, `x * scale` would take all the digits. No `beta` is 0. Then,
+/// if `relu` says so, ReLU of it.
 ///
 /// `out` and `x` (rows, c), the others (c,).
 #[inline(always)]
@@ -165,8 +167,10 @@ pub fn normalize<T: Element, S: Simd<T>>(
     mean: &[T],
     scale: &[T],
     beta: Option<&[T]>,
+    relu: bool,
 ) {
     let c = check(scale.len(), x);
+    let least = simd.splat(if relu { T::zero() } else { T::neg_infinity() });
     assert_eq!(out.len(), x.len(), "length");
     assert_eq!([mean.len(), beta.map_or(c, <[T]>::len)], [c; 2], "channels");
     for_each_block(
@@ -183,7 +187,7 @@ pub fn normalize<T: Element, S: Simd<T>>(
             };
             for row in rows {
                 let centred = simd.sub(load(simd, x, c, row, &at), mean);
-                let y = simd.mul_add(centred, scale, beta);
+                let y = simd.max(least, simd.mul_add(centred, scale, beta));
                 simd.store_up_to(y, &mut out[row * c..][at.clone()]);
             }
         },
@@ -194,19 +198,23 @@ pub fn normalize<T: Element, S: Simd<T>>(
 /// `sum_d_xhat[c] = sum over rows of d_out[row, c] * xhat[row, c]`, of one chunk. Over a whole
 /// batch they are the gradients of beta and gamma.
 ///
-/// `d_out` and `x` (rows, c), the others (c,).
+/// With `relu_out`, the output of the ReLU that [`normalize`] was asked for, `d_out` is the gradient
+/// of this output before, and that of the ReLU's input after.
+///
+/// `d_out`, `x` and `relu_out` (rows, c), the others (c,).
 #[inline(always)]
 pub fn batch_norm_backward_sums<T: Element, S: Simd<T>>(
     simd: S,
     sum_d: &mut [T],
     sum_d_xhat: &mut [T],
-    d_out: &[T],
+    d_out: &mut [T],
     x: &[T],
     mean: &[T],
     inv: &[T],
+    relu_out: Option<&[T]>,
 ) {
     let c = check(mean.len(), x);
-    assert_eq!(d_out.len(), x.len(), "length");
+    assert_eq!([d_out.len(), relu_out.map_or(x.len(), <[T]>::len)], [x.len(); 2], "length");
     assert_eq!([sum_d.len(), sum_d_xhat.len(), inv.len()], [c; 3], "channels");
     sum_d.fill(T::zero());
     sum_d_xhat.fill(T::zero());
@@ -223,7 +231,11 @@ pub fn batch_norm_backward_sums<T: Element, S: Simd<T>>(
                 rows,
                 #[inline(always)]
                 |row, [sum_d, sum_dx]| {
-                    let d = load(simd, d_out, c, row, &at);
+                    let mut d = load(simd, d_out, c, row, &at);
+                    if let Some(out) = relu_out {
+                        d = relu_gradient(simd, d, load(simd, out, c, row, &at));
+                        simd.store_up_to(d, &mut d_out[row * c..][at.clone()]);
+                    }
                     let x = simd.sub(load(simd, x, c, row, &at), mean);
                     [simd.add(sum_d, d), simd.mul_add(d, x, sum_dx)]
                 },
@@ -317,7 +329,7 @@ fn for_each_block<T: Element, S: Simd<T>>(
 fn sum_rows<T: Element, S: Simd<T>, const N: usize>(
     simd: S,
     rows: Range<usize>,
-    f: impl Fn(usize, [S::Vector; N]) -> [S::Vector; N],
+    mut f: impl FnMut(usize, [S::Vector; N]) -> [S::Vector; N],
 ) -> [S::Vector; N] {
     let mut sums = [[simd.zero(); N]; ROWS];
     let mut row = rows.start;
@@ -355,10 +367,14 @@ fn load<T: Element, S: Simd<T>>(
 mod tests {
     use super::*;
     use crate::dispatch;
+    use crate::kernels::activation::{
+        Activation, activation_backward_in_place, activation_in_place,
+    };
     use crate::kernels::simd::Level;
-    use crate::kernels::testing::{for_each_level, random};
+    use crate::kernels::testing::{bits, for_each_level, random};
 
     const EPSILON: f64 = 1e-3;
+    const RELU: Activation = Activation::Relu { negative_slope: 0.0, max_value: None };
 
     /// Agreement up to the rounding of sums of numbers of a size of about 1.
     fn assert_near<T: Element>(got: &[T], expected: &[f64], rows: usize) {
@@ -411,7 +427,7 @@ mod tests {
         c: usize,
         chunks: &[usize],
     ) -> Pass<T> {
-        let rows = x.len() / c;
+        let (rows, mut d_out) = (x.len() / c, d_out.to_vec());
         let mut start = 0;
         let ranges: Vec<Range<usize>> = chunks
             .iter()
@@ -442,10 +458,11 @@ mod tests {
             for range in &ranges {
                 let range = range.clone();
                 let out = &mut out[range.clone()];
-                normalize(simd, out, &x[range.clone()], &mean, &scale, beta);
+                normalize(simd, out, &x[range.clone()], &mean, &scale, beta, false);
                 let (mut sum_d, mut sum_d_xhat) = (nan(), nan());
+                let (x, d_out) = (&x[range.clone()], &mut d_out[range]);
                 batch_norm_backward_sums(
-                    simd, &mut sum_d, &mut sum_d_xhat, &d_out[range.clone()], &x[range], &mean, &inv,
+                    simd, &mut sum_d, &mut sum_d_xhat, d_out, x, &mean, &inv, None,
                 );
                 for k in 0..c {
                     d_beta[k] = d_beta[k] + sum_d[k];
@@ -579,6 +596,47 @@ mod tests {
             let got = pass(level, &x, &random(20 * 3, 2), None, None, 3, &[10, 10]);
             for (i, (out, d)) in got.out.iter().zip(&got.d_x).enumerate() {
                 assert_eq!((out.is_nan(), d.is_nan()), (i % 3 == 1, i % 3 == 1));
+            }
+        });
+    }
+
+    /// Numbers of which half normalise to below 0, among them some to zeros, infinities and NaN.
+    fn relu_case<T: Element>(level: Level, rows: usize, c: usize) {
+        let special = [T::zero(), T::infinity(), T::neg_infinity(), T::nan(), -T::zero()];
+        let mut x: Vec<T> = random(rows * c, 1);
+        x.iter_mut().step_by(3).zip(special.iter().cycle()).for_each(|(x, &it)| *x = it);
+        let d_out: Vec<T> = random(rows * c, 2);
+        let (zeros, inv): (Vec<T>, Vec<T>) = (vec![T::zero(); c], vec![T::one(); c]);
+        let scale: Vec<T> = random(c, 3);
+        for beta in [None, Some(&zeros[..]), Some(&scale[..])] {
+            let (mut out, mut fused) = (vec![T::nan(); x.len()], vec![T::nan(); x.len()]);
+            let (mut d, mut d_fused) = (d_out.clone(), d_out.clone());
+            let (mut sums, mut sums_fused) = (vec![T::nan(); 2 * c], vec![T::nan(); 2 * c]);
+            dispatch!(T, level, simd => {
+                normalize(simd, &mut out, &x, &zeros, &scale, beta, false);
+                activation_in_place(simd, &mut out, RELU, c);
+                normalize(simd, &mut fused, &x, &zeros, &scale, beta, true);
+                activation_backward_in_place(simd, &mut d, &out, RELU, c);
+                let (sum_d, sum_dx) = sums.split_at_mut(c);
+                batch_norm_backward_sums(simd, sum_d, sum_dx, &mut d, &x, &zeros, &inv, None);
+                let (sum_d, sum_dx) = sums_fused.split_at_mut(c);
+                batch_norm_backward_sums(
+                    simd, sum_d, sum_dx, &mut d_fused, &x, &zeros, &inv, Some(&fused),
+                );
+            });
+            let all = [(&fused, &out), (&d_fused, &d), (&sums_fused, &sums)];
+            for (got, expected) in all.map(|(got, expected)| (bits(got), bits(expected))) {
+                assert_eq!(got, expected, "{rows} rows of {c}");
+            }
+        }
+    }
+
+    #[test]
+    fn relu_behind_it_is_bit_by_bit_that_of_its_own() {
+        for_each_level(|level| {
+            for (rows, c) in [(1, 1), (7, 3), (5, 16), (ROWS + 3, 17), (BLOCK / 8 + 5, 9)] {
+                relu_case::<f32>(level, rows, c);
+                relu_case::<f64>(level, rows, c);
             }
         });
     }

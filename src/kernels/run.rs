@@ -38,10 +38,11 @@ kernels! {
         other_mean: &[T], other_m2: &[T], other_rows: usize,
     );
     batch_norm::normalize(
-        out: &mut [T], x: &[T], mean: &[T], scale: &[T], beta: Option<&[T]>,
+        out: &mut [T], x: &[T], mean: &[T], scale: &[T], beta: Option<&[T]>, relu: bool,
     );
     batch_norm::batch_norm_backward_sums(
-        sum_d: &mut [T], sum_d_xhat: &mut [T], d_out: &[T], x: &[T], mean: &[T], inv: &[T],
+        sum_d: &mut [T], sum_d_xhat: &mut [T], d_out: &mut [T], x: &[T], mean: &[T], inv: &[T],
+        relu_out: Option<&[T]>,
     );
     batch_norm::batch_norm_backward(
         d_x: &mut [T], d_out: &[T], x: &[T], mean: &[T], inv: &[T], gamma: Option<&[T]>,

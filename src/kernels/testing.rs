@@ -21,6 +21,12 @@ pub fn random<T: Element>(len: usize, seed: u64) -> Vec<T> {
     .collect()
 }
 
+/// Equal for equal numbers, zeros of the same sign, and any two NaNs.
+pub fn bits<T: Element>(x: &[T]) -> Vec<u64> {
+    let bits = |x: &T| if x.is_nan() { u64::MAX } else { Element::to_f64(*x).to_bits() };
+    x.iter().map(bits).collect()
+}
+
 /// Asserts that sums of `terms` products of numbers in [-1, 1) agree up to rounding: each of the
 /// two orders of summation is off by at most `terms` roundings of a sum of at most `terms`.
 pub fn assert_close<T: Element>(got: &[T], expected: &[T], terms: usize) {

@@ -47,6 +47,11 @@ pub enum Operation {
         /// Whether its vectors run along the inputs.
         few: bool,
     },
+    /// Batch normalisation that goes into no kernel.
+    Norm {
+        /// ReLU behind it.
+        relu: bool,
+    },
     /// What the layer says, and nothing else.
     Other,
 }
@@ -57,7 +62,7 @@ impl Stage {
         match self.operation {
             Operation::Conv { pooling, .. } => matches!(pooling, Pooling::Max(_)),
             Operation::Dense { few, .. } => few,
-            Operation::Other => false,
+            Operation::Norm { .. } | Operation::Other => false,
         }
     }
 }
@@ -96,6 +101,10 @@ pub fn stages(layers: &[Layer], mode: Mode) -> Vec<Stage> {
                 let relu = rest.take_relu(activation);
                 let left = if relu { Activation::Linear } else { activation };
                 (Operation::Dense { norm, relu, few: units < MANY_UNITS }, left)
+            }
+            LayerKind::BatchNorm { .. } => {
+                let relu = rest.take_relu(Activation::Linear);
+                (Operation::Norm { relu }, Activation::Linear)
             }
             LayerKind::Flatten | LayerKind::Activation(Activation::Linear) => continue,
             LayerKind::Dropout { rate } if rate == 0.0 || mode != Mode::Training => continue,

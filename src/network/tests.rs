@@ -426,6 +426,22 @@ fn weights_become_their_averages_every_so_many_steps() {
     assert_eq!(equal.collect::<Vec<_>>(), [true, false, true, false, false, true, false]);
 }
 
+/// A network with random weights that do not depend on where layers without weights are.
+fn numbered_network(input: &[usize], kinds: &[LayerKind]) -> Network<f64> {
+    let mut net = network(input, kinds);
+    let named: Vec<Weight> = net.layers().layers.iter().flat_map(|l| l.weights.clone()).collect();
+    for (i, weight) in named.iter().enumerate() {
+        let values: Vec<f64> = random(weight.size(), i as u64);
+        let value = |x: &f64| if weight.name == "moving_variance" { 1.5 + x } else { *x };
+        let values: Vec<f64> = values.iter().map(value).collect();
+        let mut stored = vec![0.0; values.len()];
+        weight.import(&mut stored, &values);
+        net.weight(weight).copy_from_slice(&stored);
+    }
+    net.weights_changed();
+    net
+}
+
 #[test]
 fn fusing_and_folding_change_nothing() {
     // A rescaling by 1 stands between layers that would else be one step.
@@ -447,20 +463,7 @@ fn fusing_and_folding_change_nothing() {
             let len: usize = input.iter().product();
             let x: Vec<f64> = random(n * len, 1);
             let outputs = [&together, &split].map(|kinds| {
-                let mut net = network(&input, kinds);
-                // Layers have other numbers, and so other random weights.
-                let named: Vec<Weight> =
-                    net.layers().layers.iter().flat_map(|l| l.weights.clone()).collect();
-                for (i, weight) in named.iter().enumerate() {
-                    let values: Vec<f64> = random(weight.size(), i as u64);
-                    let value =
-                        |x: &f64| if weight.name == "moving_variance" { 1.5 + x } else { *x };
-                    let values: Vec<f64> = values.iter().map(value).collect();
-                    let mut stored = vec![0.0; values.len()];
-                    weight.import(&mut stored, &values);
-                    net.weight(weight).copy_from_slice(&stored);
-                }
-                net.weights_changed();
+                let mut net = numbered_network(&input, kinds);
                 let mut out = vec![f64::NAN; n * 4];
                 assert!(!net.predict(&mut out, &x, n, None, 2, &|| false).unwrap());
                 out
@@ -469,6 +472,41 @@ fn fusing_and_folding_change_nothing() {
                 assert!((a - b).abs() < 1e-12, "{a} {b}");
             }
         }
+    }
+}
+
+#[test]
+fn a_normalisations_relu_is_bit_by_bit_that_of_a_step_of_its_own() {
+    // A rescaling by 1 stands between layers that would else be one step.
+    let apart = LayerKind::Rescale { scale: 1.0, offset: 0.0 };
+    let bare = LayerKind::BatchNorm { momentum: 0.9, epsilon: 1e-3, center: false, scale: false };
+    let relu = LayerKind::Activation(RELU);
+    let net = |between: &[LayerKind]| {
+        [
+            &[LayerKind::MaxPool(halving()), bare][..],
+            between,
+            &[relu, conv(5, 3, Activation::Elu), norm()],
+            between,
+            &[relu, LayerKind::MaxPool(halving()), norm()],
+            between,
+            &[relu, LayerKind::Flatten, dense(4, Activation::Softmax)],
+        ]
+        .concat()
+    };
+    let (x, order): (Vec<f64>, Vec<usize>) = (random(50 * 20 * 18, 1), (0..50).collect());
+    let labels: Vec<i64> = (0..50).map(|i| i * i % 4).collect();
+    let run = |between: &[LayerKind], threads| {
+        let mut net = numbered_network(&[20, 18, 1], &net(between));
+        net.compile(SPARSE, Rule::Sgd { momentum: 0.9, nesterov: false }, None).unwrap();
+        let call = call(&order, 20, &[0.05; 3], threads);
+        let outcome = train(&mut net, &x, Targets::Labels(&labels), call);
+        let mut out = vec![f64::NAN; 50 * 4];
+        net.predict(&mut out, &x, 50, None, threads, &|| false).unwrap();
+        (outcome, bits(&weights(&mut net)), bits(&out))
+    };
+    let expected = run(&[apart], 1);
+    for threads in [1, 3] {
+        assert!(run(&[], threads) == expected, "{threads} threads");
     }
 }
 

@@ -156,6 +156,7 @@ impl<'a, T: Element> Builder<'a, T> {
             LayerKind::Erase(spec) => Box::new(EraseStep { spec, shape: image(layer)?, salt }),
             LayerKind::BatchNorm { momentum, epsilon, center, scale } => {
                 let norm = norm(layer)?;
+                let relu = matches!(stage.operation, Operation::Norm { relu: true });
                 if self.trains() {
                     let (pixels, Norm { mean, variance, .. }) = (out_len / width, norm);
                     Box::new(BatchNormStep {
@@ -165,11 +166,12 @@ impl<'a, T: Element> Builder<'a, T> {
                         epsilon,
                         scale,
                         center,
+                        relu,
                         mean,
                         variance,
                     })
                 } else {
-                    Box::new(AffineStep { c: width, norm })
+                    Box::new(AffineStep { c: width, norm, relu })
                 }
             }
         }))

@@ -22,6 +22,8 @@ pub struct BatchNormStep {
     pub scale: bool,
     /// Whether there is a beta.
     pub center: bool,
+    /// Whether ReLU is applied.
+    pub relu: bool,
     /// Where the moving averages lie.
     pub mean: Weight,
     /// Where the moving averages lie.
@@ -64,9 +66,10 @@ impl<T: Element> Step<T> for BatchNormStep {
         inverse_deviation(inv, scale, self.epsilon);
         let (gamma, beta) = self.split(weights);
         scales(scale, gamma, inv);
-        run::normalize(out, x, mean, scale, beta);
+        run::normalize(out, x, mean, scale, beta, self.relu);
     }
 
+    /// `d_stats` has taken the gradient back through the ReLU.
     fn backward(&self, pass: Backward<'_, T>, weights: &[T]) {
         let Backward { d_x: Some(d_x), d_out, x, saved, scratch, batch, .. } = pass else { return };
         let (mean, inv) = saved.split_at(self.c);
@@ -99,10 +102,11 @@ impl<T: Element> Step<T> for BatchNormStep {
     }
 
     fn d_stats(&self, d_stats: &mut [T], pass: Backward<'_, T>) {
-        let Backward { d_weights, d_out, x, saved, .. } = pass;
+        let Backward { d_weights, d_out, x, out, saved, .. } = pass;
         let (mean, inv) = saved.split_at(self.c);
+        let relu_out = self.relu.then_some(out);
         let (sum_d, sum_d_xhat) = d_stats.split_at_mut(self.c);
-        run::batch_norm_backward_sums(sum_d, sum_d_xhat, d_out, x, mean, inv);
+        run::batch_norm_backward_sums(sum_d, sum_d_xhat, d_out, x, mean, inv, relu_out);
         let (d_gamma, d_beta) = d_weights.split_at_mut(if self.scale { self.c } else { 0 });
         if self.scale {
             d_gamma.copy_from_slice(sum_d_xhat);
@@ -128,6 +132,8 @@ pub struct AffineStep {
     pub c: usize,
     /// Where the weights lie.
     pub norm: Norm,
+    /// Whether ReLU is applied.
+    pub relu: bool,
 }
 
 impl<T: Element> Step<T> for AffineStep {
@@ -135,7 +141,7 @@ impl<T: Element> Step<T> for AffineStep {
         let Forward { x, out, prepared, .. } = pass;
         let (mean, rest) = prepared.split_at(self.c);
         let (scale, beta) = rest.split_at(self.c);
-        run::normalize(out, x, mean, scale, Some(beta));
+        run::normalize(out, x, mean, scale, Some(beta), self.relu);
     }
 
     /// There is no way back through inference.
