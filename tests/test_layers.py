@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from augmentation_under_test import Seen, augmented
 from cnnrs import (
     Activation,
     AveragePooling2D,
@@ -44,7 +45,7 @@ LAYERS: dict[str, Callable[[], Layer]] = {
     "Dense": lambda: Dense(4, "tanh", use_bias=False),
     "Activation": lambda: Activation("softmax"),
     "ReLU": lambda: ReLU(6, negative_slope=0.1),
-    "Dropout": lambda: Dropout(0.25),
+    "Dropout": lambda: Dropout(0.25, seed=2**64 - 1),
     "BatchNormalization": lambda: BatchNormalization(momentum=0.9, scale=False),
     "Rescaling": lambda: Rescaling(1 / 255, offset=-0.5),
     "RandomTranslation": lambda: RandomTranslation(0.1, (-0.2, 0.3), "wrap", fill_value=2),
@@ -251,6 +252,24 @@ def test_rescaling_takes_bytes() -> None:
     np.testing.assert_allclose(out, [[-0.5, -0.3, 0.5]], rtol=1e-6)
 
 
+def test_dropout_with_a_seed_drops_the_same_in_every_model() -> None:
+    x = np.ones((4, 3, 5, 2))
+    first, same, other = (
+        Seen([Dropout(0.5, seed=seed)], x, seed=model) for seed, model in ((3, 1), (3, 2), (4, 1))
+    )
+    steps = [first.step() for _ in range(2)]
+    for expected in steps:
+        assert {*expected.ravel()} == {0, 2}
+        np.testing.assert_array_equal(same.step(), expected)
+        assert not np.array_equal(other.step(), expected)
+    assert not np.array_equal(*steps)
+    without = [Seen([Dropout(0.5)], x, seed=model).step() for model in (1, 2)]
+    assert not np.array_equal(*without)
+    two = augmented([Dropout(0.5, seed=3), Dropout(0.5, seed=3)], x)
+    assert {*two.ravel()} == {0, 4}
+    assert not np.array_equal(two / 2, steps[0])
+
+
 # Names and configs
 
 
@@ -393,6 +412,14 @@ def test_a_copy_of_a_models_layer_can_go_to_another_model() -> None:
         (lambda: Dropout(-0.1), ValueError, "rate: .*got -0.1"),
         (lambda: Dropout(float("nan")), ValueError, "rate: .*got nan"),
         (lambda: Dropout("0.5"), TypeError, "rate: expected a number.*got '0.5'"),
+        (
+            lambda: Dropout(0.5, (1, 3)),  # type: ignore[arg-type]
+            ValueError,
+            r"noise_shape: expected None, got \(1, 3\)",
+        ),
+        (lambda: Dropout(0.5, seed=-1), ValueError, "seed: expected at least 0, got -1"),
+        (lambda: Dropout(0.5, seed=2**64), ValueError, f"seed: .* at most .*got {2**64}"),
+        (lambda: Dropout(0.5, seed=0.5), TypeError, "seed: expected an integer, got 0.5"),
         (lambda: BatchNormalization(1), ValueError, "axis: expected -1, got 1"),
         (lambda: BatchNormalization(momentum=2), ValueError, "momentum: .*got 2"),
         (lambda: BatchNormalization(epsilon=0), ValueError, "epsilon: .*got 0"),

@@ -174,8 +174,8 @@ def test_classes_may_be_made_of_layers_and_models() -> None:
 
 
 def test_unknown_arguments_are_said_to_be_a_layers() -> None:
-    with pytest.raises(TypeError, match=r"^Dropout: .*name or input_shape, got seed=1"):
-        Dropout(0.5, seed=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^Dropout: .*name or input_shape, got units=1"):
+        Dropout(0.5, units=1)  # type: ignore[call-arg]
 
 
 def test_a_learning_rate_needs_a_step() -> None:

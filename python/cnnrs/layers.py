@@ -427,11 +427,13 @@ class Dropout(Layer):
 
     Args:
         rate: the share of the numbers to drop, from 0 to below 1.
+        noise_shape: None (default): each number is dropped or not on its own.
+        seed: None (default) or an integer, as of `RandomTranslation`.
         **common: `name` and `input_shape`, as of every `Layer`.
 
     Raises:
-        TypeError: if the rate is not a number.
-        ValueError: if it is another.
+        TypeError: if the rate is not a number, or the seed not an integer.
+        ValueError: if one is out of its range, or there is a noise shape.
 
     Reference: `keras.layers.Dropout`; N. Srivastava et al., 2014.
 
@@ -442,11 +444,19 @@ class Dropout(Layer):
     """
 
     _kind = "dropout"
-    _settings = ("rate",)
+    _settings = ("rate", "seed")
 
-    def __init__(self, rate: float, **common: Unpack[Common]) -> None:
+    def __init__(
+        self,
+        rate: float,
+        noise_shape: None = None,
+        seed: int | None = None,
+        **common: Unpack[Common],
+    ) -> None:
         super().__init__(**common)
         self.rate = from_0_below_1("rate", rate)
+        only("noise_shape", noise_shape, None)
+        self.seed = None if seed is None else integer("seed", seed, 0)
 
 
 class BatchNormalization(Layer):

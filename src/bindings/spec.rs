@@ -124,7 +124,7 @@ pub fn layer(kind: &str, p: &Bound<'_, PyDict>) -> PyResult<LayerKind> {
             negative_slope: get(p, "negative_slope")?,
             max_value: get(p, "max_value")?,
         }),
-        "dropout" => LayerKind::Dropout { rate: get(p, "rate")? },
+        "dropout" => LayerKind::Dropout { rate: get(p, "rate")?, seed: get(p, "seed")? },
         "batch_normalization" => LayerKind::BatchNorm {
             momentum: get(p, "momentum")?,
             epsilon: get(p, "epsilon")?,

@@ -303,7 +303,7 @@ impl Layers {
                 self.weight(&mut layer, "moving_mean", vec![channels], false)?;
                 self.weight(&mut layer, "moving_variance", vec![channels], false)?;
             }
-            LayerKind::Dropout { rate } => {
+            LayerKind::Dropout { rate, .. } => {
                 share("rate", rate)?;
                 if rate == 1.0 {
                     return Err(ShapeError::new("expected a rate below 1, got 1".to_owned()));

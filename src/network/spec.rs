@@ -124,6 +124,8 @@ pub enum LayerKind {
     Dropout {
         /// From 0 to below 1.
         rate: f64,
+        /// As of [`WarpSpec`].
+        seed: Option<u64>,
     },
     /// Normalises each channel of the last axis by its mean and variance.
     BatchNorm {

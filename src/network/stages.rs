@@ -107,7 +107,7 @@ pub fn stages(layers: &[Layer], mode: Mode) -> Vec<Stage> {
                 (Operation::Norm { relu }, Activation::Linear)
             }
             LayerKind::Flatten | LayerKind::Activation(Activation::Linear) => continue,
-            LayerKind::Dropout { rate } if rate == 0.0 || mode != Mode::Training => continue,
+            LayerKind::Dropout { rate, .. } if rate == 0.0 || mode != Mode::Training => continue,
             kind if kind.augments() && mode == Mode::Inference => continue,
             LayerKind::Warp(warp) if warp.is_identity() => continue,
             _ => (Operation::Other, Activation::Linear),

@@ -35,6 +35,10 @@ fn dense(units: usize, activation: Activation) -> LayerKind {
     LayerKind::Dense { units, use_bias: true, activation }
 }
 
+fn dropout(rate: f64) -> LayerKind {
+    LayerKind::Dropout { rate, seed: None }
+}
+
 fn warp() -> WarpSpec {
     WarpSpec {
         rotation: (-0.1, 0.1),
@@ -211,13 +215,13 @@ fn gradients_are_central_differences() {
         &[
             LayerKind::Rescale { scale: 2.0, offset: -0.5 },
             LayerKind::Warp(warp()),
-            LayerKind::Dropout { rate: 0.3 },
+            dropout(0.3),
             LayerKind::Erase(erase()),
             conv(3, 2, RELU),
-            LayerKind::Dropout { rate: 0.5 },
+            dropout(0.5),
             LayerKind::Flatten,
             dense(33, Activation::Softplus),
-            LayerKind::Dropout { rate: 0.2 },
+            dropout(0.2),
             softmax,
         ],
     ];
@@ -248,7 +252,7 @@ fn busy() -> (Network<f64>, Vec<f64>, Vec<i64>) {
             LayerKind::MaxPool(halving()),
             norm(),
             LayerKind::Activation(RELU),
-            LayerKind::Dropout { rate: 0.25 },
+            dropout(0.25),
             conv(64, 2, RELU),
             LayerKind::Flatten,
             dense(10, Activation::Softmax),
@@ -601,7 +605,7 @@ fn layers_that_do_not_fit_are_named() {
         (&[4, 4], conv(1, 3, RELU), ["(height, width, channels)", "(4, 4)"]),
         (&[4, 4, 1], dense(3, RELU), ["Flatten", "(4, 4, 1)"]),
         (&[1, 4, 1], LayerKind::MaxPool(halving()), ["at least 2x2", "got 1x4"]),
-        (&[4], LayerKind::Dropout { rate: 1.0 }, ["below 1", "got 1"]),
+        (&[4], dropout(1.0), ["below 1", "got 1"]),
         (&[4, 4], LayerKind::Warp(warp()), ["(height, width, channels)", "(4, 4)"]),
         (
             &[4, 4, 1],

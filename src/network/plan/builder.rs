@@ -148,7 +148,9 @@ impl<'a, T: Element> Builder<'a, T> {
                 Box::new(AveragePoolStep { shape: pool(layer)? })
             }
             LayerKind::Activation(activation) => Box::new(ActivationStep { activation, width }),
-            LayerKind::Dropout { rate } => Box::new(DropoutStep { rate, len: out_len, salt }),
+            LayerKind::Dropout { rate, seed } => {
+                Box::new(DropoutStep { rate, seed, len: out_len, salt })
+            }
             LayerKind::Warp(spec) => {
                 self.work = self.work.saturating_add(WARP_WORK.saturating_mul(out_len));
                 Box::new(WarpStep { spec, shape: bordered::<T>(layer)?, salt })

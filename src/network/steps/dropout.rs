@@ -9,6 +9,8 @@ use crate::network::step::{Backward, Forward, Step};
 pub struct DropoutStep {
     /// The probability of a zero.
     pub rate: f64,
+    /// Of numbers that are the layer's own; without it, they are the training's.
+    pub seed: Option<u64>,
     /// Elements of an image.
     pub len: usize,
     /// Which step of the network this is: each draws its own numbers.
@@ -19,7 +21,7 @@ impl<T: Element> Step<T> for DropoutStep {
     fn forward(&self, pass: Forward<'_, T>) {
         let Forward { x, out, saved: mask, random, .. } = pass;
         for (image, mask) in mask.chunks_exact_mut(self.len).enumerate() {
-            run::dropout_mask(mask, self.rate, random.key(self.salt, None, image));
+            run::dropout_mask(mask, self.rate, random.key(self.salt, self.seed, image));
         }
         run::multiply(out, x, mask);
     }
