@@ -15,6 +15,7 @@ import pytest
 from cnnrs import Activation, Sequential
 from cnnrs._fit import GROWTH
 from cnnrs.callbacks import Callback, LambdaCallback
+from cnnrs.losses import CategoricalCrossentropy, SparseCategoricalCrossentropy
 from cnnrs.optimizers import SGD
 from model_under_test import (
     SPARSE,
@@ -293,6 +294,98 @@ def test_figures_follow_the_loss_that_a_callback_compiles() -> None:
         "val_loss": 2,
         "val_accuracy": 1,
     }
+
+
+class AfterBatch(Callback):
+    """Does something with the model after a step of the first epoch."""
+
+    def __init__(self, batch: int, act: Callable[[Sequential], object]) -> None:
+        self.batch, self.act, self.epoch = batch, act, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if (self.epoch, batch) == (0, self.batch):
+            self.act(self.model)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("categorical_crossentropy", "mse"),
+        ("categorical_crossentropy", CategoricalCrossentropy(label_smoothing=0.5)),
+        (SPARSE, SparseCategoricalCrossentropy(label_smoothing=0.5)),
+    ],
+)
+def test_figures_begin_anew_with_a_loss_that_comes_within_an_epoch(before: str, after: Any) -> None:
+    x, y = data()
+    labels = y if before == SPARSE else np.eye(3)[y]
+    model, by_hand = compiled(before), compiled(before)
+    change = AfterBatch(1, lambda model: model.compile("sgd", after))
+    model.fit(x, labels, 5, verbose=0, shuffle=False, callbacks=change)
+    by_hand.fit(x[:10], labels[:10], 5, verbose=0, shuffle=False)
+    by_hand.compile("sgd", after)
+    by_hand.fit(x[10:], labels[10:], 5, verbose=0, shuffle=False)
+    assert model.history.history == by_hand.history.history
+    assert_same_weights(model, by_hand)
+
+
+def test_figures_go_on_with_an_equal_loss() -> None:
+    x, y = data()
+    model, expected = compiled(), compiled()
+    again = AfterBatch(1, lambda model: model.compile("sgd", SPARSE))
+    model.fit(x, y, 5, verbose=0, shuffle=False, callbacks=again)
+    expected.fit(x, y, 5, verbose=0, shuffle=False)
+    assert model.history.history == expected.history.history
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("mse", "categorical_crossentropy"), ("categorical_crossentropy", "mse")],
+)
+def test_figures_are_of_the_loss_that_they_were_counted_by(before: str, after: str) -> None:
+    x, y = data()
+    rows = np.eye(3)[y]
+    model, expected = compiled(before), compiled(before)
+    change = AfterBatch(3, lambda model: model.compile("sgd", after))  # the last step
+    model.fit(x, rows, 5, verbose=0, shuffle=False, callbacks=change)
+    expected.fit(x, rows, 5, verbose=0, shuffle=False)
+    assert model.history.history == expected.history.history
+
+
+@pytest.mark.parametrize("validation", [{}, {"validation_split": 0.25}])
+def test_labels_are_prepared_anew_for_the_loss_that_a_callback_compiles(
+    validation: dict[str, Any],
+) -> None:
+    x, y = data()
+    smoothed = SparseCategoricalCrossentropy(label_smoothing=0.1)
+    model, by_hand = compiled(), compiled()
+
+    def change(model: Sequential) -> None:
+        model.compile("sgd", smoothed)
+
+    callback = AtTheFirstEpochsEnd(change)
+    model.fit(x, y, epochs=2, verbose=0, shuffle=False, callbacks=callback, **validation)
+    by_hand.fit(x, y, verbose=0, shuffle=False, **validation)
+    change(by_hand)
+    by_hand.fit(x, y, verbose=0, shuffle=False, **validation)
+    assert_same_weights(model, by_hand)
+    for name, (figure,) in by_hand.history.history.items():
+        assert model.history.history[name][1] == figure
+
+
+def test_a_loss_for_other_labels_is_refused_by_name() -> None:
+    x, y = data()
+    model = compiled()
+    change = AtTheFirstEpochsEnd(lambda model: model.compile("sgd", "mse"))
+    message = (
+        r"^y: expected shape \(n, 3\), got \(20,\); the training began with SparseCategorical.*, "
+        r"and a callback compiled the model with MeanSquaredError\(\)$"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, epochs=2, verbose=0, callbacks=change)
+    assert model.history.epoch == [0]
 
 
 def test_a_hook_of_batches_may_be_set_as_an_epoch_begins() -> None:

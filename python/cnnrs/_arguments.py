@@ -68,4 +68,4 @@ def split(data: Data, share: float) -> tuple[Data, Data]:
             f"validation_split: expected a share that leaves images to train and to judge by, got "
             f"{share} of {len(data.x)}"
         )
-    return Data(data.x[:at], data.y[:at]), Data(data.x[at:], data.y[at:])
+    return data.part(slice(at)), data.part(slice(at, None))

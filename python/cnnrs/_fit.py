@@ -4,7 +4,8 @@ import functools
 import math
 import operator
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from cnnrs.callbacks._base import Callback, History, Logs
 
 if TYPE_CHECKING:
     from cnnrs import _core
+    from cnnrs.losses import Loss
     from cnnrs.models import Sequential
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -29,10 +31,20 @@ GROWTH = 8
 
 @dataclass(frozen=True)
 class Data:
-    """Images and labels as the compiled network takes them."""
+    """Images and labels as the compiled network takes them.
+
+    `labels` makes the labels anew, as the loss wants them that the model has by then.
+    """
 
     x: Array
     y: Array
+    labels: Callable[[], Array]
+
+    def relabelled(self) -> "Data":
+        return replace(self, y=self.labels())
+
+    def part(self, rows: slice) -> "Data":
+        return Data(self.x[rows], self.y[rows], lambda: self.labels()[rows])
 
 
 @dataclass
@@ -150,6 +162,7 @@ class Fit:
         self,
         model: "Sequential",
         data: Data,
+        validation: Data | None,
         *,
         batch_size: int,
         steps_per_execution: int,
@@ -158,6 +171,10 @@ class Fit:
     ) -> None:
         self._model = model
         self._data = data
+        self._validation = validation
+        self._loss = model.loss  # that the labels are for
+        self._metric = model._metric
+        self._sums = Sums()  # of the epoch so far, or since a callback changed the loss
         self._batch_size = batch_size
         self._steps_per_execution = steps_per_execution
         self._callbacks = callbacks
@@ -166,9 +183,7 @@ class Fit:
         self._rate = 0.0  # of the last step, once there was one
         self._warned = False
 
-    def epoch(
-        self, epoch: int, rng: "np.random.Generator", shuffle: bool, validation: Data | None
-    ) -> Logs:
+    def epoch(self, epoch: int, rng: "np.random.Generator", shuffle: bool) -> Logs:
         """Train one epoch, validate, tell the callbacks, and return the logs."""
         self._callbacks.epoch_begin(epoch)
         self._report.begin(epoch)
@@ -176,25 +191,26 @@ class Fit:
         if shuffle:
             order = rng.permutation(order)
         start = time.perf_counter()
-        steps, sums = self._train(epoch, order, draw_seed(rng))
+        steps = self._train(epoch, order, draw_seed(rng))
         seconds = time.perf_counter() - start
-        logs = sums.logs(self._model._metric)
-        if validation is not None:
+        logs = self._sums.logs(self._metric)
+        if self._validation is not None:
             self._callbacks.test_begin()
-            judged = evaluate(self._model._ready_network(), validation).logs(self._model._metric)
+            network = self._network()
+            judged = evaluate(network, self._validation).logs(self._metric)
             self._callbacks.test_end(judged)
             logs |= {f"val_{name}": value for name, value in judged.items()}
             if not self._warned and not math.isfinite(judged["loss"]):
                 what = f"the loss of the validation is not finite at epoch {epoch + 1}"
-                self._warn(what, validation)
+                self._warn(what, self._validation.x, self._validation.y)
         self._callbacks.epoch_end(epoch, logs)
         self._report.end(steps, seconds, logs)
         return logs
 
-    def _train(self, epoch: int, order: npt.NDArray[np.int64], seed: int) -> tuple[int, Sums]:
-        """Take the steps of an epoch, and return how many they were and what they came to."""
+    def _train(self, epoch: int, order: npt.NDArray[np.int64], seed: int) -> int:
+        """Take the steps of an epoch, and return how many they were."""
         total, hooks = self._report.steps, self._callbacks.wants_batches
-        done, sums = 0, Sums()
+        done, self._sums = 0, Sums()
         with self._report.bar():
             while done < total and not (done and self._model.stop_training):
                 end = min(done + self._steps_per_execution, total) if hooks else total
@@ -202,31 +218,32 @@ class Fit:
                     self._callbacks.batch_begin(done)
                 while True:
                     count = min(self._pace.steps, end - done)
-                    self._call(epoch, order, seed, done, count, sums)
+                    self._call(epoch, order, seed, done, count)
                     done += count
                     if done == end or self._model.stop_training:
                         break
                 if hooks:
-                    self._callbacks.batch_end(done - 1, sums.logs(self._model._metric))
-        return done, sums
+                    self._callbacks.batch_end(done - 1, self._sums.logs(self._metric))
+        return done
 
     def _call(
-        self, epoch: int, order: npt.NDArray[np.int64], seed: int, done: int, count: int, sums: Sums
+        self, epoch: int, order: npt.NDArray[np.int64], seed: int, done: int, count: int
     ) -> None:
-        """Take `count` steps after `done` of the epoch, and add what they came to to `sums`."""
+        """Take `count` steps after `done` of the epoch, and add what they came to to the sums."""
         part = order[done * self._batch_size : (done + count) * self._batch_size]
-        network = self._model._ready_network()  # a callback may have changed it
+        network = self._network()
         rates = self._model._rates(network.steps(), count)
         start = time.perf_counter()
         losses, right = network.train(
             self._data.x, self._data.y, part, self._batch_size, rates, seed, done
         )
         self._pace.took(count, time.perf_counter() - start)
+        sums = self._sums
         sums.images += len(part)
         # One after the other, so that the sum does not depend on how steps are cut into calls.
         sums.loss = functools.reduce(operator.add, losses.tolist(), sums.loss)
         sums.right += right
-        self._report.update(len(part), sums.logs(self._model._metric))
+        self._report.update(len(part), sums.logs(self._metric))
         if not self._warned and not np.isfinite(losses).all():
             strange = int(np.isfinite(losses).argmin())
             step, images = done + strange, part[strange * self._batch_size :][: self._batch_size]
@@ -235,21 +252,46 @@ class Fit:
             self._callbacks.loss_not_finite(epoch, step, float(losses[strange]))
             self._warn(
                 f"the loss is not finite at epoch {epoch + 1}, step {step + 1}",
-                Data(self._data.x[images], self._data.y[images]),
+                self._data.x[images],
+                self._data.y[images],
             )
         self._rate = float(rates[-1])
 
-    def _warn(self, what: str, data: Data) -> None:
+    def _network(self) -> "_core.Network":
+        """The network as callbacks have left it, with labels and sums for the loss that it has."""
+        model = self._model
+        network = model._ready_network()
+        if not _equal(model.loss, self._loss):
+            try:
+                self._data = self._data.relabelled()
+                self._validation = self._validation and self._validation.relabelled()
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{error}; the training began with {self._loss}, and a callback compiled the "
+                    f"model with {model.loss}"
+                ) from error
+            self._sums = Sums()
+        self._loss, self._metric = model.loss, model._metric
+        return network
+
+    def _warn(self, what: str, x: Array, y: Array) -> None:
         """Warn, once in a training, of what these data came to, and of what it may come from."""
         self._warned = True
         self._report.clear()
         why = "x may be too large, or the weights as training began too large or not finite"
         if self._rate:  # The loss is what the steps before it have led to.
             why = f"a learning rate below {self._rate:g} may help"
-        for name, array in (("y", data.y), ("x", data.x)):
+        for name, array in (("y", y), ("x", x)):
             if not _is_finite(array, self._model.dtype):
                 why = f"{name} holds a number that is not finite in {self._model.dtype}"
         warn(f"{what}; {why}")
+
+
+def _equal(a: "Loss | None", b: "Loss | None") -> bool:
+    """Whether two losses take the same labels and come to the same."""
+    if a is None or b is None or a is b:
+        return a is b
+    return type(a) is type(b) and a._compiled() == b._compiled()
 
 
 def _is_finite(array: Array, dtype: str) -> bool:

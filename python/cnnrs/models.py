@@ -282,6 +282,7 @@ class Sequential(Stored):
         fit = Fit(
             self,
             data,
+            validation,
             batch_size=batch_size,
             steps_per_execution=self.steps_per_execution,
             callbacks=called,
@@ -289,7 +290,7 @@ class Sequential(Stored):
         )
         logs: dict[str, float] = {}
         for epoch in range(self._initial_epoch, epochs):
-            logs = fit.epoch(epoch, self._rng, shuffle, validation)
+            logs = fit.epoch(epoch, self._rng, shuffle)
             if self.stop_training:
                 break
         if logs or self._initial_epoch > initial_epoch:  # so epochs were trained, if not here
@@ -463,8 +464,12 @@ class Sequential(Stored):
             self._warn_of_two_softmaxes(self.loss)
             if not len(images):
                 raise ValueError(f"x{of}: expected at least one image, got none")
-            labels = self.loss._targets(f"y{of}", y, len(images), self._outputs(), self.dtype)
-        return Data(images, labels)
+
+            def labels() -> Array:
+                assert self.loss is not None
+                return self.loss._targets(f"y{of}", y, len(images), self._outputs(), self.dtype)
+
+            return Data(images, labels(), labels)
 
     def _warn_of_two_softmaxes(self, loss: Loss) -> None:
         """Warn, once for each `compile`, if both the model's end and the loss apply one."""
