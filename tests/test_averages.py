@@ -187,6 +187,15 @@ def test_weights_become_their_averages_as_fit_ends() -> None:
     assert_same(model.get_weights(), ended[-1][0])
 
 
+def test_weights_become_their_averages_whatever_callbacks_do_to_logs() -> None:
+    x, y = data()
+    model, expected = averaged(), averaged()
+    empty = LambdaCallback(on_epoch_end=lambda epoch, logs: logs.clear())
+    model.fit(x, y, epochs=2, verbose=0, shuffle=False, callbacks=empty)
+    expected.fit(x, y, epochs=2, verbose=0, shuffle=False)
+    assert_same_weights(model, expected)
+
+
 def test_an_exception_leaves_the_weights_as_they_are() -> None:
     x, y = data()
     model, seen = averaged(ema_momentum=0.5), []

@@ -14,7 +14,7 @@ import pytest
 
 from cnnrs import Activation, Sequential
 from cnnrs._fit import GROWTH
-from cnnrs.callbacks import Callback, LambdaCallback
+from cnnrs.callbacks import Callback, History, LambdaCallback
 from cnnrs.losses import CategoricalCrossentropy, SparseCategoricalCrossentropy
 from cnnrs.optimizers import SGD
 from model_under_test import (
@@ -386,6 +386,35 @@ def test_a_loss_for_other_labels_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=message):
         model.fit(x, y, epochs=2, verbose=0, callbacks=change)
     assert model.history.epoch == [0]
+
+
+@pytest.mark.parametrize("hook", ["on_epoch_end", "on_train_end"])
+@pytest.mark.parametrize("first", [True, False])
+def test_the_history_is_that_of_the_outer_training(hook: str, first: bool) -> None:
+    x, y = data()
+
+    def train(*_: Any) -> None:
+        model.fit(x, y, verbose=0)
+
+    model, inner = compiled(), LambdaCallback(**{hook: train})
+    callbacks = [History(), inner] if first else [inner]
+    history = model.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
+    assert model.history is history
+    assert history.epoch == [0, 1]
+
+
+@pytest.mark.parametrize("return_dict", [False, True])
+def test_an_evaluation_returns_its_own_values(return_dict: bool) -> None:
+    x, y = data()
+    model = compiled()
+    expected = model.evaluate(x, y, verbose=0)
+    for act in (dict.clear, lambda logs: logs.update(mine=1.0)):
+        change = LambdaCallback(on_test_end=act)
+        got = model.evaluate(x, y, verbose=0, callbacks=change, return_dict=return_dict)
+        if return_dict:  # what callbacks have made of it, as in Keras
+            assert got in ({}, {"loss": expected[0], "accuracy": expected[1], "mine": 1.0})
+        else:
+            assert got == expected
 
 
 def test_a_hook_of_batches_may_be_set_as_an_epoch_begins() -> None:

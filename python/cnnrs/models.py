@@ -289,13 +289,18 @@ class Sequential(Stored):
             report=Report(level, epochs=epochs, steps=steps, images=len(data.x)),
         )
         logs: dict[str, float] = {}
-        for epoch in range(self._initial_epoch, epochs):
+        first = self._initial_epoch
+        trained = first > initial_epoch  # before a training that goes on here
+        for epoch in range(first, epochs):
             logs = fit.epoch(epoch, self._rng, shuffle)
+            trained = True
+            self.history = called.history  # which a callback's own `fit` replaces
             if self.stop_training:
                 break
-        if logs or self._initial_epoch > initial_epoch:  # so epochs were trained, if not here
+        if trained:
             self._ready_network().take_averages()
         called.train_end(logs)
+        self.history = called.history
         return called.history
 
     def evaluate(
@@ -347,12 +352,12 @@ class Sequential(Stored):
         start = time.perf_counter()
         logs = evaluate(self._ready_network(), data).logs(self._metric)
         seconds = time.perf_counter() - start
+        values = list(logs.values())  # before callbacks change the logs
         called.test_end(logs)
         if level:
             say(line(steps, steps, seconds, logs))
         if return_dict:
             return logs
-        values = list(logs.values())
         return values if len(values) > 1 else values[0]
 
     def predict(
