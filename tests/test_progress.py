@@ -9,10 +9,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cnnrs._progress import Report
 from model_under_test import compiled, data
 
 on_posix = pytest.mark.skipif(os.name != "posix", reason="no pseudo-terminals")
@@ -280,6 +282,27 @@ def test_a_short_epoch_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = data()
     compiled().fit(x, y, epochs=3)
     assert terminal.getvalue() == ""
+
+
+def test_a_bar_may_go_while_another_thread_clears_it() -> None:
+    class Gone(Report):
+        """A report whose bar is gone once it has been looked at."""
+
+        @property
+        def _bar(self) -> Any:
+            bar, self.__dict__["left"] = self.__dict__.get("left"), None
+            return bar
+
+        @_bar.setter
+        def _bar(self, bar: Any) -> None:
+            self.__dict__["left"] = bar
+
+    cleared: list[bool] = []
+    report = Gone(1, epochs=1, steps=1, images=1)
+    report._bar = SimpleNamespace(clear=lambda: cleared.append(True))
+    report.clear()
+    report.clear()
+    assert cleared == [True]
 
 
 # Notebooks

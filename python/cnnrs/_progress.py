@@ -48,7 +48,7 @@ class Report:
         self._images = images
         self.steps = steps
         self._heading = ""
-        self._bar: tqdm[Any] | None = None
+        self._bar: tqdm[Any] | None = None  # other threads, too, clear it and give it up
         self._on_terminal = False
 
     def begin(self, epoch: int) -> None:
@@ -65,33 +65,33 @@ class Report:
         _showing.append(self)
         try:
             yield
-            if self._bar is not None:
-                self._bar.total = self._bar.n  # or a notebook takes an early end for an error
+            if (bar := self._bar) is not None:
+                bar.total = bar.n  # or a notebook takes an early end for an error
         finally:
             _showing.remove(self)
             with self._harmless():
-                if self._bar is not None:
-                    self._bar.close()
+                if (bar := self._bar) is not None:
+                    bar.close()
             self._bar = None
 
     def update(self, images: int, logs: Logs) -> None:
         """Move the bar on by some images, and show the figures so far."""
         with self._harmless():
-            if self._bar is not None:
+            if (bar := self._bar) is not None:
                 figures = [f"{name}: {_figure(value)}" for name, value in logs.items()]
                 if self._on_terminal:
-                    columns = _columns(self._bar.fp)  # which may have changed
-                    self._bar.ncols = columns
+                    columns = _columns(bar.fp)  # which may have changed
+                    bar.ncols = columns
                     while figures and len(", ".join(figures)) > columns - BESIDE_FIGURES:
                         figures.pop()
-                self._bar.set_postfix_str(", ".join(figures), refresh=False)
-                self._bar.update(images)
+                bar.set_postfix_str(", ".join(figures), refresh=False)
+                bar.update(images)
 
     def clear(self) -> None:
         """Make way for other output; the bar comes back when it moves on."""
         with self._harmless():
-            if self._bar is not None:
-                self._bar.clear()
+            if (bar := self._bar) is not None:
+                bar.clear()
 
     def end(self, steps: int, seconds: float, logs: Logs) -> None:
         """Print an epoch's figures."""
@@ -129,8 +129,8 @@ class Report:
         try:
             yield
         except (OSError, ValueError):
-            if self._bar is not None:
-                self._bar.disable = True
+            if (bar := self._bar) is not None:
+                bar.disable = True
             self._bar = None
 
 
@@ -168,7 +168,7 @@ _showing: list[Report] = []
 
 def say(text: str) -> None:
     """Print a line at once, if there is a standard output."""
-    for report in _showing:
+    for report in list(_showing):
         report.clear()
     if sys.stdout is not None and not getattr(sys.stdout, "closed", False):
         print(text, flush=True)
