@@ -198,12 +198,20 @@ def test_optimizers_are_found_by_kerass_names(identifier: str, kind: type[Optimi
 
 def test_defaults_are_kerass() -> None:
     assert repr(SGD()) == "SGD(learning_rate=0.01, momentum=0.0, nesterov=False)"
-    adam = "learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-07, weight_decay="
-    assert repr(Adam()) == f"Adam({adam}0.0)"
-    assert repr(AdamW()) == f"AdamW({adam}0.004)"
+    betas = "beta_1=0.9, beta_2=0.999, epsilon=1e-07)"
+    assert repr(Adam()) == f"Adam(learning_rate=0.001, {betas}"
+    assert repr(AdamW()) == f"AdamW(learning_rate=0.001, weight_decay=0.004, {betas}"
     assert repr(CategoricalCrossentropy()) == (
         "CategoricalCrossentropy(from_logits=False, label_smoothing=0.0)"
     )
+
+
+@pytest.mark.parametrize(
+    "made",
+    [SGD(0.5, 0.9, True), Adam(use_ema=True, ema_overwrite_frequency=3), AdamW(0.5, 0.25)],
+)
+def test_what_is_shown_can_be_typed_back(made: Optimizer) -> None:
+    assert eval(repr(made)).get_config() == made.get_config()
 
 
 # Learning rates

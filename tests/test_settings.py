@@ -180,5 +180,5 @@ def test_unknown_arguments_are_said_to_be_a_layers() -> None:
 
 def test_a_learning_rate_needs_a_step() -> None:
     for take in (lambda: SGD(lambda: 0.1), lambda: setattr(SGD(), "learning_rate", lambda: 0.1)):
-        with pytest.raises(TypeError, match="learning_rate: expected a function of the step, got"):
+        with pytest.raises(TypeError, match="rate: expected a function of one argument, the s"):
             take()

@@ -68,7 +68,7 @@ def load_model(filepath: Path) -> Sequential:
         ...     model.save(f"{folder}/model.safetensors")
         ...     twin = cnnrs.load_model(f"{folder}/model.safetensors")
         >>> twin.optimizer
-        Adam(learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-07, weight_decay=0.0)
+        Adam(learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-07)
     """
     filepath = as_path("filepath", filepath)
     with naming_damage(filepath):

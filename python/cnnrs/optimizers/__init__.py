@@ -56,7 +56,7 @@ class Optimizer(Settled):
 
     _compiled_methods = ("update_step", "apply_gradients", "apply", "build")
     _kind: ClassVar[str]
-    _arguments: ClassVar[tuple[str, ...]]
+    _arguments: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -96,7 +96,9 @@ class Optimizer(Settled):
         if isinstance(value, Mapping):
             value = schedules.deserialize(value)
         if callable(value) and not takes(value, 0):
-            raise TypeError(f"learning_rate: expected a function of the step, got {value!r}")
+            raise TypeError(
+                f"learning_rate: expected a function of one argument, the step, got {value!r}"
+            )
         if not callable(value):
             value = finite_at_least_0("learning_rate", value)
         self._learning_rate = value
@@ -154,7 +156,7 @@ class Optimizer(Settled):
 
     def __repr__(self) -> str:
         averaging = AVERAGING if self.use_ema else ()
-        return call_of(self, ("learning_rate", *self._settings, *averaging))
+        return call_of(self, ("learning_rate", *self._arguments, *averaging))
 
 
 class SGD(Optimizer):
