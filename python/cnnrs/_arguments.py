@@ -37,13 +37,12 @@ def batch_size(value: int | None) -> int:
 
 def augmentations(value: int, layers: Sequence[Layer]) -> int:
     """How many versions of each image the layers shall make."""
-    if integer("augmentations", value, 0) and not any(
-        isinstance(layer, Augmentation) for layer in layers
-    ):
+    versions = integer("augmentations", value, 0)
+    if versions and not any(isinstance(layer, Augmentation) for layer in layers):
         raise ValueError(
             f"augmentations: expected 0 for a model without random augmentation layers, got {value}"
         )
-    return value
+    return versions
 
 
 def verbosity(value: Verbose) -> int:
