@@ -83,6 +83,28 @@ def test_hooks_are_called_in_kerass_order() -> None:
     assert log.params == {"verbose": 0, "epochs": 2, "steps": 2}
 
 
+def test_callbacks_know_the_model_before_its_figures() -> None:
+    class Ask(Callback):
+        def set_params(self, params: dict[str, Any]) -> None:
+            assert self.model is model
+            asked.append(params["steps"])
+
+    x, y = data(10)
+    asked: list[int] = []
+    model = compiled()
+    model.fit(x, y, 2, verbose=0, callbacks=Ask())
+    model.evaluate(x, y, 5, verbose=0, callbacks=Ask())
+    model.predict(x, 10, verbose=0, callbacks=Ask())
+    assert asked == [5, 2, 1]
+
+
+def test_a_history_that_is_given_keeps_its_place() -> None:
+    x, y = data()
+    late = LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(late=1.0))
+    history = compiled().fit(x, y, verbose=0, callbacks=[History(), late])
+    assert "late" not in history.history
+
+
 @pytest.mark.parametrize("end", ["begin", "end"])
 @pytest.mark.parametrize("hook", ["on_train_batch_", "on_batch_"])
 def test_functions_get_the_logs_of_batches_by_name(hook: str, end: str) -> None:

@@ -82,6 +82,11 @@ def test_a_loss_that_does_not_fit_the_output_is_refused() -> None:
         ({"validation_data": (1, 2, 3)}, ValueError, "validation_data: .*got 3 of them"),
         ({"callbacks": [3]}, TypeError, "callbacks: .*got 3"),
         ({"callbacks": Callback}, TypeError, "callbacks: .*got <class"),
+        (
+            {"callbacks": (callback for callback in [Callback()])},
+            TypeError,
+            "callbacks: expected a .*Callback, or a list or tuple of them, got <generator",
+        ),
         ({"sample_weight": [1]}, TypeError, "sample_weight"),
     ],
 )

@@ -75,7 +75,10 @@ class Pace:
 
 
 class CallbackList:
-    """All callbacks of one training, of which the last is its history."""
+    """All callbacks of one training, evaluation or prediction.
+
+    `history` is the last `History` among those that are given, or else one that follows them.
+    """
 
     def __init__(self, callbacks: Any, model: "Sequential", **params: Any) -> None:
         several = isinstance(callbacks, list | tuple)
@@ -83,15 +86,16 @@ class CallbackList:
         for callback in given:
             if not isinstance(callback, Callback):
                 raise TypeError(
-                    f"callbacks: expected objects of cnnrs.callbacks.Callback, got {callback!r}"
+                    f"callbacks: expected a cnnrs.callbacks.Callback, or a list or tuple of them, "
+                    f"got {callback!r}"
                 )
         histories = [callback for callback in given if isinstance(callback, History)]
         self.history = histories[-1] if histories else History()
         self._callbacks: list[Callback] = given if histories else [*given, self.history]
         self.wants_batches = False
         for callback in self._callbacks:
-            callback.set_params(params)
             callback.set_model(model)
+            callback.set_params(params)
 
     def train_begin(self, run: dict[str, Any]) -> None:
         """Begin a training of which `run` says how many images it has, and how it takes them."""

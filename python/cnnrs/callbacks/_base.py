@@ -42,11 +42,11 @@ class Callback:
     model: "Sequential"
 
     def set_params(self, params: dict[str, Any]) -> None:
-        """Receive the keys `verbose`, `epochs` and `steps`, before training begins."""
+        """Receive `verbose`, `epochs` and `steps`, before `fit`, `evaluate` or `predict` begin."""
         self.params = params
 
     def set_model(self, model: "Sequential") -> None:
-        """Receive the model, before training begins."""
+        """Receive the model, before `fit`, `evaluate` or `predict` begin."""
         self.model = model
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -62,7 +62,8 @@ class Callback:
         """Called after each epoch and its validation, with their `logs`.
 
         Keys are `loss`, `accuracy` for a classification, and those with `val_` before them. What
-        is put into `logs` here goes into the history.
+        is put into `logs` here is seen by the callbacks that follow, and by the history: it comes
+        after all others, unless a `History` is among those given.
         """
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
