@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
@@ -92,8 +93,11 @@ class Layer(Settled, Trained):
             raise TypeError(f"{kind}: expected a layer of cnnrs.layers, or a class made of one")
         if unknown:
             key, value = unknown.popitem()
+            advice = f"; give input_shape=({value},)" if key == "input_dim" else ""
+            *first, last = _arguments(type(self))
             raise TypeError(
-                f"{kind}: expected its own arguments, name or input_shape, got {key}={value!r}"
+                f"{kind}: expected the arguments {', '.join(first)} or {last}, "
+                f"got {key}={value!r}{advice}"
             )
         self._model: Structure | None = None
         self._named = name is not None
@@ -203,3 +207,18 @@ class Layer(Settled, Trained):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} name={self.name}>"
+
+
+def _arguments(kind: type[Layer]) -> list[str]:
+    """The names of all arguments of a class, also of those that it passes on to its base."""
+    names: dict[str, None] = {}
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            _self, *arguments = inspect.signature(vars(base)["__init__"]).parameters.values()
+            names |= {it.name: None for it in arguments if it.kind not in _SEVERAL}
+            if not any(it.kind is it.VAR_KEYWORD for it in arguments):
+                break
+    return list(names)
+
+
+_SEVERAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
