@@ -1,12 +1,45 @@
-"""Layers' arguments are found by their names."""
+"""Layers are found by their names, and their arguments are."""
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from cnnrs import BatchNormalization, Dense, Dropout, Flatten
+from cnnrs import BatchNormalization, Dense, Dropout, Flatten, Sequential
 from cnnrs.layers import Layer
+
+
+@pytest.mark.parametrize("index", [2, -1, np.int64(2)])
+def test_layers_are_found_by_name_and_by_place(index: Any) -> None:
+    model = Sequential([Dense(3), Dense(3, name="hidden"), Flatten()])
+    assert model.get_layer("hidden") is model.get_layer(name="hidden") is model.layers[1]
+    assert model.get_layer(index=index) is model.layers[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"name": "conv"},
+            ValueError,
+            "name: expected 'dense', 'dense_1' or 'flatten', got",
+        ),
+        ({"name": 1}, ValueError, "name: .*, got 1"),
+        ({"index": 3}, ValueError, "index: expected less than 3, got 3"),
+        ({"index": -4}, ValueError, "index: expected at least -3, got -4"),
+        ({"index": "dense"}, TypeError, "index: expected an integer, got 'dense'"),
+        ({}, ValueError, "get_layer: expected a name or an index, got name=None, index=None"),
+        ({"name": "dense", "index": 0}, ValueError, "an index, got name='dense', index=0"),
+    ],
+)
+def test_layers_that_are_not_there_are_not_found(
+    arguments: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Sequential([Dense(3), Dense(3), Flatten()]).get_layer(**arguments)
+    with pytest.raises(ValueError, match="name: expected none, without layers, got 'dense'"):
+        Sequential().get_layer("dense")
 
 
 class Small(Dense):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnnrs import _arrays, _core, initializers
-from cnnrs._checks import Shape, choice, only, sizes, text
+from cnnrs._checks import Shape, choice, integer, one_of, only, sizes, text
 from cnnrs._layer import Input, Layer
 from cnnrs._settings import Settled, Trained
 from cnnrs._summary import Row, summary
@@ -115,6 +115,41 @@ class Structure(Settled, Trained):
             TypeError: if it is no layer.
             ValueError: if it does not fit what it is fed, its name is taken, or it belongs to
                 another model. The model stays as it was.
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """Find a layer by its name or by its place.
+
+        Args:
+            name: the layer's name.
+            index: its place in `layers`, from 0, or from -1 backwards.
+
+        Raises:
+            TypeError: if the index is no integer.
+            ValueError: if there is no such layer, or not one of the two is given.
+
+        Reference: `keras.Model.get_layer`.
+
+        Example:
+            >>> from cnnrs import Dense, Input, Sequential
+            >>> model = Sequential([Input((4,)), Dense(3, name="hidden"), Dense(2)])
+            >>> model.get_layer("hidden") is model.get_layer(index=0)
+            True
+        """
+        if (name is None) == (index is None):
+            raise ValueError(
+                f"get_layer: expected a name or an index, got name={name!r}, index={index!r}"
+            )
+        layers = self.layers
+        if index is not None:
+            place = integer("index", index, least=-len(layers))
+            if place >= len(layers):
+                raise ValueError(f"index: expected less than {len(layers)}, got {place}")
+            return layers[place]
+        for layer in layers:
+            if layer.name == name:
+                return layer
+        names = one_of([layer.name for layer in layers]) if layers else "none, without layers"
+        raise ValueError(f"name: expected {names}, got {name!r}")
+
 
         Reference: `keras.Sequential.add`.
 
