@@ -380,6 +380,9 @@ class Sequential(Stored):
             x: images or vectors, as for `fit`.
             batch_size: as in Keras; nothing depends on it here.
             verbose: as in Keras; nothing is printed here.
+        Calls of one model wait for each other. Threads that predict at once are faster with a copy
+        each, `copy.copy(model)`, and `cnnrs.set_num_threads(1)`.
+
             augmentations: versions of each image; 0 (default) for the images as they are.
             callbacks: of `cnnrs.callbacks`, one or several.
 
