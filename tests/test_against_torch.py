@@ -263,7 +263,7 @@ def test_layers_computed_together(case: Case) -> None:
     check(case)
 
 
-@pytest.mark.filterwarnings("ignore:loss. from_logits=True applies a softmax")
+@pytest.mark.filterwarnings("ignore:loss. ")
 @group(draws.cases(70, 7, draws.loss))
 def test_losses(case: Case) -> None:
     check(case)

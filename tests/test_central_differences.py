@@ -467,6 +467,7 @@ def test_batches_of_several_blocks(
     ],
     ids=lambda it: "-".join(it) or "logits" if isinstance(it, list) else repr(it),
 )
+@pytest.mark.filterwarnings("ignore:loss. expected probabilities")
 @some
 @given(vectors, st.integers(2, 40), setups)
 def test_losses(head: list[str], loss: Loss, shape: Shape, units: int, setup: Setup) -> None:

@@ -59,7 +59,9 @@ def test_a_model_need_not_end_in_probabilities(
     out = tmp_path / "out"
     file = write_recipe(tmp_path, last=last, loss=loss)
     ran = cnnrs_command(*TRAIN, "--recipe", file, "--out", out)
-    assert (ran.returncode, ran.stderr) == (0, "")
+    warned = "cnnrs: warning: loss: expected probabilities, as behind a softmax, but layer 'dense'"
+    assert (ran.returncode, ran.stderr.startswith(warned)) == (0, bool(left_out))
+    assert ran.stderr.count("\n") == len(left_out)
     assert sorted(path.name for path in out.iterdir()) == sorted(set(RESULTS) - set(left_out))
     why = "(no mistakes.png: the model's outputs are neither probabilities nor its loss's logits)"
     assert (why in ran.stdout) == bool(left_out)

@@ -1,14 +1,29 @@
 """What training and judging refuse."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cnnrs import BatchNormalization, Conv2D, Dense, Input, Sequential
+from cnnrs import (
+    Activation,
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    Input,
+    ReLU,
+    Rescaling,
+    Sequential,
+)
 from cnnrs.callbacks import Callback, LambdaCallback
-from cnnrs.losses import CategoricalCrossentropy, SparseCategoricalCrossentropy
+from cnnrs.layers import Layer
+from cnnrs.losses import CategoricalCrossentropy, Loss, SparseCategoricalCrossentropy
 from cnnrs.optimizers import SGD
 from cnnrs.utils import set_random_seed
 from model_under_test import SPARSE, assert_same, compiled, data, small_model
@@ -208,6 +223,81 @@ def test_two_softmaxes_are_warned_of_where_they_come_together() -> None:
         model.fit(x, [0, 1], verbose=0)
     assert [Path(it.filename).name for it in warned] == [Path(__file__).name]
     model.fit(x, [0, 1], verbose=0)  # a second warning would be an error
+
+
+def test_two_softmaxes_are_seen_through_what_only_passes_them_on() -> None:
+    ends = [Dense(3, "softmax"), Dropout(0.5), Flatten(), Activation("linear")]
+    with pytest.warns(RuntimeWarning, match="from_logits=True applies a softmax, and so does <De"):
+        Sequential(ends).compile("sgd", CategoricalCrossentropy(from_logits=True))
+
+
+DENSE = "layer 'dense' ends in none; give it activation=\"softmax\", or compile with "
+"""What a missing softmax is warned of by, up to the loss."""
+
+NO_SOFTMAX: list[tuple[Callable[[], list[Layer]], str]] = [
+    (lambda: [Dense(3)], DENSE),
+    (lambda: [Dense(3), Dropout(0.5), Flatten(), Activation("linear")], DENSE),
+    (lambda: [Dense(3, activation="relu")], DENSE),
+    (lambda: [Dense(3, activation="exponential")], DENSE),
+    (lambda: [Dense(3, "softmax"), Activation("tanh")], DENSE.replace("dense", "activation")),
+    (lambda: [Conv2D(3, 1), GlobalAveragePooling2D()], DENSE.replace("dense", "conv2d")),
+    (lambda: [Dense(3), ReLU()], "layer 're_lu' ends in none; put Activation(\"softmax\") behind"),
+    (lambda: [Dense(3), BatchNormalization()], "layer 'batch_normalization' ends in none; put "),
+    (lambda: [Dense(3, "softmax"), Rescaling(2.0)], "layer 'rescaling' ends in none; put "),
+]
+
+
+@pytest.mark.parametrize(("layers", "words"), NO_SOFTMAX)
+@pytest.mark.parametrize("loss", [SparseCategoricalCrossentropy, CategoricalCrossentropy])
+def test_a_missing_softmax_is_warned_of(
+    layers: Callable[[], list[Layer]], words: str, loss: type[Loss]
+) -> None:
+    words = f"loss: expected probabilities, as behind a softmax, but {words}"
+    with pytest.warns(RuntimeWarning, match=f"^{re.escape(words)}") as warned:
+        Sequential(layers()).compile("sgd", loss())
+    assert str(warned[0].message).endswith(f", or compile with {loss.__name__}(from_logits=True)")
+    assert [Path(it.filename).name for it in warned] == [Path(__file__).name]
+
+
+@pytest.mark.parametrize(
+    ("layers", "loss"),
+    [
+        ([Dense(3, activation="sigmoid")], SPARSE),
+        ([Dense(3, activation="softmax"), Dropout(0.5)], SPARSE),
+        ([Dense(3), Activation("softmax"), Activation("linear")], "categorical_crossentropy"),
+        ([Conv2D(3, 1, activation="softmax"), GlobalAveragePooling2D()], SPARSE),
+        ([Flatten()], SPARSE),  # of what may be probabilities
+        ([Dense(3)], CategoricalCrossentropy(from_logits=True)),
+        ([Dense(3, activation="relu")], "mse"),
+    ],
+)
+def test_no_softmax_is_missed_where_none_is_missing(layers: list[Layer], loss: Any) -> None:
+    Sequential(layers).compile("sgd", loss)
+
+
+def test_a_missing_softmax_is_warned_of_once_for_each_compile() -> None:
+    x, y = np.ones((2, 4), np.float32), [0, 1]
+    for judge in ("evaluate", "fit"):
+        model = Sequential()
+        model.compile("sgd", SPARSE)  # there may come a softmax
+        model.add(Dense(3, kernel_initializer="ones"))
+        with pytest.warns(RuntimeWarning, match="expected probabilities"):
+            getattr(model, judge)(x, y, verbose=0)
+        model.fit(x, y, verbose=0)  # a second warning would be an error
+        with pytest.raises(ValueError, match="metrics: expected"):
+            model.compile("sgd", SPARSE, metrics=["auc"])
+        model.evaluate(x, y, verbose=0)  # compiled as before, and warned of
+        with pytest.warns(RuntimeWarning, match="expected probabilities"):
+            model.compile("sgd", SPARSE)
+
+
+def test_a_warning_that_is_an_error_is_one_each_time() -> None:
+    model, x = Sequential([Input((4,)), Dense(3)]), np.zeros((2, 4), np.float32)
+    for _ in range(2):
+        with pytest.raises(RuntimeWarning, match="expected probabilities"):
+            model.compile("sgd", SPARSE)
+        with pytest.raises(RuntimeWarning, match="expected probabilities"):
+            model.fit(x, [0, 1], verbose=0)
 
 
 @pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", "categorical_crossentropy"])

@@ -104,7 +104,7 @@ def networks(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(networks(), st.sampled_from(OPTIMIZERS), st.sampled_from(LOSSES), st.integers(0, 2))
 @settings(max_examples=100)
-@pytest.mark.filterwarnings("ignore:the loss is not finite", "ignore:loss. from_logits=True")
+@pytest.mark.filterwarnings("ignore:the loss is not finite", "ignore:loss. ")
 def test_a_loaded_model_goes_on_as_the_saved_one_does(
     tmp_path_factory: pytest.TempPathFactory, network: Any, optimizer: Any, loss: Any, epochs: int
 ) -> None:

@@ -196,7 +196,7 @@ def test_optimizers_over_several_steps(name: str) -> None:
     check_training(model, x, y, batch_size=5, epochs=3)
 
 
-@pytest.mark.filterwarnings("ignore:loss. from_logits=True applies a softmax")
+@pytest.mark.filterwarnings("ignore:loss. ")
 @drawn(25, 107, draws.loss)
 def test_losses(case: Case) -> None:
     model, x, y = prepared(replace(case, dtype="float64"), SGD(0.1))

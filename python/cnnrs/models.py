@@ -15,6 +15,7 @@ from cnnrs import _arguments, _arrays, _core, _random, losses, optimizers
 from cnnrs._arguments import Verbose
 from cnnrs._checks import flag, from_0_below_1, integer
 from cnnrs._fit import CallbackList, Data, Fit, evaluate
+from cnnrs._last_layer import misfit
 from cnnrs._layer import Input, Layer
 from cnnrs._progress import Report, line, say
 from cnnrs._stored import Stored
@@ -94,7 +95,7 @@ class Sequential(Stored):
         self._steps_per_execution = 1
         self._metric: str | None = None
         self._network_is_compiled = False
-        self._softmaxes_were_checked = False
+        self._warned_of_its_end = False
         super()._begin(layers, name, dtype, rng, weights)
         self._own = {*vars(self), "_own"} - users  # all other attributes are the user's
 
@@ -156,7 +157,8 @@ class Sequential(Stored):
 
         Warns:
             RuntimeWarning: if the model ends in a softmax and the loss, with `from_logits=True`,
-                applies another.
+                applies another; or if a cross-entropy expects probabilities, and the model ends in
+                other numbers. `fit` and `evaluate` warn of it if the end came later.
 
         Reference: `keras.Model.compile`.
 
@@ -176,8 +178,6 @@ class Sequential(Stored):
         steps_per_execution = integer("steps_per_execution", steps_per_execution)
         new_optimizer, new_loss = optimizers.get(optimizer), losses.get(loss)
         metric = _arguments.metric(metrics, new_loss)
-        self._softmaxes_were_checked = False
-        self._warn_of_two_softmaxes(new_loss)
         with self._lock:
             if self._network is not None:
                 self._network.compile(new_loss._compiled(), new_optimizer._compiled())
@@ -186,6 +186,8 @@ class Sequential(Stored):
             self.steps_per_execution = steps_per_execution
 
     def fit(
+            self._warned_of_its_end = False
+        self._warn_of_its_end(new_loss)
         self,
         x: npt.ArrayLike,
         y: npt.ArrayLike,
@@ -469,7 +471,7 @@ class Sequential(Stored):
             raise ValueError(f"{method}: expected a compiled model, got {self.name} before compile")
         with self._unbuilt_if_refused():
             images = self._inputs(f"x{of}", x)
-            self._warn_of_two_softmaxes(self.loss)
+            self._warn_of_its_end(self.loss)
             if not len(images):
                 raise ValueError(f"x{of}: expected at least one image, got none")
 
@@ -479,17 +481,12 @@ class Sequential(Stored):
 
             return Data(images, labels(), labels)
 
-    def _warn_of_two_softmaxes(self, loss: Loss) -> None:
-        """Warn, once for each `compile`, if both the model's end and the loss apply one."""
-        last = self._layers[-1] if self._layers else None
-        if self._softmaxes_were_checked or getattr(last, "activation", "") != "softmax":
-            return
-        self._softmaxes_were_checked = True
-        if getattr(loss, "from_logits", False):
-            warn(
-                f"loss: from_logits=True applies a softmax, and so does {last!r}: the loss sees "
-                f"two; leave one of them out"
-            )
+    def _warn_of_its_end(self, loss: Loss) -> None:
+        """Warn, once for each `compile`, if the loss is not one for what the model ends in."""
+        words = None if self._warned_of_its_end else misfit(self._layers, loss)
+        if words is not None:
+            warn(words)
+            self._warned_of_its_end = True  # unless warnings are errors
 
     def _ready_network(self) -> _core.Network:
         """The network, compiled for the loss and the optimizer."""
