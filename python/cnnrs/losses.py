@@ -132,7 +132,8 @@ class SparseCategoricalCrossentropy(Loss):
     `loss = -log(p[y])`, where p is the output, or with `from_logits` its softmax. With label
     smoothing s, it is `-(1 - s) * log(p[y]) - s / classes * sum over k of log(p[k])`.
 
-    Without `from_logits`, p is divided by its sum and kept between 1e-7 and 1 - 1e-7; behind a
+    Without `from_logits`, p is divided by its sum and kept between 1e-7 and 1 - 1e-7, as Keras does
+    on JAX and PyTorch (on TensorFlow it does the one after the other the other way round); behind a
     softmax, which is computed together with the loss, neither is needed.
 
     Args:
