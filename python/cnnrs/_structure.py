@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,17 @@ if hasattr(os, "register_at_fork"):
 
 
 class Structure(Settled, Trained):
-    """A list of layers, compiled to a network whenever it changes."""
+    """A list of layers, compiled to a network whenever it changes.
+
+    `_own` names its own attributes: all others are the user's, which copies take with them.
+    """
+
+    _own: ClassVar[frozenset[str]] = frozenset(
+        (
+            *("_name", "_dtype", "_rng", "_lock"),
+            *("_layers", "_shape", "_network", "_in_network"),
+        )
+    )
 
     def _begin(
         self,
@@ -105,16 +115,6 @@ class Structure(Settled, Trained):
             raise AttributeError(f"{self.name} has no output shape yet")
         return None, *self._outputs()
 
-    def add(self, layer: Layer | Input) -> None:
-        """Add a layer behind the last one. The others keep their weights.
-
-        Args:
-            layer: a layer that is in no model yet, or first of all an `Input`.
-
-        Raises:
-            TypeError: if it is no layer.
-            ValueError: if it does not fit what it is fed, its name is taken, or it belongs to
-                another model. The model stays as it was.
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """Find a layer by its name or by its place.
 
@@ -150,6 +150,16 @@ class Structure(Settled, Trained):
         names = one_of([layer.name for layer in layers]) if layers else "none, without layers"
         raise ValueError(f"name: expected {names}, got {name!r}")
 
+    def add(self, layer: Layer | Input) -> None:
+        """Add a layer behind the last one. The others keep their weights.
+
+        Args:
+            layer: a layer that is in no model yet, or first of all an `Input`.
+
+        Raises:
+            TypeError: if it is no layer.
+            ValueError: if it does not fit what it is fed, its name is taken, or it belongs to
+                another model. The model stays as it was.
 
         Reference: `keras.Sequential.add`.
 

@@ -68,6 +68,10 @@ class Sequential(Stored):
     """
 
     _compiled_methods = ("call", "train_step", "test_step", "predict_step", "compute_loss")
+    _own = Stored._own | {
+        *("_optimizer", "_loss", "_metric", "_steps_per_execution", "_network_is_compiled"),
+        *("history", "stop_training", "_initial_epoch", "_warned_of_its_end"),
+    }
 
     def __init__(
         self,
@@ -86,7 +90,6 @@ class Sequential(Stored):
         rng: np.random.Generator,
         weights: Mapping[str, Array] | None = None,
     ) -> None:
-        users = {*vars(self)}
         self._optimizer: Optimizer | None = None
         self._loss: Loss | None = None
         self.history: History | None = None
@@ -97,7 +100,6 @@ class Sequential(Stored):
         self._network_is_compiled = False
         self._warned_of_its_end = False
         super()._begin(layers, name, dtype, rng, weights)
-        self._own = {*vars(self), "_own"} - users  # all other attributes are the user's
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -184,10 +186,10 @@ class Sequential(Stored):
             self._network_is_compiled = self.built
             self._optimizer, self._loss, self._metric = new_optimizer, new_loss, metric
             self.steps_per_execution = steps_per_execution
-
-    def fit(
             self._warned_of_its_end = False
         self._warn_of_its_end(new_loss)
+
+    def fit(
         self,
         x: npt.ArrayLike,
         y: npt.ArrayLike,
@@ -378,13 +380,13 @@ class Sequential(Stored):
         more often, as a rule, and takes so many times as long. Each place in `x` has versions of
         its own, the same in each call.
 
+        Calls of one model wait for each other. Threads that predict at once are faster with a copy
+        each, `copy.copy(model)`, and `cnnrs.set_num_threads(1)`.
+
         Args:
             x: images or vectors, as for `fit`.
             batch_size: as in Keras; nothing depends on it here.
             verbose: as in Keras; nothing is printed here.
-        Calls of one model wait for each other. Threads that predict at once are faster with a copy
-        each, `copy.copy(model)`, and `cnnrs.set_num_threads(1)`.
-
             augmentations: versions of each image; 0 (default) for the images as they are.
             callbacks: of `cnnrs.callbacks`, one or several.
 
