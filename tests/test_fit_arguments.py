@@ -275,6 +275,10 @@ def test_no_softmax_is_missed_where_none_is_missing(layers: list[Layer], loss: A
     Sequential(layers).compile("sgd", loss)
 
 
+class Odd(Loss):
+    _kind = "odd"
+
+
 def test_a_missing_softmax_is_warned_of_once_for_each_compile() -> None:
     x, y = np.ones((2, 4), np.float32), [0, 1]
     for judge in ("evaluate", "fit"):
@@ -284,8 +288,8 @@ def test_a_missing_softmax_is_warned_of_once_for_each_compile() -> None:
         with pytest.warns(RuntimeWarning, match="expected probabilities"):
             getattr(model, judge)(x, y, verbose=0)
         model.fit(x, y, verbose=0)  # a second warning would be an error
-        with pytest.raises(ValueError, match="metrics: expected"):
-            model.compile("sgd", SPARSE, metrics=["auc"])
+        with pytest.raises(ValueError, match="odd"):
+            model.compile("sgd", Odd())
         model.evaluate(x, y, verbose=0)  # compiled as before, and warned of
         with pytest.warns(RuntimeWarning, match="expected probabilities"):
             model.compile("sgd", SPARSE)
