@@ -1,5 +1,4 @@
-"""A process's first call: what is made ready for it must not be made under a lock, since then Python
-code runs that may call a layer or fork."""
+"""A process's first call, which may be met by another: of a finaliser, or in a forked process."""
 
 import pytest
 

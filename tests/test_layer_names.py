@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnnrs import BatchNormalization, Dense, Dropout, Flatten, Sequential
+from cnnrs import BatchNormalization, Dense, Dropout, Flatten, MaxPooling2D, Sequential
 from cnnrs.layers import Layer
 
 
@@ -57,11 +57,15 @@ DENSE = "units, activation, use_bias, kernel_initializer, bias_initializer, name
     [
         (
             lambda: Dropout(0.5, sed=1),
-            "Dropout: expected the arguments rate, name or .*, got sed",
+            "Dropout: expected the arguments rate, noise_shape, seed, name or .*, got sed",
         ),
         (lambda: Dense(4, kernel_regularizer="l2"), f"Dense: .* {DENSE}, got kernel_reg.*='l2'"),
         (lambda: Dense(3, input_dim=4), rf"{DENSE}, got input_dim=4; give input_shape=\(4,\)$"),
         (lambda: Small(3, bias=False), f"Small: expected the arguments width, {DENSE}, got bias="),
+        (
+            lambda: MaxPooling2D(3, stride=1),
+            "MaxPooling2D: .*, strides, .*, got stride=1",
+        ),
         (lambda: Flatten(axis=1), "Flatten: .* data_format, name or input_shape, got axis=1"),
         (lambda: BatchNormalization(trainable=False), "axis, momentum, .*, got trainable=False"),
     ],

@@ -165,8 +165,9 @@ class _Pooling2D(Layer):
         name: str | None = None,
         *,
         input_shape: Sequence[int] | None = None,
+        **unknown: object,
     ) -> None:
-        super().__init__(name=name, input_shape=input_shape)
+        super().__init__(name=name, input_shape=input_shape, **unknown)
         self.pool_size = pair("pool_size", pool_size)
         self.strides = self.pool_size if strides is None else pair("strides", strides)
         self.padding = _padding(padding)
