@@ -26,6 +26,12 @@ const MAX_CHUNKS: usize = 16;
 /// are some for several threads.
 const CHUNKS_FOR_THREADS: usize = 4;
 
+/// The same for networks of so few products for each parameter, perceptrons, that writing and
+/// adding up four gradients takes half as long as they do. One and two threads are better
+/// off with fewer; others have nothing to do then.
+const FEW_CHUNKS: usize = 2;
+const FEW_PRODUCTS: usize = 4;
+
 /// Bytes that the gradients of all chunks may take together, and those of [`CHUNKS_FOR_THREADS`].
 const GRADIENT_BYTES: usize = 1 << 26;
 const GRADIENT_BYTES_FOR_THREADS: usize = 1 << 30;
@@ -86,6 +92,8 @@ pub struct Training<T> {
     prepared: Shared<T>,
     stale: bool,
     max_chunks: usize,
+    /// Chunks up to which there are some for several threads.
+    chunks_for_threads: usize,
     /// Images in a small batch's chunks.
     block: usize,
     exchange: Exchange<T>,
@@ -160,6 +168,11 @@ impl<T: Element> Training<T> {
             prepared: Shared::zeros(plan.prepared_len)?,
             stale: true,
             max_chunks,
+            chunks_for_threads: if plan.work < FEW_PRODUCTS * layers.params_len {
+                FEW_CHUNKS
+            } else {
+                CHUNKS_FOR_THREADS
+            },
             block: plan.block,
             exchange: Exchange::new(layers.params_len)?,
             stats: Shared::zeros(plan.stats_len)?,
@@ -234,7 +247,7 @@ impl<T: Element> Training<T> {
 
     /// How a batch is divided: by its size, never by the number of threads.
     fn chunks(&self, images: usize) -> Chunks {
-        let len = images.div_ceil(CHUNKS_FOR_THREADS).min(self.plan.longest_block);
+        let len = images.div_ceil(self.chunks_for_threads).min(self.plan.longest_block);
         let len = len.max(self.block).max(images.div_ceil(self.max_chunks));
         Chunks { images, len, at: 0 }
     }
