@@ -131,6 +131,7 @@ KINDS = [("train", "--limit", "200"), ("bench", "accuracy", "--seeds", "1")]
         ("batch_size=100, epochs=0", "epochs: expected at least 1, got 0"),
         ("batch_size='x', epochs=1", "batch_size: expected an integer, got 'x'"),
         ("100, 1, Callback()", "callbacks: expected a list or tuple, got <"),
+        ("100, 1, [3]", "callbacks: expected objects of cnnrs.callbacks.Callback, got 3"),
     ],
 )
 def test_an_unsound_recipe_is_refused(
@@ -139,6 +140,39 @@ def test_an_unsound_recipe_is_refused(
     file = write_recipe(tmp_path, given=given)
     ran = cnnrs_command(*kind, "--data", "mnist-sample", "--recipe", file)
     assert_refused(ran, f"{file}: {complaint}")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["train", "bench"])
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"last": "Dense(classes, 'sotfmax')"}, ", line 7: ValueError: activation: expected "),
+        ({"optimizer": "'adm'"}, ", line 8: ValueError: optimizer: expected "),
+        ({"given": "int('abc'), 1"}, ", line 9: ValueError: invalid literal for int() "),
+        ({"loss": "'categorical_crossentropy'"}, ": y: expected one-hot rows "),
+        ({"last": "Dense(5, 'softmax')"}, ": y: expected class numbers of at least 0 and below 5"),
+        ({"first": "Input((5, 5, 1)), "}, ": x: expected shape (n, 5, 5, 1), got "),
+        (
+            {"first": "Conv2D(1, 40), ", "before": "from cnnrs import Conv2D\n"},
+            ": conv2d: expected an image of at least 40x40 pixels",
+        ),
+    ],
+)
+def test_a_mistake_in_the_model_names_the_file_and_its_line_if_it_has_one(
+    kind: tuple[str, ...], changes: dict[str, str], complaint: str, tmp_path: Path
+) -> None:
+    file = write_recipe(tmp_path, **changes)
+    ran = cnnrs_command(*kind, "--data", "mnist-sample", "--recipe", file)
+    assert_refused(ran, f"cnnrs: {file}{complaint}")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["train", "bench"])
+def test_a_model_that_is_not_compiled_is_refused(kind: tuple[str, ...], tmp_path: Path) -> None:
+    file = write_recipe(tmp_path)
+    file.write_text(file.read_text().replace("model.compile(", "model.compile, ("))
+    ran = cnnrs_command(*kind, "--data", "mnist-sample", "--recipe", file)
+    complaint = "model: expected a compiled one, got sequential before compile"
+    assert_refused(ran, f"cnnrs: {file}: {complaint}\n")
 
 
 def test_a_recipe_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def run(
 
     Raises:
         DatasetError: if the data cannot be had.
+        RecipeError: if a recipe of the user's own fails, or does not fit the images.
         ValueError: if there is no such recipe, it does not fit the images, no image is left to
             train on or to judge by, or the peer cannot follow it.
         ModuleNotFoundError: if the peer is not installed.

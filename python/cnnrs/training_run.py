@@ -82,6 +82,7 @@ def run(
 
     Raises:
         DatasetError: if the data cannot be had.
+        RecipeError: if a recipe of the user's own fails, or does not fit the images.
         ValueError: if there is no such recipe, the images do not fit it, there are none to judge
             by, or the folder has the backup of a training that is not to be gone on with, or had
             other options.
@@ -141,13 +142,10 @@ def _made(make: recipes.Make, recipe: str, dataset: Dataset, epochs: int | None)
     images, height, width = dataset.x_train.shape
     wanted = {} if epochs is None else {"epochs": epochs}
     try:
-        made = make((height, width, 1), CLASSES, images, **wanted)
-        if not made.model.built:
-            made.model.build((None, height, width, 1))
-    except ValueError as error:
+        return make((height, width, 1), CLASSES, images, **wanted)
+    except ValueError as error:  # of a recipe of ours; that of a user's file is a `RecipeError`
         why = f"images of {height}x{width} pixels do not fit the recipe {recipe}: {error}"
         raise ValueError(why) from error
-    return made
 
 
 def _check_model(recipe: str, model: Sequential) -> None:

@@ -81,8 +81,7 @@ def load(name: str, data: str = "mnist") -> Make:
 
     Returns:
         The function `recipe` of the file. One of a user's file raises `RecipeError` if it fails,
-        takes other arguments or returns no sound `Recipe`; its own `ValueError` says that it
-        cannot do with what it was given.
+        takes other arguments or returns no sound `Recipe`, and builds a model that is not.
 
     Raises:
         ValueError: if there is no recipe of that name, or the file fails or has none.
@@ -121,50 +120,66 @@ def _of_user(file: str, make: Function[..., object]) -> Make:
     """The function of a user's file, whose mistakes name the file."""
 
     @functools.wraps(make)
-    def recipe(*given: Any, **keywords: Any) -> Recipe:
-        if not takes(make, *given, **keywords):
+    def recipe(shape: tuple[int, ...], *counts: int, **keywords: Any) -> Recipe:
+        if not takes(make, shape, *counts, **keywords):
             raise RecipeError(
                 f"{file}: expected a function `recipe(shape, classes, images, epochs=...)`, got "
                 f"`recipe{inspect.signature(make)}`"
             )
         try:
-            made = make(*given, **keywords)
-        except ValueError:
-            raise  # It says what it cannot do with.
+            made = make(shape, *counts, **keywords)
+        except BrokenPipeError:
+            raise  # Whoever read what the file printed has gone.
         except Exception as error:
             raise RecipeError(_failure(file, error)) from error
         try:
-            return _checked(made)
+            return _checked(made, shape)
         except (TypeError, ValueError) as error:
             raise RecipeError(f"{file}: {error}") from error
 
     return recipe
 
 
-def _checked(made: object) -> Recipe:
+def _checked(made: object, shape: tuple[int, ...]) -> Recipe:
+    """What a recipe has made, if it is sound; its model is built then, for images of `shape`."""
     if not isinstance(made, Recipe):
         raise TypeError(f"expected a Recipe from its function `recipe`, got {made!r}")
     if not isinstance(made.model, Sequential):
         raise TypeError(f"model: expected a Sequential, got {made.model!r}")
+    if made.model.optimizer is None:
+        raise ValueError(f"model: expected a compiled one, got {made.model.name} before compile")
     integer("batch_size", made.batch_size)
     integer("epochs", made.epochs)
     if not isinstance(made.callbacks, list | tuple):
         raise TypeError(f"callbacks: expected a list or tuple, got {made.callbacks!r}")
+    for callback in made.callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(
+                f"callbacks: expected objects of cnnrs.callbacks.Callback, got {callback!r}"
+            )
+    if not made.model.built:
+        made.model.build((None, *shape))
     return made
 
 
 @contextmanager
 def naming_line(name: str) -> Iterator[None]:
-    """Make what fails within a user's file, say in a callback, a `RecipeError` that says where."""
+    """Make a user's recipe that fails in training a `RecipeError` that says where.
+
+    What fails within the file, say in a callback, is named with its line; what `fit` refuses, say
+    a loss that the labels do not fit, with the file alone.
+    """
     file = str(Path(name))
     try:
         yield
     except BrokenPipeError:
         raise  # Whoever read what the file printed has gone.
     except Exception as error:
-        if _line(file, error) is None:
-            raise
-        raise RecipeError(_failure(file, error)) from error
+        if _line(file, error) is not None:
+            raise RecipeError(_failure(file, error)) from error
+        if name not in NAMES and isinstance(error, TypeError | ValueError):
+            raise RecipeError(f"{file}: {error}") from error
+        raise
 
 
 def _failure(file: str, error: Exception) -> str:
