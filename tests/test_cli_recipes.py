@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,22 @@ def test_a_figure_of_some_epochs_is_absent_in_the_others(tmp_path: Path) -> None
     assert [row["each"] for row in rows] == ["[0.5, 0]", "[0.5, 1]", "[0.5, 2]"]
     assert all(float(row["val_loss"]) > 0 for row in rows)
     assert sorted(contents(out)) == RESULTS
+
+
+def test_a_figure_may_have_a_name_that_the_systems_encoding_lacks(tmp_path: Path) -> None:
+    before = (
+        "class Greek(Callback):\n"
+        "    def on_epoch_end(self, epoch, logs=None):\n"
+        "        logs['\\u03bb'] = 1.5\n"
+    )
+    given = "batch_size=100, epochs=1, callbacks=[Greek()]"
+    file = write_recipe(tmp_path, before=before, given=given)
+    arguments = (*TRAIN, "--recipe", file, "--out", tmp_path / "out")
+    command = (sys.executable, "-X", "utf8=0", *NO_MATPLOTLIB[1:])
+    ran = cnnrs_command(*arguments, command=command, LC_ALL="C", PYTHONCOERCECLOCALE="0")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    table = (tmp_path / "out" / "history.csv").read_text("utf-8")
+    assert table.partition("\n")[0].endswith(",\u03bb")
 
 
 def test_a_model_that_cannot_be_saved_is_refused_before_training(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def run(*, repeats: int = 9, json_file: Path | None = None, plot_file: Path | No
             "train_loop_seconds": loop,
         }
         with atomic_path(json_file) as path:
-            path.write_text(json.dumps(facts, indent=2) + "\n")
+            path.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
     if plot_file is not None:
         with atomic_path(plot_file) as path:
             time_bars(times).savefig(path)

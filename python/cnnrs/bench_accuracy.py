@@ -102,7 +102,7 @@ def run(
         report |= {"runs": rows, "peer": beside, "peer_runs": peer_rows, "times_as_fast": times}
     if json_file is not None:
         with atomic_path(json_file) as path:
-            path.write_text(json.dumps(report, indent=2) + "\n")
+            path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
 def held_out(data: Dataset, images: int) -> Dataset:

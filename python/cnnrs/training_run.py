@@ -219,7 +219,7 @@ class _Backup(BackupAndRestore):
         if not file.exists():  # before the first epoch, or another training has deleted it
             self.backup_dir.mkdir(parents=True, exist_ok=True)
             with atomic_path(file) as path:
-                path.write_text(json.dumps(self._options))
+                path.write_text(json.dumps(self._options), "utf-8")
         super()._after_epoch_end(callbacks, epoch)
 
     def forget(self) -> None:
@@ -272,7 +272,7 @@ def _backup(folder: Path, options: dict[str, Any], resume: bool) -> _Backup:
 def _options(file: Path, expected: dict[str, Any]) -> dict[str, Any]:
     """Those that a training has left; the file of somebody else is refused."""
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text("utf-8"))
     except ValueError:
         found = None
     if not isinstance(found, dict) or found.keys() != expected.keys():
@@ -357,7 +357,7 @@ def _write(
     """Write the results, `epochs` being each epoch's figures, and say what they are."""
     model.save(out / MODEL)
     names = list(dict.fromkeys(name for logs in epochs for name in logs))
-    with atomic_path(out / HISTORY) as path, path.open("w", newline="") as file:
+    with atomic_path(out / HISTORY) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["epoch", *names])
         for n, logs in enumerate(epochs):
@@ -371,7 +371,7 @@ def _write(
         "test": Scores.of(dataset.y_test, outputs).report(),
     }
     with atomic_path(out / REPORT) as path:
-        path.write_text(json.dumps(report, indent=2) + "\n")
+        path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     drawn, why_not = _draw(out, model, _curves(epochs, names), dataset, outputs)
     for name in set(PICTURES) - set(drawn):
         (out / name).unlink(missing_ok=True)  # It would be another training's.

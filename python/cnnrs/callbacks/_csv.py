@@ -76,7 +76,7 @@ class CSVLogger(Callback):
         """See to it that there is a file to write to, and look into one to go on with."""
         self._columns = self._read_columns() if self.append else None
         self._warned = False
-        Path(self.filename).open("a").close()
+        Path(self.filename).open("ab").close()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write a row, the first one into an empty file."""
