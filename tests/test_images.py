@@ -312,6 +312,9 @@ def test_files_of_a_folder(tmp_path: Path) -> None:
         images.read("")
     with pytest.raises(TypeError, match=r"paths: expected a path, got b'a.png'"):
         images.files([b"a.png"])  # type: ignore[list-item]
+    for wrong in (5, None, b"a.png"):
+        with pytest.raises(TypeError, match=f"^paths: expected files and folders, got {wrong!r}$"):
+            images.read(wrong)  # type: ignore[arg-type]
 
 
 def encoded(kind: str) -> bytes:
@@ -321,6 +324,14 @@ def encoded(kind: str) -> bytes:
 
 
 WHOLE = {kind: encoded(kind) for kind in ("PNG", "JPEG")}
+OTHERS = [
+    *((kind, encoded(kind)[:40]) for kind in ("GIF", "BMP", "TIFF")),
+    ("TIFF", b"MM\0*"),
+    ("WebP", b"RIFF\n\0\0\0WEBPVP8 "),
+    ("HEIC", b"\0\0\0\x18ftypheic"),
+    ("HEIC", b"\0\0\0\x18ftypmif1"),
+    ("AVIF", b"\0\0\0 ftypavif"),
+]
 
 
 @pytest.mark.parametrize("take", [images.read, images.load])
@@ -329,7 +340,11 @@ WHOLE = {kind: encoded(kind) for kind in ("PNG", "JPEG")}
     [
         (b"", "expected a PNG or JPEG image, found none"),
         (b"no image at all", "expected a PNG or JPEG image, found none"),
-        (b"GIF89a" + bytes(100), "expected a PNG or JPEG image, found none"),
+        (b"BMI of", "expected a PNG or JPEG image, found none"),
+        *(
+            (begin + bytes(100), f"expected a PNG or JPEG image, found {kind}$")
+            for kind, begin in OTHERS
+        ),
         (WHOLE["PNG"][:200], "expected a whole PNG or JPEG image, found: "),
         (WHOLE["JPEG"][:600], "expected a whole PNG or JPEG image, found: "),
     ],

@@ -7,6 +7,7 @@ takes a picture as it is; `files` finds the pictures of a folder.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,6 +33,18 @@ PathLike: TypeAlias = str | os.PathLike[str]
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 CHANNELS = {"grayscale": 1, "rgb": 3}
+
+OTHER_KINDS = {
+    "GIF": rb"GIF8[79]a",
+    "WebP": rb"RIFF.{4}WEBP",
+    "BMP": rb"BM.{4}\0{4}",
+    "TIFF": rb"II\*\0|MM\0\*",
+    "HEIC": rb".{4}ftyp(?:hei|hev|mif1)",
+    "AVIF": rb".{4}ftypavi",
+}
+"""What files of pictures that are not read begin with, to name them."""
+LONGEST_BEGIN = 12
+"""Bytes that any of them looks at."""
 
 
 def files(paths: PathLike | Iterable[PathLike]) -> list[Path]:
@@ -59,6 +72,8 @@ def files(paths: PathLike | Iterable[PathLike]) -> list[Path]:
         ...     [path.name for path in files(folder)]
         ['a.JPG', 'b.png']
     """
+    if isinstance(paths, bytes) or not isinstance(paths, str | os.PathLike | Iterable):
+        raise TypeError(f"paths: expected files and folders, got {paths!r}")
     found: list[Path] = []
     for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
         path = as_path("paths", given)
@@ -235,7 +250,9 @@ def _open(path: Path) -> Image:
                 f"larger one"
             ) from None
         except pillow.UnidentifiedImageError:
-            raise ValueError(f"{path}: expected a PNG or JPEG image, found none") from None
+            file.seek(0)
+            other = _other_kind(file.read(LONGEST_BEGIN)) or "none"
+            raise ValueError(f"{path}: expected a PNG or JPEG image, found {other}") from None
         except MemoryError:
             raise
         # Damaged files make decoders raise nearly anything.
@@ -243,6 +260,12 @@ def _open(path: Path) -> Image:
             raise ValueError(
                 f"{path}: expected a whole PNG or JPEG image, found: {error}"
             ) from error
+
+
+def _other_kind(begin: bytes) -> str | None:
+    """What kind of picture a file that begins so holds, if it is a known one that is not read."""
+    kinds = (kind for kind, pattern in OTHER_KINDS.items() if re.match(pattern, begin, re.DOTALL))
+    return next(kinds, None)
 
 
 def _eight_bits(image: Image) -> Image:
