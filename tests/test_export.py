@@ -339,6 +339,9 @@ def test_a_refused_export_leaves_the_old_file(
         small_model().export(path, format="tf_saved_model")
     with pytest.raises(TypeError, match=r"filepath: expected a path, got b'model\.onnx'"):
         small_model().export(b"model.onnx")  # type: ignore[arg-type]
+    for name in ("model", "model.tflite", "model.onnx.gz", "1"):
+        with pytest.raises(ValueError, match=rf"{name}: expected a name that ends in \.onnx"):
+            small_model().export(tmp_path / name)
     with monkeypatch.context() as patch:
         patch.setattr(onnx.checker, "check_model", refuse)
         with pytest.raises(onnx.checker.ValidationError):

@@ -80,13 +80,13 @@ def write_onnx(
 
     Args:
         model: a built model.
-        filepath: the file to write, replaced if it is there.
+        filepath: the file to write, replaced if it is there; a name that ends in .onnx.
         input_dtype: what the graph takes: `"float32"` (default), `"float64"` or `"uint8"`.
 
     Raises:
         ModuleNotFoundError: if the package onnx is not installed.
         ValueError: if the model is not built, the weights are larger than an ONNX file can be, or
-            the input type is another.
+            the name or the input type is another.
         TypeError: if it is no path, or a layer has no counterpart in ONNX here.
         OSError: if the file cannot be written.
 
@@ -103,6 +103,9 @@ def write_onnx(
         ...     [path.name for path in Path(folder).iterdir()]
         ['model.onnx']
     """
+    target = as_path("filepath", filepath)
+    if target.suffix != ".onnx":  # or it would be taken for a file of another kind
+        raise ValueError(f"{target}: expected a name that ends in .onnx")
     try:
         import onnx
     except ModuleNotFoundError as error:
@@ -111,7 +114,6 @@ def write_onnx(
             'pip install "cnnrs[onnx]" does that',
             name=error.name,
         ) from error
-    target = as_path("filepath", filepath)
     choice("input_dtype", input_dtype, INPUT_DTYPES)
     with model._lock:
         network = model._need_network("export")

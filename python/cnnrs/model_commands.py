@@ -131,8 +131,6 @@ def export(model_file: Path, out: Path, input_dtype: str) -> None:
         OSError: if a file cannot be read or written.
         ValueError: if the model is damaged, or `out` is no name of an ONNX file.
     """
-    if out.suffix != ".onnx":
-        raise ValueError(f"{out}: expected a name that ends in .onnx")
     load_model(model_file).export(out, input_dtype=input_dtype)
     print(f"Wrote {out} ({out.stat().st_size:,} bytes)")
 
