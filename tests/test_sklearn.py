@@ -276,6 +276,12 @@ def test_a_refused_setting_leaves_nothing_learnt(
         ours.predict(np.zeros(shape))
 
 
+@pytest.mark.parametrize("only", [1, "a", True])
+def test_one_class_is_refused_and_shown_as_it_was_given(only: Any) -> None:
+    with pytest.raises(ValueError, match=f"expected two classes or more, got 1 class: {only!r}$"):
+        classifier().fit(np.zeros((5, 3)), [only] * 5)
+
+
 @pytest.mark.parametrize(
     "layers", [Dense(3), iter([Dense(3)]), lambda shape: Dense(3)], ids=["layer", "iterator", "fn"]
 )

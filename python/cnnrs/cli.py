@@ -1,6 +1,7 @@
 """The command `cnnrs`: results on standard output, progress and complaints on standard error."""
 
 import argparse
+import errno
 import io
 import math
 import os
@@ -23,6 +24,9 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 FAILURES = (OSError, ValueError, MemoryError, ModuleNotFoundError, Warning, RecipeError)
 """What a user can mend, and is told in one line."""
+
+NO_ROOM = [getattr(errno, name, errno.ENOSPC) for name in ("ENOSPC", "EDQUOT", "EFBIG")]
+"""Errors of writing: of a full disk, and of limits, of which Windows lacks one."""
 
 BENCH_REPEATS = 9
 
@@ -84,8 +88,12 @@ def _standard_error() -> Iterator[None]:
 
 
 def _message(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"  # without its number
+    if isinstance(error, OSError) and error.strerror:
+        file = error.filename
+        if file is None and error.errno in NO_ROOM:
+            file = "standard output"  # All other files that are written are named.
+        if file is not None:
+            return f"{file}: {error.strerror}"  # without its number
     return str(error) or type(error).__name__
 
 
@@ -128,10 +136,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that says so if the help cannot be written, as on a full disk."""
+    """One that says so if the help cannot be written, and shows how its own command is used."""
 
     def print_help(self, file: Any = None) -> None:
         print(self.format_help(), end="", file=file)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # A command's own parser is called so by that of all, which would show its usage instead.
+        options, others = super().parse_known_args(args, namespace)
+        if others:
+            self.error(f"unrecognized arguments: {' '.join(others)}")
+        return options, others
 
 
 class _Version(argparse.Action):
@@ -375,8 +390,12 @@ def _add_bench_accuracy(kinds: Commands) -> None:
     )
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG_HELP)
 
+    of_bench_alone = ("repeats", "plot")
+    for name in of_bench_alone:  # where they stand behind `accuracy`; `check` refuses them
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
     def check(options: argparse.Namespace) -> None:
-        for name in ("repeats", "plot"):
+        for name in of_bench_alone:
             if getattr(options, name) is not None:
                 parser.error(f"expected no --{name}, which belongs to `bench` alone")
         if options.peer_seeds is not None and options.peer is None:

@@ -132,7 +132,8 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_classification_targets(y)
         classes, numbers = np.unique(y, return_inverse=True)
         if len(classes) < 2:
-            raise ValueError(f"y: expected two classes or more, got 1 class: {classes[0]!r}")
+            (only,) = classes.tolist()  # as a plain number, which NumPy's is not printed as
+            raise ValueError(f"y: expected two classes or more, got 1 class: {only!r}")
         input_shape = _input_shape(self.image_shape, shape, rows.shape[1])
         optimizer = copy.deepcopy(optimizers.get(self.optimizer))
         if self.learning_rate is not None:
