@@ -1,9 +1,12 @@
 """What the README shows runs as it stands there."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+import cnnrs
 
 README = Path(__file__).parents[1] / "README.md"
 GUIDE = README.parent / "docs" / "guide.md"
@@ -32,7 +35,9 @@ def test_the_changed_imports_are_those_of_the_example() -> None:
     assert [line for line in program if line.startswith("from cnnrs")] == added
 
 
-def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guide_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     for name in ("matplotlib", "PIL", "sklearn"):
         pytest.importorskip(name)
     from PIL import Image
@@ -43,7 +48,8 @@ def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         Image.new("RGB", (40, 30), colour).save(tmp_path / "pictures" / name / "one.png")
     names: dict[str, object] = {}
     programs = blocks("python", GUIDE)
-    assert len(programs) == 5
+    assert len(programs) == 6
+    request.addfinalizer(partial(cnnrs.set_num_threads, cnnrs.get_num_threads()))
     for program in programs:
         exec(program, names)
     assert names["class_names"] == ["blue", "red"]

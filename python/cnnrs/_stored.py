@@ -116,14 +116,14 @@ class Stored(Structure):
         `output` (batch, *output shape), float32. `cnnrs.export.write_onnx` says more.
 
         Args:
-            filepath: the file to write, replaced if it is there.
+            filepath: the file to write, replaced if it is there; its name ends in `.onnx`.
             format: `"onnx"` (default).
             input_dtype: what the graph takes: `"float32"` (default), `"float64"` or `"uint8"`.
 
         Raises:
             ModuleNotFoundError: if the package onnx is not installed (the extra `onnx`).
             ValueError: if the model is not built, the weights are larger than an ONNX file can be,
-                or the format or the input type is another.
+                or the name, the format or the input type is another.
             TypeError: if it is no path, or a layer has no counterpart in ONNX here.
             OSError: if the file cannot be written.
 
