@@ -194,7 +194,7 @@ impl<T: Element> Sink<T> for Pooled<'_, T> {
     ) {
         let finish = self.finish.channels(simd, o, lanes);
         for (place, sums) in places.iter().zip(sums.chunks_exact(POSITIONS)) {
-            let (max, argmax) = maximum(simd, sums);
+            let (max, argmax) = maximum::<T, S, false>(simd, [sums[0], sums[1], sums[2], sums[3]]);
             // SAFETY: the caller's promise.
             unsafe { store(simd, finish(max), self.out, place.to + o, lanes) };
             // SAFETY: as above.
@@ -204,19 +204,29 @@ impl<T: Element> Sink<T> for Pooled<'_, T> {
 }
 
 /// The maximum over the positions of a window, and the first position that has it. A NaN counts as
-/// the maximum, the last of several.
+/// the maximum, the last of several; to look for it takes more comparisons, which are left out where
+/// all values are `FINITE`.
 #[inline(always)]
-pub(super) fn maximum<T: Element, S: Simd<T>>(
+pub(super) fn maximum<T: Element, S: Simd<T>, const FINITE: bool>(
     simd: S,
-    sums: &[S::Vector],
+    [a, b, c, d]: [S::Vector; POSITIONS],
 ) -> (S::Vector, S::Vector) {
-    let (mut max, mut argmax) = (sums[0], simd.zero());
-    for n in 1..POSITIONS {
-        let larger = simd.greater_or_nan(sums[n], max);
-        max = simd.select(larger, sums[n], max);
-        argmax = simd.select(larger, simd.splat(T::from_f64(n as f64)), argmax);
-    }
-    (max, argmax)
+    let [one, two, three] = simd.constants([1.0, 2.0, 3.0]);
+    let upper = larger::<T, S, FINITE>(simd, (a, simd.zero()), (b, one));
+    let lower = larger::<T, S, FINITE>(simd, (c, two), (d, three));
+    larger::<T, S, FINITE>(simd, upper, lower)
+}
+
+/// The larger of two values, of equal ones the first, with what comes with it. NaN is the largest.
+#[inline(always)]
+fn larger<T: Element, S: Simd<T>, const FINITE: bool>(
+    simd: S,
+    a: (S::Vector, S::Vector),
+    b: (S::Vector, S::Vector),
+) -> (S::Vector, S::Vector) {
+    let later = if FINITE { simd.greater(b.0, a.0) } else { simd.greater_or_nan(b.0, a.0) };
+    let max = if FINITE { simd.max(b.0, a.0) } else { simd.select(later, b.0, a.0) };
+    (max, simd.select(later, b.1, a.1))
 }
 
 /// Writes the first `lanes` elements of `v`.
@@ -363,6 +373,7 @@ pub(super) mod tests {
                 ([1.0, 1.0, -2.0, -1.0, 1.0, 1.0, -1.0, -1.0], [1.0, 0.0], [0.0, 1.0]),
                 ([0.0, 2.0, 3.0, nan, 2.0, 1.0, 4.0, 5.0], [2.0, nan], [1.0, 1.0]),
                 ([0.0, 1.0, 3.0, 3.0, 2.0, 2.0, 4.0, nan], [2.0, nan], [2.0, 3.0]),
+                ([nan, nan, 1.0, nan, 0.0, 1.0, nan, 2.0], [nan, nan], [1.0, 2.0]),
             ] {
                 let shape = ConvShape::valid((2, 4, 1), (1, 1), 1).unwrap();
                 let shape = ConvPoolShape::new(shape).unwrap();

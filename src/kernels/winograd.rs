@@ -261,7 +261,7 @@ impl<T: Element> Output<T> for Pooled<'_, T> {
         let finish = self.finish.channels(simd, o, lanes);
         #[inline(always)]
         move |tile, [[a, b], [c, d]]| {
-            let (max, at) = maximum(simd, &[a, b, c, d]);
+            let (max, at) = maximum::<T, S, false>(simd, [a, b, c, d]);
             let start = tile.number * self.c_out + o;
             simd.store_up_to(finish(max), &mut self.out[start..start + lanes]);
             simd.store_up_to(at, &mut self.argmax[start..start + lanes]);

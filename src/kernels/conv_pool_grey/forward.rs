@@ -2,6 +2,7 @@
 
 use super::patches::{Patch, Patches};
 use super::{rows, square};
+use crate::kernels::conv::maximum;
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
 
@@ -309,13 +310,7 @@ impl<T: Element> Channels<'_, T> {
         sums: [S::Vector; POSITIONS],
         bias: S::Vector,
     ) -> (S::Vector, S::Vector) {
-        let mut values = [(simd.zero(), simd.zero()); POSITIONS];
-        for n in 0..POSITIONS {
-            values[n] = (sums[n], simd.splat(T::from_f64(n as f64)));
-        }
-        let upper = larger::<T, S, FINITE>(simd, values[0], values[1]);
-        let lower = larger::<T, S, FINITE>(simd, values[2], values[3]);
-        let (max, at) = larger::<T, S, FINITE>(simd, upper, lower);
+        let (max, at) = maximum::<T, S, FINITE>(simd, sums);
         (self.rectified(simd, simd.add(max, bias)), at)
     }
 
@@ -435,19 +430,6 @@ impl<T: Element> Channels<'_, T> {
         simd.store_up_to(max, &mut out[channels.clone()]);
         simd.store_up_to(at, &mut argmax[channels]);
     }
-}
-
-/// The larger of two values, of equal ones the first, with what comes with it. NaN is the largest;
-/// to look for it takes a second comparison, which is left out where all values are `FINITE`.
-#[inline(always)]
-fn larger<T: Element, S: Simd<T>, const FINITE: bool>(
-    simd: S,
-    a: (S::Vector, S::Vector),
-    b: (S::Vector, S::Vector),
-) -> (S::Vector, S::Vector) {
-    let later = if FINITE { simd.greater(b.0, a.0) } else { simd.greater_or_nan(b.0, a.0) };
-    let max = if FINITE { simd.max(b.0, a.0) } else { simd.select(later, b.0, a.0) };
-    (max, simd.select(later, b.1, a.1))
 }
 
 /// Whether no sum of products of elements of `x` with elements of `kernel` can be infinite or NaN:
