@@ -116,7 +116,7 @@ pub fn winograd_forward<T: Element, S: Simd<T>>(
     assert_eq!(Some(out.len()), n.checked_mul(shape.output_len()), "output length");
     let (out_h, out_w, _) = shape.output();
     let finish = Finish { bias, relu };
-    let mut output = Plain { out, finish, shape };
+    let mut output = EachOutput { out, finish, shape };
     let tiles = [n, out_h.div_ceil(SIDE), out_w.div_ceil(SIDE)];
     run(simd, &mut output, x, packed, scratch, shape, tiles);
 }
@@ -140,7 +140,7 @@ pub fn winograd_pool_forward<T: Element, S: Simd<T>>(
     assert_eq!(Some(out.len()), n.checked_mul(shape.pool().output_len()), "output length");
     assert_eq!(argmax.len(), out.len(), "argmax length");
     let (out_h, out_w, c_out) = shape.pool().output();
-    let mut output = Pooled { out, argmax, finish: Finish { bias, relu }, c_out };
+    let mut output = Maxima { out, argmax, finish: Finish { bias, relu }, c_out };
     run(simd, &mut output, x, packed, scratch, shape.conv(), [n, out_h, out_w]);
 }
 
@@ -213,13 +213,13 @@ trait Output<T: Element> {
 }
 
 /// Each for itself.
-struct Plain<'a, T> {
+struct EachOutput<'a, T> {
     out: &'a mut [T],
     finish: Finish<'a, T>,
     shape: &'a ConvShape,
 }
 
-impl<T: Element> Output<T> for Plain<'_, T> {
+impl<T: Element> Output<T> for EachOutput<'_, T> {
     #[inline(always)]
     fn writer<S: Simd<T>>(
         &mut self,
@@ -243,14 +243,14 @@ impl<T: Element> Output<T> for Plain<'_, T> {
 }
 
 /// Their maximum, which is that of a pooling window.
-struct Pooled<'a, T> {
+struct Maxima<'a, T> {
     out: &'a mut [T],
     argmax: &'a mut [T],
     finish: Finish<'a, T>,
     c_out: usize,
 }
 
-impl<T: Element> Output<T> for Pooled<'_, T> {
+impl<T: Element> Output<T> for Maxima<'_, T> {
     #[inline(always)]
     fn writer<S: Simd<T>>(
         &mut self,
