@@ -104,7 +104,8 @@ pub(super) fn convolve<T: Element, S: Simd<T>, O: Sink<T>>(
     // SAFETY: the assertions above.
     unsafe {
         match taps.run {
-            // (With a pooling behind it, such a layer has kernels of its own.)
+            // (With a pooling behind it, such a layer of one channel in steps of 1 has kernels of its
+            // own, and others are rare.)
             SHORT_RUN if O::POSITIONS == 1 => job.run::<S, SHORT_RUN>(simd),
             LONGER_RUN if O::POSITIONS == 1 => job.run::<S, LONGER_RUN>(simd),
             _ => job.run::<S, 0>(simd),

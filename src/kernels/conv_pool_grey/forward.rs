@@ -53,9 +53,9 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     });
 }
 
-/// Where tiles of windows end among `windows`. They do not look for NaN; what they may not take is
-/// left to single windows. There are none where minimal filtering takes their place: that is known
-/// as this is compiled, and leaves out their code.
+/// The first of `windows` that tiles may not take, and single windows do. Tiles do not look for NaN,
+/// so they need finite sums. Where filtering serves there are no tiles, which is known at compile
+/// time and drops their code.
 #[inline(always)]
 fn end_of_tiles<T: Element, S: Simd<T>>(
     simd: S,
