@@ -1,6 +1,8 @@
 //! Convolution (cross-correlation, as everywhere in deep learning), alone or with the 2x2 max
 //! pooling behind it.
 
+use std::ops::Range;
+
 use super::shape::{ConvPoolShape, ConvShape, POOL, POSITIONS};
 use super::simd::{Element, Simd, for_channels};
 use super::tile::{Sink, Taps, convolve};
@@ -38,15 +40,15 @@ pub fn conv_forward<T: Element, S: Simd<T>>(
 
 /// A convolution and the 2x2 max pooling of its output, whose positions outside the pooling windows
 /// are not computed: `out[i, j, o]` is the maximum over the window of `i, j` of [`conv_forward`]'s,
-/// and `argmax[i, j, o]` the position (0 to 3, row by row) of the first maximum. A NaN counts as
-/// the maximum, the last of several.
+/// and `argmax[i, j, o]`, if it is wanted, the position (0 to 3, row by row) of the first maximum. A
+/// NaN counts as the maximum, the last of several.
 ///
 /// `out` and `argmax` (n, pooled h, pooled w, c_out), the others as for [`conv_forward`].
 #[inline(always)]
 pub fn conv_pool_forward<T: Element, S: Simd<T>>(
     simd: S,
     out: &mut [T],
-    argmax: &mut [T],
+    argmax: Option<&mut [T]>,
     x: &[T],
     packed: &[T],
     bias: Option<&[T]>,
@@ -56,7 +58,6 @@ pub fn conv_pool_forward<T: Element, S: Simd<T>>(
 ) {
     let (conv, pool) = (shape.conv(), shape.pool());
     assert_eq!(Some(out.len()), n.checked_mul(pool.output_len()), "output length");
-    assert_eq!(argmax.len(), out.len(), "argmax length");
     assert_eq!(Some(x.len()), n.checked_mul(conv.padded_len()), "input length");
     let (out_h, out_w, c_out) = pool.output();
     let [image, row, column] = window_steps(conv);
@@ -66,7 +67,8 @@ pub fn conv_pool_forward<T: Element, S: Simd<T>>(
         Lattice::packed(pool.output()),
     );
     let positions = [0, column, row, row + column];
-    let mut sink = Pooled { out, argmax, finish: Finish { bias, relu }, c_out, positions };
+    let maxima = Maxima::new(out, argmax);
+    let mut sink = Pooled { maxima, finish: Finish { bias, relu }, c_out, positions };
     for_channels!(simd, T, S, c_out => {
         convolve(simd, &mut sink, x, packed, Taps::of(conv), &pixels)
     });
@@ -161,8 +163,7 @@ impl<T: Element> Sink<T> for Plain<'_, T> {
 
 /// The maximum of each pooling window.
 struct Pooled<'a, T> {
-    out: &'a mut [T],
-    argmax: &'a mut [T],
+    maxima: Maxima<'a, T>,
     finish: Finish<'a, T>,
     c_out: usize,
     positions: [usize; POSITIONS],
@@ -181,7 +182,7 @@ impl<T: Element> Sink<T> for Pooled<'_, T> {
     }
     #[inline(always)]
     fn len(&self) -> usize {
-        self.out.len().min(self.argmax.len())
+        self.maxima.out.len()
     }
     #[inline(always)]
     unsafe fn write<S: Simd<T>>(
@@ -194,11 +195,74 @@ impl<T: Element> Sink<T> for Pooled<'_, T> {
     ) {
         let finish = self.finish.channels(simd, o, lanes);
         for (place, sums) in places.iter().zip(sums.chunks_exact(POSITIONS)) {
-            let (max, argmax) = maximum::<T, S, false>(simd, [sums[0], sums[1], sums[2], sums[3]]);
-            // SAFETY: the caller's promise.
-            unsafe { store(simd, finish(max), self.out, place.to + o, lanes) };
+            let (max, at) = maximum::<T, S, false>(simd, [sums[0], sums[1], sums[2], sums[3]]);
+            // SAFETY: the caller's promise, and positions are as many as maxima.
+            unsafe { self.maxima.store_unchecked(simd, finish(max), at, place.to + o, lanes) };
+        }
+    }
+}
+
+/// Where the maxima of pooling windows go, and their positions if those are wanted.
+pub(super) struct Maxima<'a, T> {
+    out: &'a mut [T],
+    /// As long as `out`.
+    argmax: Option<&'a mut [T]>,
+}
+
+impl<'a, T: Element> Maxima<'a, T> {
+    #[inline(always)]
+    pub fn new(out: &'a mut [T], argmax: Option<&'a mut [T]>) -> Self {
+        if let Some(argmax) = &argmax {
+            assert_eq!(argmax.len(), out.len(), "argmax length");
+        }
+        Self { out, argmax }
+    }
+
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Some of them.
+    #[inline(always)]
+    pub fn part(&mut self, range: Range<usize>) -> Maxima<'_, T> {
+        let argmax = self.argmax.as_deref_mut();
+        Maxima { out: &mut self.out[range.clone()], argmax: argmax.map(|at| &mut at[range]) }
+    }
+
+    /// Writes the first elements of the vectors to `range`, of at most as many elements.
+    #[inline(always)]
+    pub fn store<S: Simd<T>>(
+        &mut self,
+        simd: S,
+        max: S::Vector,
+        at: S::Vector,
+        range: Range<usize>,
+    ) {
+        simd.store_up_to(max, &mut self.out[range.clone()]);
+        if let Some(argmax) = &mut self.argmax {
+            simd.store_up_to(at, &mut argmax[range]);
+        }
+    }
+
+    /// Writes the first `lanes` elements of the vectors.
+    ///
+    /// # Safety
+    /// There are `start + lanes` maxima.
+    #[inline(always)]
+    unsafe fn store_unchecked<S: Simd<T>>(
+        &mut self,
+        simd: S,
+        max: S::Vector,
+        at: S::Vector,
+        start: usize,
+        lanes: usize,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { store(simd, max, self.out, start, lanes) };
+        if let Some(argmax) = &mut self.argmax {
             // SAFETY: as above.
-            unsafe { store(simd, argmax, self.argmax, place.to + o, lanes) };
+            unsafe { store(simd, at, argmax, start, lanes) };
         }
     }
 }
@@ -315,6 +379,20 @@ pub(super) mod tests {
             .unzip()
     }
 
+    /// Few distinct values in their place, so that many windows hold ties, and two NaNs.
+    pub fn with_ties<T: Element>(x: &[T]) -> Vec<T> {
+        let mut x: Vec<T> = x.iter().map(|x| x.round()).collect();
+        for at in [x.len() / 3, x.len().saturating_sub(1)] {
+            x.get_mut(at).into_iter().for_each(|x| *x = T::nan());
+        }
+        x
+    }
+
+    /// They tell NaN and negative zeros from others.
+    pub fn bits<T: Element>(x: &[T]) -> Vec<u64> {
+        x.iter().map(|&x| x.to_f64().to_bits()).collect()
+    }
+
     fn equals_reference<T: Element>() {
         for (shape, n) in cases() {
             let c_out = shape.c_out();
@@ -340,16 +418,21 @@ pub(super) mod tests {
 
                 let Ok(shape) = ConvPoolShape::new(shape) else { return };
                 let (maxima, positions) = pooled(&plain, &shape);
-                let mut out = vec![T::nan(); maxima.len()];
-                let mut at = out.clone();
-                dispatch!(T, level, simd => {
-                    let bias = Some(&bias[..]);
-                    conv_pool_forward(
-                        simd, &mut out, &mut at, &padded, &packed, bias, true, &shape, n,
-                    )
-                });
+                let pool = |at: Option<&mut [T]>, x: &[T]| {
+                    let mut out = vec![T::nan(); maxima.len()];
+                    dispatch!(T, level, simd => {
+                        let bias = Some(&bias[..]);
+                        conv_pool_forward(simd, &mut out, at, x, &packed, bias, true, &shape, n)
+                    });
+                    out
+                };
+                let mut at = vec![T::nan(); maxima.len()];
+                let out = pool(Some(&mut at), &padded);
                 assert_eq!(out, maxima.iter().enumerate().map(finish).collect::<Vec<T>>());
                 assert_eq!(at, positions);
+                for x in [&padded, &with_ties(&padded)] {
+                    assert_eq!(bits(&pool(None, x)), bits(&pool(Some(&mut at), x)));
+                }
             });
         }
     }
@@ -381,7 +464,7 @@ pub(super) mod tests {
                 let (mut max, mut argmax) = ([nan; 2], [nan; 2]);
                 dispatch!(f32, level, simd => {
                     conv_pool_forward(
-                        simd, &mut max, &mut argmax, &image, &packed, None, true, &shape, 1,
+                        simd, &mut max, Some(&mut argmax), &image, &packed, None, true, &shape, 1,
                     )
                 });
                 assert_eq!(max.map(f32::to_bits), out.map(f32::to_bits));

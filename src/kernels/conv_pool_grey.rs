@@ -43,6 +43,7 @@ pub use self::forward::grey_forward;
 mod tests {
     use super::*;
     use crate::dispatch;
+    use crate::kernels::conv::tests::bits;
     use crate::kernels::reference::conv_pool as reference;
     use crate::kernels::shape::{ConvShape, POSITIONS, Padding};
     use crate::kernels::simd::Level;
@@ -84,11 +85,16 @@ mod tests {
             let expected_relu: Vec<$t> = expected.iter().map(relu).collect();
             let mut argmax = vec![<$t>::NAN; pooled];
             for (relu, expected) in [(true, &expected_relu), (false, &expected)] {
-                let mut out = vec![<$t>::NAN; pooled];
-                dispatch!($t, level, simd => grey_forward(
-                    simd, &mut out, &mut argmax, &x, &kernel, bias.as_deref(), relu, &shape, n,
-                ));
-                assert_close(&out, expected, terms);
+                let [with, without] = [true, false].map(|wanted| {
+                    let mut out = vec![<$t>::NAN; pooled];
+                    let (at, bias) = (wanted.then_some(&mut argmax[..]), bias.as_deref());
+                    dispatch!($t, level, simd => grey_forward(
+                        simd, &mut out, at, &x, &kernel, bias, relu, &shape, n,
+                    ));
+                    out
+                });
+                assert_close(&with, expected, terms);
+                assert_eq!(bits(&with), bits(&without));
             }
 
             // The two orders of rounding may disagree on near ties, so the gradient is checked
@@ -139,8 +145,12 @@ mod tests {
         for_each_level(|level| {
             for filters in [1, 5, 8, 16] {
                 let shape = grey_shape((4, 4), 3, Padding::Valid, filters);
-                let argmax = case_f32(level, shape, 1, vec![0.5; 16], false);
-                assert!(argmax.iter().all(|&at| at == 0.0));
+                for x in [0.5, 0.0, -0.0] {
+                    let argmax = case_f32(level, shape, 1, vec![x; 16], false);
+                    assert!(argmax.iter().all(|&at| at == 0.0));
+                    let argmax = case_f64(level, shape, 1, vec![x.into(); 16], false);
+                    assert!(argmax.iter().all(|&at| at == 0.0));
+                }
             }
         });
     }
@@ -154,6 +164,7 @@ mod tests {
                     let shape = grey_shape((side, side), 3, Padding::Valid, filters);
                     let mut x = vec![1.0; side * side];
                     x[last] = f32::NAN; // seen by the last window's last position only
+                    case_f64(level, shape, 1, x.iter().map(|&x| x.into()).collect(), true);
                     let mut argmax = case_f32(level, shape, 1, x, true);
                     let last = argmax.split_off(argmax.len() - filters);
                     assert!(last.iter().all(|&at| at == 3.0));
@@ -176,7 +187,7 @@ mod tests {
                     kernel[8 * filters..].fill(2.0);
                     let (mut out, mut argmax) = (vec![0.0; 25 * filters], vec![0.0; 25 * filters]);
                     dispatch!(f32, level, simd => grey_forward(
-                        simd, &mut out, &mut argmax, &x, &kernel, None, true, &shape, 1,
+                        simd, &mut out, Some(&mut argmax), &x, &kernel, None, true, &shape, 1,
                     ));
                     assert!(out[..24 * filters].iter().all(|&x| x == 0.0));
                     assert!(out[24 * filters..].iter().all(|&x| x == f32::INFINITY));

@@ -53,8 +53,8 @@ kernels! {
         shape: &ConvShape, n: usize,
     );
     conv::conv_pool_forward(
-        out: &mut [T], argmax: &mut [T], x: &[T], packed: &[T], bias: Option<&[T]>, relu: bool,
-        shape: &ConvPoolShape, n: usize,
+        out: &mut [T], argmax: Option<&mut [T]>, x: &[T], packed: &[T], bias: Option<&[T]>,
+        relu: bool, shape: &ConvPoolShape, n: usize,
     );
     conv_backward::conv_backward_kernel(
         d_kernel: &mut [T], d_out: &[T], x: &[T], shape: &ConvShape, n: usize,
@@ -64,8 +64,8 @@ kernels! {
     );
     conv_backward::sum_rows(out: &mut [T], x: &[T]);
     conv_pool_grey::grey_forward(
-        out: &mut [T], argmax: &mut [T], x: &[T], kernel: &[T], bias: Option<&[T]>, relu: bool,
-        shape: &ConvPoolShape, n: usize,
+        out: &mut [T], argmax: Option<&mut [T]>, x: &[T], kernel: &[T], bias: Option<&[T]>,
+        relu: bool, shape: &ConvPoolShape, n: usize,
     );
     conv_pool_grey::grey_backward_kernel(
         d_kernel: &mut [T], d_out: &[T], argmax: &[T], x: &[T], shape: &ConvPoolShape, n: usize,
@@ -132,8 +132,8 @@ kernels! {
     );
     winograd::winograd_pack(packed: &mut [T], kernel: &[T], shape: &ConvShape);
     winograd::winograd_pool_forward(
-        out: &mut [T], argmax: &mut [T], x: &[T], packed: &[T], bias: Option<&[T]>, relu: bool,
-        scratch: &mut [T], shape: &ConvPoolShape, n: usize,
+        out: &mut [T], argmax: Option<&mut [T]>, x: &[T], packed: &[T], bias: Option<&[T]>,
+        relu: bool, scratch: &mut [T], shape: &ConvPoolShape, n: usize,
     );
 }
 

@@ -5,7 +5,7 @@
 //! Sums and differences of neighbouring pixels come before the products. Hence an infinite pixel
 //! may make its whole tile NaN, and outputs that would be equal may differ by rounding.
 
-use super::conv::{Finish, maximum};
+use super::conv::{self, Finish, maximum};
 use super::pack;
 use super::shape::{ConvPoolShape, ConvShape, POOL};
 use super::simd::{Element, Simd};
@@ -127,7 +127,7 @@ pub fn winograd_forward<T: Element, S: Simd<T>>(
 pub fn winograd_pool_forward<T: Element, S: Simd<T>>(
     simd: S,
     out: &mut [T],
-    argmax: &mut [T],
+    argmax: Option<&mut [T]>,
     x: &[T],
     packed: &[T],
     bias: Option<&[T]>,
@@ -138,9 +138,9 @@ pub fn winograd_pool_forward<T: Element, S: Simd<T>>(
 ) {
     const { assert!(SIDE == POOL, "a tile is a pooling window") };
     assert_eq!(Some(out.len()), n.checked_mul(shape.pool().output_len()), "output length");
-    assert_eq!(argmax.len(), out.len(), "argmax length");
     let (out_h, out_w, c_out) = shape.pool().output();
-    let mut output = Maxima { out, argmax, finish: Finish { bias, relu }, c_out };
+    let maxima = conv::Maxima::new(out, argmax);
+    let mut output = Maxima { maxima, finish: Finish { bias, relu }, c_out };
     run(simd, &mut output, x, packed, scratch, shape.conv(), [n, out_h, out_w]);
 }
 
@@ -244,8 +244,7 @@ impl<T: Element> Output<T> for EachOutput<'_, T> {
 
 /// Their maximum, which is that of a pooling window.
 struct Maxima<'a, T> {
-    out: &'a mut [T],
-    argmax: &'a mut [T],
+    maxima: conv::Maxima<'a, T>,
     finish: Finish<'a, T>,
     c_out: usize,
 }
@@ -263,8 +262,7 @@ impl<T: Element> Output<T> for Maxima<'_, T> {
         move |tile, [[a, b], [c, d]]| {
             let (max, at) = maximum::<T, S, false>(simd, [a, b, c, d]);
             let start = tile.number * self.c_out + o;
-            simd.store_up_to(finish(max), &mut self.out[start..start + lanes]);
-            simd.store_up_to(at, &mut self.argmax[start..start + lanes]);
+            self.maxima.store(simd, finish(max), at, start..start + lanes);
         }
     }
 }
@@ -291,7 +289,7 @@ fn run<T: Element, S: Simd<T>, O: Output<T>>(
 pub(super) mod tests {
     use super::*;
     use crate::dispatch;
-    use crate::kernels::conv;
+    use crate::kernels::conv::tests::{bits, pooled, with_ties};
     use crate::kernels::pack::{pack_taps, pad};
     use crate::kernels::reference;
     use crate::kernels::shape::Padding;
@@ -403,16 +401,22 @@ pub(super) mod tests {
                 assert_close(&out, &expected_relu, terms);
 
                 let Ok(shape) = ConvPoolShape::new(shape) else { return };
-                let mut max = vec![T::nan(); n * shape.pool().output_len()];
-                let mut at = max.clone();
-                dispatch!(T, level, simd => {
-                    winograd_pool_forward(
-                        simd, &mut max, &mut at, &padded, &packed, None, false, &mut scratch, &shape, n,
-                    )
-                });
-                let (maxima, positions) = conv::tests::pooled(&plain, &shape);
-                assert_eq!(max, maxima);
+                let (maxima, positions) = pooled(&plain, &shape);
+                let mut pool = |at: Option<&mut [T]>, x: &[T]| {
+                    let (mut max, scratch) = (vec![T::nan(); maxima.len()], &mut scratch);
+                    dispatch!(T, level, simd => {
+                        winograd_pool_forward(
+                            simd, &mut max, at, x, &packed, None, false, scratch, &shape, n,
+                        )
+                    });
+                    max
+                };
+                let mut at = vec![T::nan(); maxima.len()];
+                assert_eq!(pool(Some(&mut at), &padded), maxima);
                 assert_eq!(at, positions);
+                for x in [&padded, &with_ties(&padded)] {
+                    assert_eq!(bits(&pool(None, x)), bits(&pool(Some(&mut at), x)));
+                }
             });
         }
     }

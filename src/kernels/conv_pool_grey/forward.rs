@@ -2,15 +2,15 @@
 
 use super::patches::{Patch, Patches};
 use super::{rows, square};
-use crate::kernels::conv::maximum;
+use crate::kernels::conv::{Maxima, maximum};
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
 
 /// `out[i, j, o] = relu(max over the window of (i, j) of conv(x, kernel)[.., .., o] + bias[o])`,
-/// and in `argmax` the position (0 to 3, row by row) of the first maximum; a NaN counts as the
-/// maximum, and ReLU keeps it. Of sums that would be equal, rounding may make another one the
-/// first; how sums are rounded depends on the instruction set, and on whether all numbers of the
-/// call are finite.
+/// and in `argmax`, if it is wanted, the position (0 to 3, row by row) of the first maximum; a NaN
+/// counts as the maximum, and ReLU keeps it. Of sums that would be equal, rounding may make another
+/// one the first; how sums are rounded depends on the instruction set, and on whether all numbers of
+/// the call are finite.
 ///
 /// `out` and `argmax` (n, pooled h, pooled w, c_out), `x` (n, h, w) with its padding, `kernel` (k,
 /// k, 1, c_out), `bias` (c_out,); for shapes that are [supported](super::supports).
@@ -18,7 +18,7 @@ use crate::kernels::simd::{Element, Simd};
 pub fn grey_forward<T: Element, S: Simd<T>>(
     simd: S,
     out: &mut [T],
-    argmax: &mut [T],
+    argmax: Option<&mut [T]>,
     x: &[T],
     kernel: &[T],
     bias: Option<&[T]>,
@@ -27,7 +27,8 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     n: usize,
 ) {
     assert!(super::supports(shape), "a supported shape");
-    shape.check(out, argmax, x, kernel, n);
+    shape.check(out, argmax.as_deref().unwrap_or(out), x, kernel, n);
+    let mut maxima = Maxima::new(out, argmax);
     let c_out = shape.conv().c_out();
     if let Some(bias) = bias {
         assert_eq!(bias.len(), c_out, "bias length");
@@ -36,18 +37,18 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     let layer = Channels { kernel, bias, relu, o: 0, end: c_out, c_out, finite };
     for_window!(shape, K => {
         if finite && square::pays(simd, K) {
-            return square::forward(simd, out, argmax, x, &layer, shape);
+            return square::forward(simd, &mut maxima, x, &layer, shape);
         }
         for o in (0..c_out).step_by(S::LANES) {
             let layer = layer.part(o, S::LANES);
             let in_pairs = layer.fit_in_pairs::<S>();
             let patches = Patches::<T, K>::new(x, shape);
             if finite && rows::pays(simd, K, in_pairs) {
-                rows::forward(simd, out, argmax, x, &layer, shape, in_pairs);
+                rows::forward(simd, &mut maxima, x, &layer, shape, in_pairs);
             } else if in_pairs {
-                forward_pairs(simd, out, argmax, patches, &layer);
+                forward_pairs(simd, &mut maxima, patches, &layer);
             } else {
-                forward_vectors(simd, out, argmax, patches, &layer);
+                forward_vectors(simd, &mut maxima, patches, &layer);
             }
         }
     });
@@ -71,30 +72,29 @@ fn end_of_tiles<T: Element, S: Simd<T>>(
 #[inline(always)]
 fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
     simd: S,
-    out: &mut [T],
-    argmax: &mut [T],
+    maxima: &mut Maxima<T>,
     mut patches: Patches<T, K>,
     layer: &Channels<T>,
 ) {
     let (taps, bias) = (layer.taps(simd), layer.bias(simd));
-    let windows = out.len() / layer.c_out;
+    let windows = maxima.len() / layer.c_out;
     let tiled = end_of_tiles(simd, layer, windows, K, false);
     let mut window = 0;
     // As many windows at a time as there are registers for. With few registers, one is faster: the
     // taps stay in the others.
     while S::SUMS >= 24 && window + 4 <= tiled {
         let sums = window_sums::<T, S, K, 4>(simd, &mut patches, &taps);
-        layer.store_windows::<S, 4, true>(simd, out, argmax, sums, bias, window);
+        layer.store_windows::<S, 4, true>(simd, maxima, sums, bias, window);
         window += 4;
     }
     while S::SUMS < 24 && window < tiled {
         let sums = window_sums(simd, &mut patches, &taps);
-        layer.store_windows::<S, 1, true>(simd, out, argmax, sums, bias, window);
+        layer.store_windows::<S, 1, true>(simd, maxima, sums, bias, window);
         window += 1;
     }
     while window < windows {
         let sums = window_sums(simd, &mut patches, &taps);
-        layer.store_windows::<S, 1, false>(simd, out, argmax, sums, bias, window);
+        layer.store_windows::<S, 1, false>(simd, maxima, sums, bias, window);
         window += 1;
     }
 }
@@ -132,23 +132,22 @@ fn window_sums<T: Element, S: Simd<T>, const K: usize, const W: usize>(
 #[inline(always)]
 fn forward_pairs<T: Element, S: Simd<T>, const K: usize>(
     simd: S,
-    out: &mut [T],
-    argmax: &mut [T],
+    maxima: &mut Maxima<T>,
     mut patches: Patches<T, K>,
     layer: &Channels<T>,
 ) {
     let (taps, pairs) = (layer.pair_taps(simd), layer.pairs(simd));
-    let windows = out.len() / layer.c_out;
+    let windows = maxima.len() / layer.c_out;
     let tiled = end_of_tiles(simd, layer, windows, K, true);
     let mut window = 0;
     while window + 4 <= tiled {
         let sums = pair_sums::<T, S, K, 4>(simd, &mut patches, &taps);
-        layer.store_pairs(simd, out, argmax, sums, &pairs, window);
+        layer.store_pairs(simd, maxima, sums, &pairs, window);
         window += 4;
     }
     while window < windows {
         let [sums] = pair_sums(simd, &mut patches, &taps);
-        layer.store_pair::<S, false>(simd, out, argmax, sums, &pairs, window);
+        layer.store_pair::<S, false>(simd, maxima, sums, &pairs, window);
         window += 1;
     }
 }
@@ -325,15 +324,14 @@ impl<T: Element> Channels<'_, T> {
     fn store_pooled<S: Simd<T>, const FINITE: bool>(
         &self,
         simd: S,
-        out: &mut [T],
-        argmax: &mut [T],
+        maxima: &mut Maxima<T>,
         sums: [S::Vector; POSITIONS],
         bias: S::Vector,
         window: usize,
         windows: usize,
     ) {
         let (max, at) = self.pooled::<S, FINITE>(simd, sums, bias);
-        self.store(simd, out, argmax, max, at, window, windows);
+        self.store(simd, maxima, max, at, window, windows);
     }
 
     /// As [`store_pooled`](Self::store_pooled) for windows from `window` on, one at a time.
@@ -341,14 +339,13 @@ impl<T: Element> Channels<'_, T> {
     pub fn store_windows<S: Simd<T>, const W: usize, const FINITE: bool>(
         &self,
         simd: S,
-        out: &mut [T],
-        argmax: &mut [T],
+        maxima: &mut Maxima<T>,
         sums: [[S::Vector; POSITIONS]; W],
         bias: S::Vector,
         window: usize,
     ) {
         for n in 0..W {
-            self.store_pooled::<S, FINITE>(simd, out, argmax, sums[n], bias, window + n, 1);
+            self.store_pooled::<S, FINITE>(simd, maxima, sums[n], bias, window + n, 1);
         }
     }
 
@@ -358,8 +355,7 @@ impl<T: Element> Channels<'_, T> {
     pub fn store_pairs<S: Simd<T>, const W: usize>(
         &self,
         simd: S,
-        out: &mut [T],
-        argmax: &mut [T],
+        maxima: &mut Maxima<T>,
         sums: [[S::Vector; POOL]; W],
         pairs: &Pairs<S::Vector>,
         window: usize,
@@ -368,12 +364,12 @@ impl<T: Element> Channels<'_, T> {
         if self.c_out == S::LANES / 2 {
             for n in 0..W / 2 {
                 let (sums, window) = (unzip(simd, sums[2 * n], sums[2 * n + 1]), window + 2 * n);
-                self.store_pooled::<S, true>(simd, out, argmax, sums, pairs.bias, window, 2);
+                self.store_pooled::<S, true>(simd, maxima, sums, pairs.bias, window, 2);
             }
         } else {
             for n in 0..W / 2 {
                 let (sums, window) = (unzip(simd, sums[2 * n], sums[2 * n + 1]), window + 2 * n);
-                self.store_apart(simd, out, argmax, sums, pairs, window);
+                self.store_apart(simd, maxima, sums, pairs, window);
             }
         }
     }
@@ -382,8 +378,7 @@ impl<T: Element> Channels<'_, T> {
     fn store_apart<S: Simd<T>>(
         &self,
         simd: S,
-        out: &mut [T],
-        argmax: &mut [T],
+        maxima: &mut Maxima<T>,
         sums: [S::Vector; POSITIONS],
         pairs: &Pairs<S::Vector>,
         window: usize,
@@ -391,10 +386,10 @@ impl<T: Element> Channels<'_, T> {
         let (max, at) = self.pooled::<S, true>(simd, sums, pairs.bias);
         let behind = (simd.pick(max, pairs.behind), simd.pick(at, pairs.behind));
         if self.c_out < S::LANES / 2 {
-            self.store(simd, out, argmax, behind.0, behind.1, window, 2);
+            self.store(simd, maxima, behind.0, behind.1, window, 2);
         } else {
-            self.store(simd, out, argmax, max, at, window, 1);
-            self.store(simd, out, argmax, behind.0, behind.1, window + 1, 1);
+            self.store(simd, maxima, max, at, window, 1);
+            self.store(simd, maxima, behind.0, behind.1, window + 1, 1);
         }
     }
 
@@ -403,14 +398,13 @@ impl<T: Element> Channels<'_, T> {
     pub fn store_pair<S: Simd<T>, const FINITE: bool>(
         &self,
         simd: S,
-        out: &mut [T],
-        argmax: &mut [T],
+        maxima: &mut Maxima<T>,
         sums: [S::Vector; POOL],
         pairs: &Pairs<S::Vector>,
         window: usize,
     ) {
         let sums = unzip(simd, sums, sums);
-        self.store_pooled::<S, FINITE>(simd, out, argmax, sums, pairs.bias, window, 1);
+        self.store_pooled::<S, FINITE>(simd, maxima, sums, pairs.bias, window, 1);
     }
 
     /// Writes them, for one window or several behind each other.
@@ -418,8 +412,7 @@ impl<T: Element> Channels<'_, T> {
     fn store<S: Simd<T>>(
         &self,
         simd: S,
-        out: &mut [T],
-        argmax: &mut [T],
+        maxima: &mut Maxima<T>,
         max: S::Vector,
         at: S::Vector,
         window: usize,
@@ -427,8 +420,7 @@ impl<T: Element> Channels<'_, T> {
     ) {
         let start = window * self.c_out;
         let channels = start + self.o..start + self.end + (windows - 1) * self.c_out;
-        simd.store_up_to(max, &mut out[channels.clone()]);
-        simd.store_up_to(at, &mut argmax[channels]);
+        maxima.store(simd, max, at, channels);
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::forward::{Channels, Pairs, load_within};
 use super::patches::columns;
+use crate::kernels::conv::Maxima;
 use crate::kernels::filtering::five::{POINTS, TAPS, add_point, kernel_points, pixel_points};
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, MAX_LANES, Simd};
@@ -35,8 +36,7 @@ pub fn pays<T: Element, S: Simd<T>>(_: S, k: usize, in_pairs: bool) -> bool {
 #[inline(always)]
 pub fn forward<T: Element, S: Simd<T>>(
     simd: S,
-    out: &mut [T],
-    argmax: &mut [T],
+    maxima: &mut Maxima<T>,
     x: &[T],
     layer: &Channels<T>,
     shape: &ConvPoolShape,
@@ -55,9 +55,9 @@ pub fn forward<T: Element, S: Simd<T>>(
                 let first = (image * out_h + i) * out_w + j;
                 let windows = first..first + WINDOWS.min(out_w - j);
                 if in_pairs {
-                    filters.store_pairs(simd, out, argmax, &points, windows);
+                    filters.store_pairs(simd, maxima, &points, windows);
                 } else {
-                    filters.store_windows(simd, out, argmax, &points, windows);
+                    filters.store_windows(simd, maxima, &points, windows);
                 }
             }
         }
@@ -115,8 +115,7 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
     fn store_windows<S: Simd<T, Vector = V>>(
         &self,
         simd: S,
-        out: &mut [T],
-        argmax: &mut [T],
+        maxima: &mut Maxima<T>,
         points: &Points<T>,
         windows: Range<usize>,
     ) {
@@ -125,15 +124,15 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
             |simd| {
                 let mut n = 0;
                 while S::SUMS >= 24 && n + 4 <= windows.len() {
-                    self.store::<S, 4>(simd, out, argmax, points, n, windows.start);
+                    self.store::<S, 4>(simd, maxima, points, n, windows.start);
                     n += 4;
                 }
                 while n + 2 <= windows.len() {
-                    self.store::<S, 2>(simd, out, argmax, points, n, windows.start);
+                    self.store::<S, 2>(simd, maxima, points, n, windows.start);
                     n += 2;
                 }
                 if n < windows.len() {
-                    self.store::<S, 1>(simd, out, argmax, points, n, windows.start);
+                    self.store::<S, 1>(simd, maxima, points, n, windows.start);
                 }
             },
         );
@@ -145,8 +144,7 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
     fn store_pairs<S: Simd<T, Vector = V>>(
         &self,
         simd: S,
-        out: &mut [T],
-        argmax: &mut [T],
+        maxima: &mut Maxima<T>,
         points: &Points<T>,
         windows: Range<usize>,
     ) {
@@ -157,17 +155,17 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
                 let mut n = 0;
                 while S::SUMS >= 24 && n + 6 <= windows.len() {
                     let sums = self.sums::<S, 6, 1>(simd, points, n);
-                    layer.store_pairs(simd, out, argmax, rows(simd, sums), &self.pairs, first + n);
+                    layer.store_pairs(simd, maxima, rows(simd, sums), &self.pairs, first + n);
                     n += 6;
                 }
                 while n + 2 <= windows.len() {
                     let sums = self.sums::<S, 2, 1>(simd, points, n);
-                    layer.store_pairs(simd, out, argmax, rows(simd, sums), &self.pairs, first + n);
+                    layer.store_pairs(simd, maxima, rows(simd, sums), &self.pairs, first + n);
                     n += 2;
                 }
                 if n < windows.len() {
                     let [[sums]] = self.sums::<S, 1, 1>(simd, points, n);
-                    layer.store_pair::<S, true>(simd, out, argmax, sums, &self.pairs, first + n);
+                    layer.store_pair::<S, true>(simd, maxima, sums, &self.pairs, first + n);
                 }
             },
         );
@@ -178,8 +176,7 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
     fn store<S: Simd<T, Vector = V>, const W: usize>(
         &self,
         simd: S,
-        out: &mut [T],
-        argmax: &mut [T],
+        maxima: &mut Maxima<T>,
         points: &Points<T>,
         n: usize,
         first: usize,
@@ -191,7 +188,7 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
             positions[window] = [left[0], right[0], left[1], right[1]];
         }
         let layer = self.layer;
-        layer.store_windows::<S, W, true>(simd, out, argmax, positions, self.bias, first + n);
+        layer.store_windows::<S, W, true>(simd, maxima, positions, self.bias, first + n);
     }
 
     /// The convolution in both rows of `W` windows from `first` on, for both columns in a vector

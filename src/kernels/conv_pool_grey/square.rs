@@ -2,6 +2,7 @@
 //! take one product for each of its pixels, 16 in place of 36.
 
 use super::forward::{Channels, load_within};
+use crate::kernels::conv::Maxima;
 use crate::kernels::filtering::three::{POINTS, TAPS, kernel_points, pixel_points};
 use crate::kernels::shape::{ConvPoolShape, POOL};
 use crate::kernels::simd::{Element, MAX_LANES, Simd};
@@ -25,8 +26,7 @@ pub fn pays<T: Element, S: Simd<T>>(_: S, k: usize) -> bool {
 #[inline(always)]
 pub fn forward<T: Element, S: Simd<T>>(
     simd: S,
-    out: &mut [T],
-    argmax: &mut [T],
+    maxima: &mut Maxima<T>,
     x: &[T],
     layer: &Channels<T>,
     shape: &ConvPoolShape,
@@ -48,9 +48,8 @@ pub fn forward<T: Element, S: Simd<T>>(
                     #[inline(always)]
                     |i, pixels| {
                         let first = ((image * out_h + i) * out_w + j) * c_out;
-                        let outputs = first..first + windows * c_out;
-                        let (out, argmax) = (&mut out[outputs.clone()], &mut argmax[outputs]);
-                        store_channels(simd, out, argmax, &kernel, pixels, &layer);
+                        let maxima = maxima.part(first..first + windows * c_out);
+                        store_channels(simd, maxima, &kernel, pixels, &layer);
                     },
                 );
             }
@@ -140,19 +139,19 @@ fn set_pixels<T: Element, S: Simd<T>>(
 #[inline(always)]
 fn store_channels<T: Element, S: Simd<T>>(
     simd: S,
-    out: &mut [T],
-    argmax: &mut [T],
+    mut maxima: Maxima<T>,
     kernel: &Points<[T; CHANNELS]>,
     pixels: &Points<[T; MAX_LANES]>,
     layer: &Channels<T>,
 ) {
     for o in (layer.o..layer.end).step_by(S::LANES) {
         let layer = layer.part(o, S::LANES);
+        let maxima = maxima.part(0..maxima.len());
         // Half a vector of channels takes half the time, if there are such vectors.
         if layer.end - o <= <S::Narrow as Simd<T>>::LANES {
-            store_windows(simd.narrow(), out, argmax, kernel, pixels, &layer);
+            store_windows(simd.narrow(), maxima, kernel, pixels, &layer);
         } else {
-            store_windows(simd, out, argmax, kernel, pixels, &layer);
+            store_windows(simd, maxima, kernel, pixels, &layer);
         }
     }
 }
@@ -162,8 +161,7 @@ fn store_channels<T: Element, S: Simd<T>>(
 #[inline(always)]
 fn store_windows<T: Element, S: Simd<T>>(
     simd: S,
-    out: &mut [T],
-    argmax: &mut [T],
+    mut maxima: Maxima<T>,
     kernel: &Points<[T; CHANNELS]>,
     pixels: &Points<[T; MAX_LANES]>,
     layer: &Channels<T>,
@@ -177,13 +175,12 @@ fn store_windows<T: Element, S: Simd<T>>(
                     taps[x][y] = simd.load(&kernel[x][y][layer.o % CHANNELS..]);
                 }
             }
-            let (bias, c_out) = (layer.bias(simd), layer.c_out);
-            let channels = layer.o..layer.end;
-            let windows = out.chunks_exact_mut(c_out).zip(argmax.chunks_exact_mut(c_out));
-            for (n, (out, argmax)) in windows.take(MAX_LANES).enumerate() {
+            let bias = layer.bias(simd);
+            for n in 0..MAX_LANES.min(maxima.len() / layer.c_out) {
                 let (max, at) = Window { taps: &taps, pixels, n }.maximum(simd, bias);
-                simd.store_up_to(layer.rectified(simd, max), &mut out[channels.clone()]);
-                simd.store_up_to(at, &mut argmax[channels.clone()]);
+                let first = n * layer.c_out;
+                let channels = first + layer.o..first + layer.end;
+                maxima.store(simd, layer.rectified(simd, max), at, channels);
             }
         },
     );

@@ -144,7 +144,9 @@ impl<'a, T: Element> Builder<'a, T> {
                 return Ok(None);
             }
             LayerKind::Rescale { scale, offset } => Box::new(RescaleStep { scale, offset }),
-            LayerKind::MaxPool(_) => Box::new(MaxPoolStep { shape: max_pool::<T>(layer)? }),
+            LayerKind::MaxPool(_) => {
+                Box::new(MaxPoolStep { shape: max_pool::<T>(layer)?, needs_d_x: self.needs_d_x() })
+            }
             LayerKind::AveragePool(_) | LayerKind::GlobalAveragePool { .. } => {
                 Box::new(AveragePoolStep { shape: pool(layer)? })
             }

@@ -171,8 +171,12 @@ impl ConvStep {
         (kernel, (!bias.is_empty()).then_some(bias))
     }
 
+    /// Elements of the positions of maxima, which only a way back asks for.
     fn argmax_len(&self, n: usize) -> usize {
-        self.conv.pooling.shape().map_or(0, |shape| n * shape.pool().output_len())
+        match (self.conv.gradients, self.conv.pooling.shape()) {
+            (Gradients::None, _) | (_, None) => 0,
+            (_, Some(shape)) => n * shape.pool().output_len(),
+        }
     }
 
     /// Elements of a padded copy of `n` images.
@@ -217,6 +221,7 @@ impl<T: Element> Step<T> for ConvStep {
         let weights = if self.conv.norm.is_some() { &prepared[at.folded] } else { weights };
         let (kernel, bias) = self.split(weights);
         let (argmax, padded) = saved.split_at_mut(self.argmax_len(n));
+        let argmax = (self.conv.gradients != Gradients::None).then_some(argmax);
         let x = if padded.is_empty() {
             x
         } else {
@@ -329,6 +334,26 @@ impl<T: Element> Step<T> for ConvStep {
         }
         if let Some(InputGradient::Winograd(gradient)) = &self.d_x {
             run::winograd_pack(d_x_points, d_x_packed, gradient);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_of_maxima_are_kept_for_a_way_back_only() {
+        let shape = ConvShape::valid((8, 8, 1), (3, 3), 4).unwrap();
+        let pooled = ConvPoolShape::new(shape).unwrap();
+        for pooling in [Pooling::Max(pooled), Pooling::MaxOfGrey(pooled)] {
+            let saved_len = |gradients| {
+                let (use_bias, relu, stored, norm) = (false, false, Stored::AsIs, None);
+                let conv = Conv { shape, pooling, use_bias, relu, stored, norm, gradients };
+                Step::<f32>::saved_len(&ConvStep::new(conv), 3)
+            };
+            assert_eq!(saved_len(Gradients::None), 0);
+            assert_eq!(saved_len(Gradients::Weights), 3 * pooled.pool().output_len());
         }
     }
 }

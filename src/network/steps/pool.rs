@@ -10,12 +10,18 @@ use crate::network::step::{Backward, Forward, Step};
 pub struct MaxPoolStep {
     /// Its sizes.
     pub shape: PoolShape,
+    /// Whether anybody needs the input's gradient.
+    pub needs_d_x: bool,
 }
 
 impl<T: Element> Step<T> for MaxPoolStep {
     fn forward(&self, pass: Forward<'_, T>) {
         let Forward { n, x, out, saved: argmax, .. } = pass;
-        run::max_pool_forward_argmax(out, argmax, x, &self.shape, n);
+        if self.needs_d_x {
+            run::max_pool_forward_argmax(out, argmax, x, &self.shape, n);
+        } else {
+            run::max_pool_forward(out, x, &self.shape, n);
+        }
     }
 
     fn backward(&self, pass: Backward<'_, T>, _: &[T]) {
@@ -24,7 +30,7 @@ impl<T: Element> Step<T> for MaxPoolStep {
     }
 
     fn saved_len(&self, n: usize) -> usize {
-        n * self.shape.output_len()
+        if self.needs_d_x { n * self.shape.output_len() } else { 0 }
     }
 }
 
@@ -44,5 +50,36 @@ impl<T: Element> Step<T> for AveragePoolStep {
     fn backward(&self, pass: Backward<'_, T>, _: &[T]) {
         let Backward { n, d_x: Some(d_x), d_out, .. } = pass else { return };
         run::average_pool_backward(d_x, d_out, &self.shape, n);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::step::{Batch, Random};
+
+    #[test]
+    fn places_of_maxima_are_kept_for_a_gradient_only() {
+        let shape = PoolShape::halving((5, 6, 2)).unwrap();
+        for (needs_d_x, places) in [(true, 3 * shape.output_len()), (false, 0)] {
+            let step = MaxPoolStep { shape, needs_d_x };
+            assert_eq!(Step::<f32>::saved_len(&step, 3), places);
+            let x: Vec<f32> = (0..180).map(|i| (i * 7 % 31) as f32).collect();
+            let (mut out, mut saved) = (vec![f32::NAN; 36], vec![f32::NAN; places]);
+            step.forward(Forward {
+                n: 3,
+                x: &x,
+                out: &mut out,
+                saved: &mut saved,
+                scratch: &mut [],
+                weights: &[],
+                prepared: &[],
+                random: Random { seed: 0, step: 0, row: 0, iteration: 0 },
+                batch: Batch { stats: &[], d_stats: &[], chunk: 3, images: 3 },
+            });
+            let mut expected = out.clone();
+            run::max_pool_forward(&mut expected, &x, &shape, 3);
+            assert_eq!(out, expected);
+        }
     }
 }
