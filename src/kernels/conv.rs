@@ -204,9 +204,9 @@ impl<T: Element> Sink<T> for Pooled<'_, T> {
 
 /// Where the maxima of pooling windows go, and their positions if those are wanted.
 pub(super) struct Maxima<'a, T> {
-    out: &'a mut [T],
+    pub out: &'a mut [T],
     /// As long as `out`.
-    argmax: Option<&'a mut [T]>,
+    pub argmax: Option<&'a mut [T]>,
 }
 
 impl<'a, T: Element> Maxima<'a, T> {

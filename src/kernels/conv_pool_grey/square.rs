@@ -156,12 +156,28 @@ fn store_channels<T: Element, S: Simd<T>>(
     }
 }
 
-/// As [`store_channels`], for a vector of channels. In a function of its own, where the kernel's
-/// points stay in registers.
+/// As [`store_channels`], for a vector of channels.
 #[inline(always)]
 fn store_windows<T: Element, S: Simd<T>>(
     simd: S,
-    mut maxima: Maxima<T>,
+    maxima: Maxima<T>,
+    kernel: &Points<[T; CHANNELS]>,
+    pixels: &Points<[T; MAX_LANES]>,
+    layer: &Channels<T>,
+) {
+    // The positions take so long that the loop is compiled once without them.
+    match maxima.argmax {
+        Some(argmax) => store_some::<T, S, true>(simd, maxima.out, argmax, kernel, pixels, layer),
+        None => store_some::<T, S, false>(simd, maxima.out, &mut [], kernel, pixels, layer),
+    }
+}
+
+/// As [`store_windows`], in a function of its own, where the kernel's points stay in registers.
+#[inline(always)]
+fn store_some<T: Element, S: Simd<T>, const ARGMAX: bool>(
+    simd: S,
+    out: &mut [T],
+    argmax: &mut [T],
     kernel: &Points<[T; CHANNELS]>,
     pixels: &Points<[T; MAX_LANES]>,
     layer: &Channels<T>,
@@ -176,11 +192,13 @@ fn store_windows<T: Element, S: Simd<T>>(
                 }
             }
             let bias = layer.bias(simd);
-            for n in 0..MAX_LANES.min(maxima.len() / layer.c_out) {
+            let c_out = layer.c_out;
+            for (n, out) in out.chunks_exact_mut(c_out).take(MAX_LANES).enumerate() {
                 let (max, at) = Window { taps: &taps, pixels, n }.maximum(simd, bias);
-                let first = n * layer.c_out;
-                let channels = first + layer.o..first + layer.end;
-                maxima.store(simd, layer.rectified(simd, max), at, channels);
+                simd.store_up_to(layer.rectified(simd, max), &mut out[layer.o..layer.end]);
+                if ARGMAX {
+                    simd.store_up_to(at, &mut argmax[n * c_out..][layer.o..layer.end]);
+                }
             }
         },
     );
