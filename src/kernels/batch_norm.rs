@@ -367,14 +367,11 @@ fn load<T: Element, S: Simd<T>>(
 mod tests {
     use super::*;
     use crate::dispatch;
-    use crate::kernels::activation::{
-        Activation, activation_backward_in_place, activation_in_place,
-    };
+    use crate::kernels::activation::{relu_backward_in_place, relu_in_place};
     use crate::kernels::simd::Level;
     use crate::kernels::testing::{bits, for_each_level, random};
 
     const EPSILON: f64 = 1e-3;
-    const RELU: Activation = Activation::Relu { negative_slope: 0.0, max_value: None };
 
     /// Agreement up to the rounding of sums of numbers of a size of about 1.
     fn assert_near<T: Element>(got: &[T], expected: &[f64], rows: usize) {
@@ -614,9 +611,9 @@ mod tests {
             let (mut sums, mut sums_fused) = (vec![T::nan(); 2 * c], vec![T::nan(); 2 * c]);
             dispatch!(T, level, simd => {
                 normalize(simd, &mut out, &x, &zeros, &scale, beta, false);
-                activation_in_place(simd, &mut out, RELU, c);
+                relu_in_place(simd, &mut out);
                 normalize(simd, &mut fused, &x, &zeros, &scale, beta, true);
-                activation_backward_in_place(simd, &mut d, &out, RELU, c);
+                relu_backward_in_place(simd, &mut d, &out);
                 let (sum_d, sum_dx) = sums.split_at_mut(c);
                 batch_norm_backward_sums(simd, sum_d, sum_dx, &mut d, &x, &zeros, &inv, None);
                 let (sum_d, sum_dx) = sums_fused.split_at_mut(c);

@@ -25,13 +25,11 @@ kernels! {
     activation::activation_forward(
         out: &mut [T], x: &[T], activation: Activation, width: usize,
     );
-    activation::activation_in_place(x: &mut [T], activation: Activation, width: usize);
+    activation::relu_in_place(x: &mut [T]);
     activation::activation_backward(
         d_x: &mut [T], d_out: &[T], out: &[T], activation: Activation, width: usize,
     );
-    activation::activation_backward_in_place(
-        d: &mut [T], out: &[T], activation: Activation, width: usize,
-    );
+    activation::relu_backward_in_place(d: &mut [T], out: &[T]);
     batch_norm::batch_stats(mean: &mut [T], m2: &mut [T], x: &[T]);
     batch_norm::merge_stats(
         mean: &mut [T], m2: &mut [T], rows: usize,

@@ -11,22 +11,15 @@ use std::ops::Range;
 #[inline(always)]
 pub fn softmax_forward<T: Element, S: Simd<T>>(simd: S, p: &mut [T], x: &[T], width: usize) {
     assert_eq!(p.len(), x.len(), "length");
-    softmax(simd, p, Some(x), width);
-}
-
-/// [`softmax_forward`] of `x` or, without it, of what is in `p`.
-#[inline(always)]
-pub(super) fn softmax<T: Element, S: Simd<T>>(simd: S, p: &mut [T], x: Option<&[T]>, width: usize) {
-    for (n, p) in rows_mut(p, width).enumerate() {
-        let x = x.map(|x| &x[n * width..][..width]);
-        let max = simd.splat(largest(simd, x.unwrap_or(p)));
+    for (p, x) in rows_mut(p, width).zip(rows(x, width)) {
+        let max = simd.splat(largest(simd, x));
         let mut sums = simd.zero();
         for_each_vector(
             simd,
             width,
             #[inline(always)]
             |at| {
-                let e = exponential(simd, &x.unwrap_or(p)[at.clone()], max);
+                let e = exponential(simd, &x[at.clone()], max);
                 simd.store_up_to(e, &mut p[at]);
                 sums = simd.add(sums, e);
             },
@@ -56,27 +49,14 @@ pub fn softmax_backward<T: Element, S: Simd<T>>(
     width: usize,
 ) {
     assert_eq!([d_x.len(), d_p.len()], [p.len(); 2], "length");
-    jacobian_product(simd, d_x, Some(d_p), p, width);
-}
-
-/// [`softmax_backward`] of `d_p` or, without it, of what is in `d_x`.
-#[inline(always)]
-pub(super) fn jacobian_product<T: Element, S: Simd<T>>(
-    simd: S,
-    d_x: &mut [T],
-    d_p: Option<&[T]>,
-    p: &[T],
-    width: usize,
-) {
-    for (n, (d_x, p)) in rows_mut(d_x, width).zip(rows(p, width)).enumerate() {
-        let d_p = d_p.map(|d_p| &d_p[n * width..][..width]);
+    for ((d_x, d_p), p) in rows_mut(d_x, width).zip(rows(d_p, width)).zip(rows(p, width)) {
         let mut sums = simd.zero();
         for_each_vector(
             simd,
             width,
             #[inline(always)]
             |at| {
-                let d_p = simd.load_up_to(&d_p.unwrap_or(d_x)[at.clone()]);
+                let d_p = simd.load_up_to(&d_p[at.clone()]);
                 sums = simd.mul_add(d_p, simd.load_up_to(&p[at]), sums);
             },
         );
@@ -86,7 +66,7 @@ pub(super) fn jacobian_product<T: Element, S: Simd<T>>(
             width,
             #[inline(always)]
             |at| {
-                let d_p = simd.load_up_to(&d_p.unwrap_or(d_x)[at.clone()]);
+                let d_p = simd.load_up_to(&d_p[at.clone()]);
                 let d = simd.mul(simd.load_up_to(&p[at.clone()]), simd.sub(d_p, mean));
                 simd.store_up_to(d, &mut d_x[at]);
             },

@@ -11,7 +11,7 @@ use crate::kernels::winograd;
 use crate::kernels::winograd_backward::{self, gradient_shape, winograd_backward_input};
 use crate::network::layers::Stored;
 use crate::network::step::{Backward, Forward, Model, Step};
-use crate::network::steps::{Norm, RELU};
+use crate::network::steps::Norm;
 
 /// A convolution, and what is wanted of it.
 #[derive(Clone, Debug)]
@@ -253,7 +253,7 @@ impl<T: Element> Step<T> for ConvStep {
         let x = if padded.is_empty() { x } else { padded };
         let (d_kernel, d_bias) = d_weights.split_at_mut(shape.kernel_len());
         if self.conv.relu {
-            run::activation_backward_in_place(d_out, out, RELU, shape.c_out());
+            run::relu_backward_in_place(d_out, out);
         }
         if self.conv.use_bias {
             run::sum_rows(d_bias, d_out);

@@ -5,7 +5,7 @@ use crate::kernels::shape::DenseShape;
 use crate::kernels::simd::Element;
 use crate::network::layers::Stored;
 use crate::network::step::{Backward, Forward, Model, Step};
-use crate::network::steps::{Norm, RELU};
+use crate::network::steps::Norm;
 
 /// Its weights are the kernel, stored (outputs, inputs), and then, if there is one, the bias.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub struct DenseStep {
 impl DenseStep {
     fn undo_relu<T: Element>(&self, d_out: &mut [T], out: &[T]) {
         if self.relu {
-            run::activation_backward_in_place(d_out, out, RELU, self.shape.outputs());
+            run::relu_backward_in_place(d_out, out);
         }
     }
 }
@@ -36,7 +36,7 @@ impl<T: Element> Step<T> for DenseStep {
         let bias = (!bias.is_empty()).then_some(bias);
         run::dense_forward(out, x, kernel, bias, &self.shape, n);
         if self.relu {
-            run::activation_in_place(out, RELU, self.shape.outputs());
+            run::relu_in_place(out);
         }
     }
 
