@@ -156,4 +156,10 @@ impl LayerKind {
     pub fn augments(&self) -> bool {
         matches!(self, Self::Warp(_) | Self::Erase(_))
     }
+
+    /// Whether it draws random numbers in training: each such layer its own, by its place among
+    /// them, whatever else there is.
+    pub fn draws(&self) -> bool {
+        matches!(self, Self::Dropout { .. }) || self.augments()
+    }
 }

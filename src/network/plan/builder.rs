@@ -130,8 +130,8 @@ impl<'a, T: Element> Builder<'a, T> {
         width: usize,
     ) -> Result<Option<Box<dyn Step<T>>>, ShapeError> {
         let layer = &self.layers.layers[stage.layer];
-        // The layer's own, whatever is left out or done in one go before it.
-        let salt = stage.layer as u64;
+        let draws = |layer: &&Layer| layer.spec.kind.draws();
+        let salt = self.layers.layers[..stage.layer].iter().filter(draws).count() as u64;
         Ok(Some(match layer.spec.kind {
             LayerKind::Conv { use_bias, .. } => self.conv(stage, layer, use_bias)?,
             LayerKind::Dense { units, use_bias, .. } => {
