@@ -8,6 +8,7 @@ mod layers;
 mod model;
 mod optimizer;
 mod plan;
+mod processors;
 mod spec;
 mod stages;
 mod step;
@@ -26,8 +27,8 @@ pub use clock::Poll;
 pub use layers::{Layer, Layers, Weight};
 pub use model::Network;
 pub use optimizer::{Averaging, Optimizer, Rule};
+pub use processors::cores;
 pub use spec::{Bounds, EraseSpec, LayerKind, LayerSpec, PoolSpec, WarpSpec};
-pub use team::cores;
 pub use training::{Call, Examples, Outcome};
 
 /// What a plan is for.

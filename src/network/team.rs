@@ -8,10 +8,11 @@ use std::alloc::{Layout, alloc_zeroed};
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::kernels::simd::Element;
 use crate::network::BuildError;
+use crate::network::processors::{Processor, cores, leave};
 
 /// How often a waiting thread looks before it goes to sleep: some tens of microseconds, longer than
 /// the phases of a small network take and much shorter than a time slice.
@@ -35,13 +36,6 @@ pub struct Barrier {
     /// How many sleep; `generation` changes with the lock held.
     sleeping: Mutex<usize>,
     wake: Condvar,
-}
-
-/// Processors of this process, looked up once: that reads files, and takes longer than a small
-/// network's prediction.
-pub fn cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// A thread of the team has panicked, and will not come any more.
@@ -137,7 +131,9 @@ pub fn run(wanted: usize, work: impl Fn(usize, &Barrier) + Sync) {
         while threads < wanted {
             let thread = std::thread::Builder::new().name(format!("cnnrs-{threads}"));
             let (barrier, guarded, worker) = (&barrier, &guarded, threads);
+            let parent = Processor::current();
             let beside = move || {
+                leave(parent);
                 while barrier.threads.load(Ordering::Acquire) == 0 {
                     std::thread::yield_now();
                 }
@@ -146,6 +142,8 @@ pub fn run(wanted: usize, work: impl Fn(usize, &Barrier) + Sync) {
             if thread.spawn_scoped(scope, beside).is_err() {
                 break;
             }
+            // If it has been put behind this one, it leaves now instead of when this one waits.
+            std::thread::yield_now();
             threads += 1;
         }
         barrier.threads.store(threads, Ordering::Release);
