@@ -16,7 +16,7 @@ use crate::network::plan::{Block, Chunks, Plan};
 use crate::network::spec::LayerSpec;
 use crate::network::step::{Model, Random};
 use crate::network::team::{self, Shared};
-use crate::network::training::{Call, Examples, Outcome, Training, WORK_FOR_THREADS, prepare_all};
+use crate::network::training::{Call, Examples, Outcome, Training, prepare_all};
 use crate::network::{BuildError, Mode, parts};
 
 /// A network: layers, weights and, once it is compiled, a loss and an optimiser.
@@ -79,7 +79,7 @@ impl<T: Element> Inference<T> {
         }
         let blocks = images.div_ceil(plan.block);
         let work = plan.work.saturating_mul(images);
-        let threads = if work < 3 * WORK_FOR_THREADS { 1 } else { threads.min(blocks) };
+        let threads = if team::pays(work) { threads.min(blocks) } else { 1 };
         while arenas.len() < threads.max(1) {
             arenas.push(Shared::zeros(plan.arena_len)?);
         }

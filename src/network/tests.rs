@@ -241,6 +241,9 @@ fn gradients_are_central_differences() {
     assert_gradients(&[6], &[probabilities], SPARSE, 4);
 }
 
+/// Images for it: enough work for several threads.
+const BUSY: usize = 200;
+
 /// A network with everything that could depend on how work is divided, and data for it.
 fn busy() -> (Network<f64>, Vec<f64>, Vec<i64>) {
     let mut net = network(
@@ -259,8 +262,8 @@ fn busy() -> (Network<f64>, Vec<f64>, Vec<i64>) {
         ],
     );
     net.compile(SPARSE, Rule::Sgd { momentum: 0.9, nesterov: true }, None).unwrap();
-    let x = random(150 * 144, 5);
-    let labels = (0..150).map(|i| i * i % 10).collect();
+    let x = random(BUSY * 144, 5);
+    let labels = (0..BUSY as i64).map(|i| i * i % 10).collect();
     (net, x, labels)
 }
 
@@ -517,10 +520,10 @@ fn a_normalisations_relu_is_bit_by_bit_that_of_a_step_of_its_own() {
 #[test]
 fn evaluation_is_the_loss_of_predictions() {
     let (mut net, x, labels) = busy();
-    let mut p = vec![0.0; 150 * 10];
-    net.predict(&mut p, &x, 150, None, 3, &|| false).unwrap();
+    let mut p = vec![0.0; BUSY * 10];
+    net.predict(&mut p, &x, BUSY, None, 3, &|| false).unwrap();
     let examples = Examples { x: &x[..], targets: Targets::Labels(&labels) };
-    let outcome = net.evaluate(examples, 150, 2, &|| false).unwrap();
+    let outcome = net.evaluate(examples, BUSY, 2, &|| false).unwrap();
     let rows = || p.chunks_exact(10).zip(&labels);
     let expected: f64 = rows().map(|(p, &label)| -p[label as usize].ln()).sum();
     assert!((outcome.losses[0] - expected).abs() < 1e-9, "{:?} {expected}", outcome.losses);

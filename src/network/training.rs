@@ -38,7 +38,7 @@ const GRADIENT_BYTES_FOR_THREADS: usize = 1 << 30;
 
 /// Products of one step, forward, below which waking a second thread costs more than it saves: some
 /// 30 us of work, forward and backward.
-pub const WORK_FOR_THREADS: usize = 500_000;
+const WORK_FOR_THREADS: usize = 500_000;
 
 /// Products of one step, forward, up to which nodes may descend by themselves: such a step cannot
 /// be stopped, and so takes some milliseconds at most.
@@ -218,8 +218,11 @@ impl<T: Element> Training<T> {
     ) -> Result<Outcome, BuildError> {
         let batch = call.batch.min(call.order.len());
         let chunks = self.make_room(layers, batch)?;
-        let work = self.plan.work.saturating_mul(batch);
-        let threads = if work < WORK_FOR_THREADS { 1 } else { call.threads.min(chunks.count()) };
+        let forward = |images| self.plan.work.saturating_mul(images);
+        // The way back takes twice as many.
+        let whole = forward(call.order.len()).saturating_mul(3);
+        let pays = forward(batch) >= WORK_FOR_THREADS && team::pays(whole);
+        let threads = if pays { call.threads.min(chunks.count()) } else { 1 };
         let most = self.most_chunks(batch);
         self.make_arenas(if self.meets() { most } else { threads })?;
         let extra = if chunks.len > self.plan.block { threads } else { 0 };
