@@ -54,7 +54,7 @@ def assert_same_bits(got: list[Array], expected: list[Array]) -> None:
 def test_threads_change_no_bit(net: str, n: int, batch: int) -> None:
     """Batches of one, of less than a block, of few chunks and of all, with what is left."""
     x, y = digits(n)
-    many, labels = digits(200)  # few are no work for several threads
+    many, labels = digits(333)  # few are no work for several threads
     results = []
     for threads in THREADS:
         cnnrs.set_num_threads(threads)

@@ -79,8 +79,8 @@ impl<T: Element> Inference<T> {
         }
         let blocks = images.div_ceil(plan.block);
         let work = plan.work.saturating_mul(images);
-        let threads = if team::pays(work) { threads.min(blocks) } else { 1 };
-        while arenas.len() < threads.max(1) {
+        let threads = threads.min(blocks).min(team::most_threads(work)).max(1);
+        while arenas.len() < threads {
             arenas.push(Shared::zeros(plan.arena_len)?);
         }
         let none = Shared::zeros(0)?;

@@ -18,9 +18,9 @@ use crate::network::processors::{Processor, cores, leave};
 /// the phases of a small network take and much shorter than a time slice.
 const SPINS: usize = 2_000;
 
-/// Products of a call below which starting threads costs more than they save: some 150 us of work.
-/// A thread begins after up to 100 us where the host first has to wake a virtual processor.
-const WORK_TO_START: usize = 8_000_000;
+/// Products of a call for each thread, at least: some 75 us of work. A thread takes up to 100 us to
+/// begin where the host first has to wake a virtual processor, and each takes its parent some time.
+const WORK_OF_A_THREAD: usize = 4_000_000;
 
 /// A value that shares no cache line with others: one thread's writing would make the other threads
 /// fetch these again. Twice the line, because processors fetch lines in pairs.
@@ -42,9 +42,9 @@ pub struct Barrier {
     wake: Condvar,
 }
 
-/// Whether threads beside the first one pay for a call of so many products.
-pub fn pays(work: usize) -> bool {
-    work >= WORK_TO_START
+/// How many threads at most pay for a call of so many products.
+pub fn most_threads(work: usize) -> usize {
+    (work / WORK_OF_A_THREAD).max(1)
 }
 
 /// A thread of the team has panicked, and will not come any more.

@@ -219,10 +219,13 @@ impl<T: Element> Training<T> {
         let batch = call.batch.min(call.order.len());
         let chunks = self.make_room(layers, batch)?;
         let forward = |images| self.plan.work.saturating_mul(images);
-        // The way back takes twice as many.
-        let whole = forward(call.order.len()).saturating_mul(3);
-        let pays = forward(batch) >= WORK_FOR_THREADS && team::pays(whole);
-        let threads = if pays { call.threads.min(chunks.count()) } else { 1 };
+        let threads = if forward(batch) < WORK_FOR_THREADS {
+            1
+        } else {
+            // The way back takes twice as many products as the way forward.
+            let pay = team::most_threads(forward(call.order.len()).saturating_mul(3));
+            call.threads.min(chunks.count()).min(pay)
+        };
         let most = self.most_chunks(batch);
         self.make_arenas(if self.meets() { most } else { threads })?;
         let extra = if chunks.len > self.plan.block { threads } else { 0 };
