@@ -12,9 +12,9 @@ use crate::kernels::simd::Element;
 use crate::network::clock::{Clock, Poll};
 use crate::network::layers::{Layers, Weight};
 use crate::network::optimizer::{Averaging, Optimizer, Rule};
-use crate::network::plan::{Block, Chunks, Plan};
+use crate::network::plan::{Block, Plan};
 use crate::network::spec::LayerSpec;
-use crate::network::step::{Model, Random};
+use crate::network::step::{Chunks, Model, Random};
 use crate::network::team::{self, Shared};
 use crate::network::training::{Call, Examples, Outcome, Training, prepare_all};
 use crate::network::{BuildError, Mode, parts};
@@ -100,7 +100,8 @@ impl<T: Element> Inference<T> {
                     prepared: unsafe { prepared.read(0..prepared.len()) },
                     stats: &none,
                     d_stats: &none,
-                    chunk: Chunks { images: at.len(), len: at.len(), at: 0 },
+                    chunks: Chunks { images: at.len(), len: at.len() },
+                    chunk: 0,
                 };
                 for (row, image) in at.clone().enumerate() {
                     // SAFETY: the arena is the worker's.

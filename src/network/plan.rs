@@ -11,7 +11,7 @@ use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::layers::Layers;
 use crate::network::stages::stages;
-use crate::network::step::{Backward, Batch, Forward, Model, Random, Step};
+use crate::network::step::{Backward, Batch, Chunks, Forward, Model, Random, Step};
 use crate::network::team::Shared;
 use crate::network::{BuildError, Mode};
 
@@ -88,30 +88,14 @@ pub struct Block<'a, T> {
     pub params: &'a Shared<T>,
     /// What was made of them.
     pub prepared: &'a [T],
-    /// Statistics of all chunks, on either way, and which chunk this is.
+    /// Statistics of all chunks, on the way forward and on the way back.
     pub stats: &'a Shared<T>,
     /// See `stats`.
     pub d_stats: &'a Shared<T>,
-    /// See `stats`.
-    pub chunk: Chunks,
-}
-
-/// How a batch is divided.
-#[derive(Clone, Copy, Debug)]
-pub struct Chunks {
-    /// Images in all.
-    pub images: usize,
-    /// Images in every chunk but the last.
-    pub len: usize,
-    /// The chunk at hand.
-    pub at: usize,
-}
-
-impl Chunks {
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.images.div_ceil(self.len)
-    }
+    /// What the batch is divided into.
+    pub chunks: Chunks,
+    /// Which of the chunks the block is of.
+    pub chunk: usize,
 }
 
 impl<T: Element> Plan<T> {
@@ -270,7 +254,7 @@ impl<T: Element> Plan<T> {
                     weights: block.params.read(node.params.clone()),
                     prepared: &block.prepared[node.prepared.clone()],
                     random: block.random,
-                    batch: self.batch(i, block.stats, block.chunk),
+                    batch: self.batch(i, block.stats, block.chunks),
                 }
             });
             if stops() {
@@ -278,7 +262,7 @@ impl<T: Element> Plan<T> {
             }
         }
         if let Some(Node { step, meeting: Some(meeting), .. }) = self.nodes.get(nodes.end) {
-            let at = meeting.start + block.chunk.at * meeting.len;
+            let at = meeting.start + block.chunk * meeting.len;
             // SAFETY: this part is the chunk's own until all chunks have met.
             let stats = unsafe { block.stats.write(at..at + meeting.len) };
             // SAFETY: the input is set and nobody writes to it.
@@ -313,7 +297,7 @@ impl<T: Element> Plan<T> {
             }
             // SAFETY: the pass is gone before the next one is made.
             let mut pass = unsafe { self.backward_pass(block, i, d_params) };
-            let all = self.stats_range(i, block.chunk.count());
+            let all = self.stats_range(i, block.chunks.count());
             // SAFETY: all chunks have written theirs before they met, and this is after it.
             pass.batch.d_stats = unsafe { block.d_stats.read(all) };
             match rate {
@@ -335,7 +319,7 @@ impl<T: Element> Plan<T> {
         if let Some(i) = nodes.start.checked_sub(1)
             && let Node { step, meeting: Some(meeting), .. } = &self.nodes[i]
         {
-            let at = meeting.start + block.chunk.at * meeting.len;
+            let at = meeting.start + block.chunk * meeting.len;
             // SAFETY: this part is the chunk's own until all chunks have met, and the pass does not
             // show it; and as above.
             unsafe {
@@ -367,7 +351,7 @@ impl<T: Element> Plan<T> {
                 saved: block.arena.write(node.saved(n)),
                 scratch: block.arena.write(self.scratch(i, n)),
                 prepared: &block.prepared[node.prepared.clone()],
-                batch: self.batch(i, block.stats, block.chunk),
+                batch: self.batch(i, block.stats, block.chunks),
             }
         }
     }
@@ -381,7 +365,7 @@ impl<T: Element> Plan<T> {
         let all = self.stats_range(i, chunks.count());
         // SAFETY: all chunks have written theirs before they met, and this is after it.
         let stats = unsafe { stats.read(all) };
-        Batch { stats, d_stats: &[], chunk: chunks.len, images: chunks.images }
+        Batch { stats, d_stats: &[], chunks }
     }
 
     /// Where so many chunks' statistics for node `i` lie.

@@ -1,6 +1,7 @@
 //! What a plan is made of: operations on a block of images, forward and backward.
 
 use std::fmt::Debug;
+use std::ops::Range;
 
 use crate::kernels::counter;
 use crate::kernels::simd::Element;
@@ -31,6 +32,27 @@ impl Random {
     }
 }
 
+/// How a batch is divided.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunks {
+    /// Images in all.
+    pub images: usize,
+    /// Images in every chunk but the last.
+    pub len: usize,
+}
+
+impl Chunks {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.images.div_ceil(self.len)
+    }
+
+    /// The images of chunk `at`.
+    pub fn images_of(&self, at: usize) -> Range<usize> {
+        at * self.len..self.images.min((at + 1) * self.len)
+    }
+}
+
 /// What the chunks of a batch found out about it, for a step that normalises by the whole batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a, T> {
@@ -38,10 +60,8 @@ pub struct Batch<'a, T> {
     pub stats: &'a [T],
     /// (chunks, the step's `stats_len`) in `backward`, else empty: chunks are still writing them.
     pub d_stats: &'a [T],
-    /// Images in every chunk but the last.
-    pub chunk: usize,
-    /// Images in all.
-    pub images: usize,
+    /// How the batch is divided into them.
+    pub chunks: Chunks,
 }
 
 /// A forward pass over `n` images.

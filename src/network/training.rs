@@ -13,8 +13,8 @@ use crate::network::clock::{Clock, Poll};
 use crate::network::exchange::Exchange;
 use crate::network::layers::Layers;
 use crate::network::optimizer::{Averaging, Optimizer, Rule};
-use crate::network::plan::{Chunks, Plan};
-use crate::network::step::Model;
+use crate::network::plan::Plan;
+use crate::network::step::{Chunks, Model};
 use crate::network::team::{self, Broken, Shared};
 use crate::network::{BuildError, Mode};
 
@@ -255,7 +255,7 @@ impl<T: Element> Training<T> {
     fn chunks(&self, images: usize) -> Chunks {
         let len = images.div_ceil(self.chunks_for_threads).min(self.plan.longest_block);
         let len = len.max(self.block).max(images.div_ceil(self.max_chunks));
-        Chunks { images, len, at: 0 }
+        Chunks { images, len }
     }
 
     /// How many chunks there are at most in batches of up to so many images. A smaller batch may

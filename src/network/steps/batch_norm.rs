@@ -39,7 +39,7 @@ impl BatchNormStep {
 
     /// Elements of each channel in a chunk.
     fn rows<T>(&self, batch: &Batch<'_, T>, chunk: usize) -> usize {
-        batch.chunk.min(batch.images - chunk * batch.chunk) * self.pixels
+        batch.chunks.images_of(chunk).len() * self.pixels
     }
 
     /// The batch's mean and biased variance.
@@ -80,7 +80,7 @@ impl<T: Element> Step<T> for BatchNormStep {
         }
         let (sum_d, sum_d_xhat) = sums.split_at(self.c);
         let (gamma, _) = self.split(weights);
-        let rows = batch.images * self.pixels;
+        let rows = batch.chunks.images * self.pixels;
         run::batch_norm_backward(d_x, d_out, x, mean, inv, gamma, sum_d, sum_d_xhat, rows);
     }
 

@@ -56,7 +56,7 @@ impl<T: Element> Step<T> for AveragePoolStep {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::step::{Batch, Random};
+    use crate::network::step::{Batch, Chunks, Random};
 
     #[test]
     fn places_of_maxima_are_kept_for_a_gradient_only() {
@@ -75,7 +75,7 @@ mod tests {
                 weights: &[],
                 prepared: &[],
                 random: Random { seed: 0, step: 0, row: 0, iteration: 0 },
-                batch: Batch { stats: &[], d_stats: &[], chunk: 3, images: 3 },
+                batch: Batch { stats: &[], d_stats: &[], chunks: Chunks { images: 3, len: 3 } },
             });
             let mut expected = out.clone();
             run::max_pool_forward(&mut expected, &x, &shape, 3);

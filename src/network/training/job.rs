@@ -13,8 +13,8 @@ use crate::network::ahead::Ahead;
 use crate::network::clock::Clock;
 use crate::network::exchange::{Shares, UPDATE};
 use crate::network::parts;
-use crate::network::plan::{Block, Chunks};
-use crate::network::step::{Model, Random};
+use crate::network::plan::Block;
+use crate::network::step::{Chunks, Model, Random};
 use crate::network::team::{Apart, Barrier, Broken, Shared};
 
 /// One call of `train`, as all its threads see it.
@@ -41,7 +41,6 @@ pub struct Job<'a, X, T> {
 }
 
 /// A step of the call.
-#[derive(Clone, Copy)]
 struct At {
     step: usize,
     /// Its first image in the order.
@@ -120,8 +119,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                     if self.stop.load(Ordering::Relaxed) && !descends {
                         break;
                     }
-                    let at = At { chunks: Chunks { at: chunk, ..chunks }, ..at };
-                    self.chunk(worker, phase, at, clock);
+                    self.chunk(worker, phase, &at, chunk, clock);
                 }
                 let last = number + 1 == self.phases.len();
                 barrier.wait(|| self.finish_phase(last, &at))?;
@@ -197,14 +195,12 @@ impl<X: Source, T: Element> Job<'_, X, T> {
 
     /// Takes a chunk through a phase, or a part of it if there is a stop: then the step does not
     /// count.
-    fn chunk(&self, worker: usize, phase: &Phase, at: At, clock: &mut Clock<'_>) {
+    fn chunk(&self, worker: usize, phase: &Phase, at: &At, chunk: usize, clock: &mut Clock<'_>) {
         let Training { plan, exchange, .. } = self.training;
-        let chunks = at.chunks;
-        let first = chunks.at * chunks.len;
-        let images = chunks.len.min(chunks.images - first);
-        let arena = if self.training.meets() { chunks.at } else { worker };
-        for (number, part) in parts(images, plan.block).enumerate() {
-            let row = first + part.start;
+        let images = at.chunks.images_of(chunk);
+        let arena = if self.training.meets() { chunk } else { worker };
+        for (number, part) in parts(images.len(), plan.block).enumerate() {
+            let row = images.start + part.start;
             let block = Block {
                 arena: &self.training.arenas[arena],
                 n: part.len(),
@@ -219,7 +215,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 prepared: unsafe { self.training.prepared.read(0..plan.prepared_len) },
                 stats: &self.training.stats,
                 d_stats: &self.training.d_stats,
-                chunk: chunks,
+                chunks: at.chunks,
+                chunk,
             };
             let order = &self.call.order[at.start + row..];
             let mut next: &[usize] = &[];
@@ -247,11 +244,11 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 return;
             }
             if phase.loss {
-                self.loss(&block, at.start + row, chunks);
+                self.loss(&block, at.start + row);
             }
             if phase.loss || !phase.backward.is_empty() {
                 // SAFETY: each chunk has its gradient and each worker its extra one.
-                let gradient = unsafe { exchange.gradient(chunks.at) };
+                let gradient = unsafe { exchange.gradient(chunk) };
                 let rate = at.descends.then(|| T::from_f64(at.rate));
                 let nodes = phase.backward.clone();
                 if number == 0 {
@@ -272,7 +269,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
     }
 
     /// The loss of a block and its gradient; `start` is its first image's place in the order.
-    fn loss(&self, block: &Block<'_, T>, start: usize, chunks: Chunks) {
+    fn loss(&self, block: &Block<'_, T>, start: usize) {
         let Training { plan, loss, end, .. } = self.training;
         let width = plan.width;
         let targets = match self.examples.targets {
@@ -288,8 +285,8 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         };
         // SAFETY: gone before the block goes on; a value and its gradient lie apart.
         let (x, d_x) = unsafe { (plan.value(block, *end), plan.d_value(block, *end)) };
-        let scale = T::from_f64(1.0 / chunks.images as f64);
-        let mut sums = self.sums[chunks.at].0.lock().unwrap_or_else(PoisonError::into_inner);
+        let scale = T::from_f64(1.0 / block.chunks.images as f64);
+        let mut sums = self.sums[block.chunk].0.lock().unwrap_or_else(PoisonError::into_inner);
         run::loss_backward(d_x, &mut sums, x, targets, *loss, width, scale);
     }
 
