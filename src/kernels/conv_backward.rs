@@ -9,7 +9,7 @@ use super::tile::{Taps, convolve};
 use super::walk::{Lattice, Pixels, Place};
 
 /// Taps and vectors of the tile that fills 32 registers.
-const TAPS: usize = 12;
+const TILE_TAPS: usize = 12;
 const VECTORS: usize = 2;
 
 /// Taps of the tile for what is left, and of the one that fills 16 registers.
@@ -96,19 +96,19 @@ struct Block<'a, T> {
 /// As for [`Block::run`].
 #[inline(always)]
 unsafe fn backward_blocks<T: Element, S: Simd<T>>(simd: S, mut block: Block<T>) {
-    let large = S::SUMS >= TAPS * VECTORS;
+    let large = S::SUMS >= TILE_TAPS * VECTORS;
     let side = (block.taps.rows, block.taps.run) == (SIDE, SIDE);
     // SAFETY: the caller's promise.
     unsafe {
         match (large, side) {
             (true, true) => block.run::<S, { SIDE * SIDE }, VECTORS>(simd),
-            (true, false) => block.run::<S, TAPS, VECTORS>(simd),
+            (true, false) => block.run::<S, TILE_TAPS, VECTORS>(simd),
             (false, true) => {}
             (false, false) => block.run::<S, FEW_TAPS, VECTORS>(simd),
         }
         match (large, side) {
             (_, true) => block.run::<S, { SIDE * SIDE }, 1>(simd),
-            (true, false) => block.run::<S, TAPS, 1>(simd),
+            (true, false) => block.run::<S, TILE_TAPS, 1>(simd),
             (false, false) => block.run::<S, SOME_TAPS, 1>(simd),
         }
     }

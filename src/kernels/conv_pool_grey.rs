@@ -5,6 +5,10 @@
 
 use super::shape::ConvPoolShape;
 
+/// Room for sums, [`SUMS`](super::simd::Simd::SUMS), from which on four or six windows at a time are
+/// faster than one or two: with less of it the sums, or the taps, go to memory and back.
+const SUMS_OF_MANY: usize = 24;
+
 /// Whether these kernels are made for the shape: images with one channel, and filters of 3x3
 /// or 5x5 in steps of 1.
 pub fn supports(shape: &ConvPoolShape) -> bool {

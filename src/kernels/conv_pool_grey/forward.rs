@@ -1,7 +1,7 @@
 //! The convolution and the maxima.
 
 use super::patches::{Patch, Patches};
-use super::{rows, square};
+use super::{SUMS_OF_MANY, rows, square};
 use crate::kernels::conv::{Maxima, maximum};
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
@@ -82,12 +82,12 @@ fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
     let mut window = 0;
     // As many windows at a time as there are registers for. With few registers, one is faster: the
     // taps stay in the others.
-    while S::SUMS >= 24 && window + 4 <= tiled {
+    while S::SUMS >= SUMS_OF_MANY && window + 4 <= tiled {
         let sums = window_sums::<T, S, K, 4>(simd, &mut patches, &taps);
         layer.store_windows::<S, 4, true>(simd, maxima, sums, bias, window);
         window += 4;
     }
-    while S::SUMS < 24 && window < tiled {
+    while S::SUMS < SUMS_OF_MANY && window < tiled {
         let sums = window_sums(simd, &mut patches, &taps);
         layer.store_windows::<S, 1, true>(simd, maxima, sums, bias, window);
         window += 1;

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::SUMS_OF_MANY;
 use super::forward::{Channels, Pairs, load_within};
 use super::patches::columns;
 use crate::kernels::conv::Maxima;
@@ -123,7 +124,7 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
             #[inline(always)]
             |simd| {
                 let mut n = 0;
-                while S::SUMS >= 24 && n + 4 <= windows.len() {
+                while S::SUMS >= SUMS_OF_MANY && n + 4 <= windows.len() {
                     self.store::<S, 4>(simd, maxima, points, n, windows.start);
                     n += 4;
                 }
@@ -153,7 +154,7 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
             |simd| {
                 let (layer, first) = (self.layer, windows.start);
                 let mut n = 0;
-                while S::SUMS >= 24 && n + 6 <= windows.len() {
+                while S::SUMS >= SUMS_OF_MANY && n + 6 <= windows.len() {
                     let sums = self.sums::<S, 6, 1>(simd, points, n);
                     layer.store_pairs(simd, maxima, rows(simd, sums), &self.pairs, first + n);
                     n += 6;
