@@ -3,7 +3,7 @@
 
 use super::shape::{ConvPoolShape, ConvShape, DenseShape, POOL, PoolShape};
 use super::simd::Element;
-use super::warp::{Affine, FillMode, WarpShape};
+use super::warp::{Affine, FillMode, ImageShape};
 
 /// Calls `visit(out, x, kernel)` with the three indices of every product of a convolution of `n`
 /// images, none of them padded.
@@ -305,9 +305,9 @@ pub fn warp<T: Element>(
     map: &Affine,
     shift: Option<[&[T]; 2]>,
     fill: FillMode,
-    shape: &WarpShape,
+    shape: &ImageShape,
 ) -> Vec<f64> {
-    let &WarpShape { h, w, c } = shape;
+    let &ImageShape { h, w, c } = shape;
     let constant = if let FillMode::Constant(value) = fill { value } else { f64::NAN };
     let mut out = vec![];
     for y in 0..h {

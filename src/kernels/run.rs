@@ -8,7 +8,7 @@ use super::optimizer::Adam;
 use super::rescale::Source;
 use super::shape::{ConvPoolShape, ConvShape, DenseShape, PoolShape};
 use super::simd::{self, Element};
-use super::warp::{Affine, FillMode, Interpolation, WarpShape};
+use super::warp::{Affine, FillMode, ImageShape, Interpolation};
 use crate::dispatch;
 
 /// For `module::kernel(parameters)`, a function `kernel` that dispatches to it.
@@ -119,7 +119,7 @@ kernels! {
     softmax::softmax_backward(d_totals: &mut [T], d_p: &[T], p: &[T], width: usize);
     warp::warp(
         out: &mut [T], x: &[T], map: &Affine, shift: Option<[&[T]; 2]>, fill: FillMode,
-        interpolation: Interpolation, bordered: &mut [T], shape: &WarpShape,
+        interpolation: Interpolation, bordered: &mut [T], shape: &ImageShape,
     );
     winograd::winograd_forward(
         out: &mut [T], x: &[T], packed: &[T], bias: Option<&[T]>, relu: bool, scratch: &mut [T],

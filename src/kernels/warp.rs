@@ -44,7 +44,7 @@ impl Affine {
 
 /// An image's sizes.
 #[derive(Clone, Copy, Debug)]
-pub struct WarpShape {
+pub struct ImageShape {
     /// Rows.
     pub h: usize,
     /// Columns.
@@ -53,7 +53,7 @@ pub struct WarpShape {
     pub c: usize,
 }
 
-impl WarpShape {
+impl ImageShape {
     /// Elements of an image.
     pub fn image_len(&self) -> usize {
         self.h * self.w * self.c
@@ -135,9 +135,9 @@ fn add_border<T: Element, S: Simd<T>>(
     out: &mut [T],
     x: &[T],
     fill: FillMode,
-    shape: &WarpShape,
+    shape: &ImageShape,
 ) {
-    let &WarpShape { h, w, c } = shape;
+    let &ImageShape { h, w, c } = shape;
     let constant = T::from_f64(if let FillMode::Constant(value) = fill { value } else { 0.0 });
     let sides = [0, w + 1, w + 2].map(|column| (column, behind_border(column, w, fill)));
     for (row, out) in out.chunks_exact_mut((w + BORDER) * c).enumerate() {
@@ -163,7 +163,7 @@ fn add_border<T: Element, S: Simd<T>>(
 
 /// Rows and columns that come from the map are moved by `shift`, (h, w) each.
 ///
-/// `out` and `x` (h, w, c), `bordered` ([`bordered_len`](WarpShape::bordered_len),) of anything.
+/// `out` and `x` (h, w, c), `bordered` ([`bordered_len`](ImageShape::bordered_len),) of anything.
 /// Coordinates are numbers of type `T` and so are bordered pixels' places.
 #[inline(always)]
 pub fn warp<T: Element, S: Simd<T>>(
@@ -175,9 +175,9 @@ pub fn warp<T: Element, S: Simd<T>>(
     fill: FillMode,
     interpolation: Interpolation,
     bordered: &mut [T],
-    shape: &WarpShape,
+    shape: &ImageShape,
 ) {
-    let &WarpShape { h, w, c } = shape;
+    let &ImageShape { h, w, c } = shape;
     assert_eq!(out.len(), shape.image_len(), "out");
     assert_eq!(x.len(), shape.image_len(), "x");
     if *map == Affine::IDENTITY && shift.is_none() {
@@ -297,9 +297,9 @@ fn mix_pixels<T: Element, S: Simd<T>>(
     bordered: &[T],
     places: &[u32; MAX_LANES],
     weights: [S::Vector; 2],
-    shape: &WarpShape,
+    shape: &ImageShape,
 ) {
-    let &WarpShape { w, c, .. } = shape;
+    let &ImageShape { w, c, .. } = shape;
     let [mut below, mut right] = [[T::zero(); MAX_LANES]; 2];
     simd.store(weights[0], &mut below);
     simd.store(weights[1], &mut right);
@@ -342,7 +342,7 @@ mod tests {
         shift: Option<[&[T]; 2]>,
         fill: FillMode,
         interpolation: Interpolation,
-        shape: &WarpShape,
+        shape: &ImageShape,
     ) -> Vec<T> {
         let mut out = vec![T::nan(); shape.image_len()];
         let mut bordered = vec![T::nan(); shape.bordered_len()];
@@ -353,7 +353,7 @@ mod tests {
     }
 
     /// Maps that stay inside, and maps that go far out.
-    fn maps(shape: &WarpShape) -> Vec<Affine> {
+    fn maps(shape: &ImageShape) -> Vec<Affine> {
         let (h, w) = (shape.h as f64, shape.w as f64);
         let mut maps = vec![
             Affine([[1.0, 0.0, 0.3], [0.0, 1.0, -0.4]]),
@@ -371,7 +371,7 @@ mod tests {
     fn case<T: Element>(level: Level, tolerance: f64) {
         for (h, w) in [(1, 1), (1, 7), (6, 1), (2, 2), (5, 15), (9, 16), (4, 17), (7, 33)] {
             for c in [1, 2, 3, 17] {
-                let shape = WarpShape { h, w, c };
+                let shape = ImageShape { h, w, c };
                 let x: Vec<T> = random(shape.image_len(), 1);
                 let shift: Vec<T> = random::<T>(2 * h * w, 2).iter().map(|&s| s + s + s).collect();
                 let (rows, columns) = shift.split_at(h * w);
@@ -410,7 +410,7 @@ mod tests {
     /// Coordinates that no rounding takes to another pixel.
     fn nearest_case<T: Element>(level: Level) {
         for (h, w, c) in [(1, 1, 1), (5, 17, 1), (6, 3, 4)] {
-            let shape = WarpShape { h, w, c };
+            let shape = ImageShape { h, w, c };
             let x: Vec<T> = random(shape.image_len(), 1);
             for (column, row) in [(0.4f64, 0.4f64), (-0.4, 2.3), (3.75, -8.25), (-40.4, 25.6)] {
                 for fill in MODES {
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn the_identity_copies_all_bits() {
-        let shape = WarpShape { h: 3, w: 5, c: 1 };
+        let shape = ImageShape { h: 3, w: 5, c: 1 };
         let mut x: Vec<f32> = random(15, 1);
         (x[3], x[7], x[9]) = (f32::NAN, f32::INFINITY, -0.0);
         for_each_level(|level| {
@@ -459,7 +459,7 @@ mod tests {
     #[test]
     fn outside_is_what_the_fill_mode_says() {
         let x: Vec<f64> = vec![1.0, 2.0, 3.0, 4.0];
-        let shape = WarpShape { h: 1, w: 4, c: 1 };
+        let shape = ImageShape { h: 1, w: 4, c: 1 };
         for (fill, expected) in [
             (FillMode::Constant(9.0), [9.0; 12]),
             (FillMode::Nearest, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0]),

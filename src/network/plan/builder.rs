@@ -6,7 +6,7 @@ use super::{Meeting, Node, Plan};
 use crate::kernels::activation::Activation;
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape, ShapeError, checked_len};
 use crate::kernels::simd::Element;
-use crate::kernels::warp::WarpShape;
+use crate::kernels::warp::ImageShape;
 use crate::network::Mode;
 use crate::network::layers::{ALIGNMENT, Layer, Layers, Stored};
 use crate::network::spec::LayerKind;
@@ -336,15 +336,15 @@ fn pool(layer: &Layer) -> Result<PoolShape, ShapeError> {
     layer.pool.ok_or_else(|| ShapeError::new("expected a pooling".to_owned()))
 }
 
-fn image(layer: &Layer) -> Result<WarpShape, ShapeError> {
+fn image(layer: &Layer) -> Result<ImageShape, ShapeError> {
     match layer.input[..] {
-        [h, w, c] => Ok(WarpShape { h, w, c }),
+        [h, w, c] => Ok(ImageShape { h, w, c }),
         _ => Err(ShapeError::new("expected images".to_owned())),
     }
 }
 
 /// Of images whose pixels' places, with a border, are numbers of type `T` and of 31 bits.
-fn bordered<T: Element>(layer: &Layer) -> Result<WarpShape, ShapeError> {
+fn bordered<T: Element>(layer: &Layer) -> Result<ImageShape, ShapeError> {
     let shape = image(layer)?;
     let most = most_natural::<T>().min(f64::from(i32::MAX));
     if shape.bordered_pixels() as f64 > most {

@@ -3,7 +3,7 @@
 use crate::kernels::counter::{mix, uniform};
 use crate::kernels::erase::{covered, erase};
 use crate::kernels::simd::Element;
-use crate::kernels::warp::WarpShape;
+use crate::kernels::warp::ImageShape;
 use crate::network::spec::EraseSpec;
 use crate::network::step::{Backward, Forward, Step};
 use crate::network::steps::warp::within;
@@ -14,7 +14,7 @@ pub struct EraseStep {
     /// What is drawn.
     pub spec: EraseSpec,
     /// Sizes of an image.
-    pub shape: WarpShape,
+    pub shape: ImageShape,
     /// Which step of the network this is: each draws its own numbers.
     pub salt: u64,
 }
@@ -23,7 +23,7 @@ impl<T: Element> Step<T> for EraseStep {
     fn forward(&self, pass: Forward<'_, T>) {
         let Forward { x, out, random, .. } = pass;
         let EraseSpec { factor, scale, paint, value_range, seed } = self.spec;
-        let WarpShape { h, w, c } = self.shape;
+        let ImageShape { h, w, c } = self.shape;
         out.copy_from_slice(x);
         for (n, out) in out.chunks_exact_mut(self.shape.image_len()).enumerate() {
             let key = random.key(self.salt, seed, n);

@@ -5,7 +5,7 @@ use std::f64::consts::TAU;
 use crate::kernels::counter::{mix, uniform};
 use crate::kernels::run;
 use crate::kernels::simd::Element;
-use crate::kernels::warp::{Affine, WarpShape};
+use crate::kernels::warp::{Affine, ImageShape};
 use crate::network::spec::{Bounds, WarpSpec};
 use crate::network::step::{Backward, Forward, Step};
 
@@ -15,7 +15,7 @@ pub struct WarpStep {
     /// What is drawn.
     pub spec: WarpSpec,
     /// Sizes of an image.
-    pub shape: WarpShape,
+    pub shape: ImageShape,
     /// Which step of the network this is: each draws its own numbers.
     pub salt: u64,
 }
@@ -74,7 +74,7 @@ impl<T: Element> Step<T> for WarpStep {
     fn backward(&self, _: Backward<'_, T>, _: &[T]) {}
 
     fn scratch_len(&self, _: usize) -> usize {
-        let WarpShape { h, w, .. } = self.shape;
+        let ImageShape { h, w, .. } = self.shape;
         let elastic = self.spec.elastic.map_or(0, |it| it.scratch_len(h, w) + 2 * h * w);
         self.shape.bordered_len() + elastic
     }
