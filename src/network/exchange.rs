@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::layers::ALIGNMENT;
-use crate::network::team::Shared;
+use crate::network::shared::Shared;
 use crate::network::{BuildError, parts};
 
 /// Most parameters that are updated in one go.

@@ -9,6 +9,7 @@ mod model;
 mod optimizer;
 mod plan;
 mod processors;
+mod shared;
 mod spec;
 mod stages;
 mod step;

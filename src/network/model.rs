@@ -13,9 +13,10 @@ use crate::network::clock::{Clock, Poll};
 use crate::network::layers::{Layers, Weight};
 use crate::network::optimizer::{Averaging, Optimizer, Rule};
 use crate::network::plan::{Block, Plan};
+use crate::network::shared::Shared;
 use crate::network::spec::LayerSpec;
 use crate::network::step::{Chunks, Model, Random};
-use crate::network::team::{self, Shared};
+use crate::network::team;
 use crate::network::training::{Call, Examples, Outcome, Training, prepare_all};
 use crate::network::{BuildError, Mode, parts};
 

@@ -7,7 +7,7 @@ use crate::kernels::optimizer::Adam;
 use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::BuildError;
-use crate::network::team::Shared;
+use crate::network::shared::Shared;
 
 /// A rule for updates, with Keras's formulas.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -10,9 +10,9 @@ use crate::kernels::rescale::Source;
 use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::layers::Layers;
+use crate::network::shared::Shared;
 use crate::network::stages::stages;
 use crate::network::step::{Backward, Batch, Chunks, Forward, Model, Random, Step};
-use crate::network::team::Shared;
 use crate::network::{BuildError, Mode};
 
 /// A step, and where its things lie.

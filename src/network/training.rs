@@ -14,8 +14,9 @@ use crate::network::exchange::Exchange;
 use crate::network::layers::Layers;
 use crate::network::optimizer::{Averaging, Optimizer, Rule};
 use crate::network::plan::Plan;
+use crate::network::shared::Shared;
 use crate::network::step::{Chunks, Model};
-use crate::network::team::{self, Broken, Shared};
+use crate::network::team::{self, Broken};
 use crate::network::{BuildError, Mode};
 
 /// Most chunks that a batch is divided into, each with a gradient of its own: enough for the

@@ -14,8 +14,9 @@ use crate::network::clock::Clock;
 use crate::network::exchange::{Shares, UPDATE};
 use crate::network::parts;
 use crate::network::plan::Block;
+use crate::network::shared::Shared;
 use crate::network::step::{Chunks, Model, Random};
-use crate::network::team::{Apart, Barrier, Broken, Shared};
+use crate::network::team::{Apart, Barrier, Broken};
 
 /// One call of `train`, as all its threads see it.
 pub struct Job<'a, X, T> {
