@@ -109,14 +109,14 @@ fn pick_two<T: Element, S: Simd<T>, const K: usize>(
 /// Positions of a window in a vector that holds a row of pixels and, in its second half, the one
 /// below.
 #[inline(always)]
-fn in_rows<T: Element, S: Simd<T>>(simd: S, at: S::Vector) -> S::Vector {
+pub fn in_rows<T: Element, S: Simd<T>>(simd: S, at: S::Vector) -> S::Vector {
     let [last_above, down] = simd.constants([(POOL - 1) as f64, (S::LANES / 2 - POOL) as f64]);
     simd.select(simd.greater(at, last_above), simd.add(at, down), at)
 }
 
 /// Adds the products of the gradients `d` and the pixels that their positions `at` meet.
 #[inline(always)]
-fn add_picked<T: Element, S: Simd<T>, const K: usize, const W: usize>(
+pub fn add_picked<T: Element, S: Simd<T>, const K: usize, const W: usize>(
     simd: S,
     sums: &mut [[S::Vector; K]; K],
     patch: Patch<T, K, W>,

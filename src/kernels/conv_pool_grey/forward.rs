@@ -30,11 +30,8 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     shape.check(out, argmax.as_deref().unwrap_or(out), x, kernel, n);
     let mut maxima = Maxima::new(out, argmax);
     let c_out = shape.conv().c_out();
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), c_out, "bias length");
-    }
     let finite = products_are_finite(simd, x, kernel);
-    let layer = Channels { kernel, bias, relu, o: 0, end: c_out, c_out, finite };
+    let layer = Channels::new(kernel, bias, relu, c_out, finite);
     for_window!(shape, K => {
         if finite && square::pays(simd, K) {
             return square::forward(simd, &mut maxima, x, &layer, shape);
@@ -239,7 +236,22 @@ pub struct Channels<'a, T> {
     finite: bool,
 }
 
-impl<T: Element> Channels<'_, T> {
+impl<'a, T: Element> Channels<'a, T> {
+    /// All of them.
+    #[inline(always)]
+    pub fn new(
+        kernel: &'a [T],
+        bias: Option<&'a [T]>,
+        relu: bool,
+        c_out: usize,
+        finite: bool,
+    ) -> Self {
+        if let Some(bias) = bias {
+            assert_eq!(bias.len(), c_out, "bias length");
+        }
+        Self { kernel, bias, relu, o: 0, end: c_out, c_out, finite }
+    }
+
     /// At most `len` of them, from `o` on.
     #[inline(always)]
     pub fn part(self, o: usize, len: usize) -> Self {
@@ -433,7 +445,7 @@ pub fn products_are_finite<T: Element, S: Simd<T>>(simd: S, x: &[T], kernel: &[T
 
 /// In as many sums as cover two fused multiply-adds a cycle at a latency of four.
 #[inline(always)]
-fn sum_of_squares<T: Element, S: Simd<T>>(simd: S, x: &[T]) -> T {
+pub fn sum_of_squares<T: Element, S: Simd<T>>(simd: S, x: &[T]) -> T {
     const SUMS: usize = 8;
     let mut sums = [simd.zero(); SUMS];
     let groups = x.chunks_exact(SUMS * S::LANES);

@@ -41,7 +41,7 @@ impl<'a, T: Element, const K: usize> Patches<'a, T, K> {
     /// The next `W` patches as one. They lie beside each other: a row has that many windows more.
     #[inline(always)]
     pub fn take_beside<const W: usize>(&mut self) -> Patch<'a, T, K, W> {
-        let x = &self.x[self.start..self.start + K * self.w + columns(K, W)];
+        let patch = Patch::new(self.x, self.start, self.w);
         self.j += W;
         self.start += POOL * W;
         if self.j == self.windows.1 {
@@ -53,7 +53,7 @@ impl<'a, T: Element, const K: usize> Patches<'a, T, K> {
                 self.start += self.image_step;
             }
         }
-        Patch { x, w: self.w }
+        patch
     }
 }
 
@@ -72,6 +72,12 @@ pub struct Patch<'a, T, const K: usize, const W: usize> {
 }
 
 impl<'a, T: Element, const K: usize, const W: usize> Patch<'a, T, K, W> {
+    /// The one that begins at `start`, of rows of `w` pixels.
+    #[inline(always)]
+    pub fn new(x: &'a [T], start: usize, w: usize) -> Self {
+        Self { x: &x[start..start + K * w + columns(K, W)], w }
+    }
+
     #[inline(always)]
     pub fn pixel(self, y: usize, x: usize) -> T {
         self.row(y)[x]
@@ -88,7 +94,7 @@ impl<'a, T: Element, const K: usize, const W: usize> Patch<'a, T, K, W> {
     pub fn row(self, y: usize) -> &'a [T] {
         assert!(y <= K, "a row of the patch"); // at compile time, in an unrolled loop
         let start = y * self.w;
-        // SAFETY: `Patches::take_beside` cuts `K * w + columns(K, W)` elements out of the image.
+        // SAFETY: `new` cuts `K * w + columns(K, W)` elements out of the image.
         unsafe { self.x.get_unchecked(start..start + columns(K, W)) }
     }
 }

@@ -8,10 +8,13 @@ use crate::kernels::shape::{ConvPoolShape, POOL};
 use crate::kernels::simd::{Element, MAX_LANES, Simd};
 
 /// Channels whose points are kept at a time.
-const CHANNELS: usize = 32;
+pub const CHANNELS: usize = 32;
+
+/// Elements from the first of a window's points to the last, where a window has a lane.
+pub const SPAN: usize = (POINTS * POINTS - 1) * MAX_LANES + 1;
 
 /// What there is at each point, column by column.
-type Points<V> = [[V; POINTS]; POINTS];
+pub type Points<V> = [[V; POINTS]; POINTS];
 
 /// Whether this is the faster way for filters of side `k`. Where each of a window's points has to
 /// be spread over the lanes by an instruction of its own, that takes as long as the products saved.
@@ -81,7 +84,7 @@ fn for_each_row<T: Element, S: Simd<T>>(
 
 /// Sets the points of the kernel.
 #[inline(always)]
-fn set_kernel<T: Element, S: Simd<T>>(
+pub fn set_kernel<T: Element, S: Simd<T>>(
     simd: S,
     points: &mut Points<[T; CHANNELS]>,
     layer: &Channels<T>,
@@ -120,7 +123,7 @@ fn pairs<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> [S::Vector; 
 
 /// Sets the points of the pixels under a row of windows, from those of the rows of pixels.
 #[inline(always)]
-fn set_pixels<T: Element, S: Simd<T>>(
+pub fn set_pixels<T: Element, S: Simd<T>>(
     simd: S,
     points: &mut Points<[T; MAX_LANES]>,
     above: [[S::Vector; POINTS]; POOL],
@@ -185,16 +188,12 @@ fn store_some<T: Element, S: Simd<T>, const ARGMAX: bool>(
     simd.outlined(
         #[inline(always)]
         |simd| {
-            let mut taps = [[simd.zero(); POINTS]; POINTS];
-            for x in 0..POINTS {
-                for y in 0..POINTS {
-                    taps[x][y] = simd.load(&kernel[x][y][layer.o % CHANNELS..]);
-                }
-            }
+            let taps = load_kernel(simd, kernel, layer);
             let bias = layer.bias(simd);
             let c_out = layer.c_out;
+            let pixels = pixels.as_flattened().as_flattened();
             for (n, out) in out.chunks_exact_mut(c_out).take(MAX_LANES).enumerate() {
-                let (max, at) = Window { taps: &taps, pixels, n }.maximum(simd, bias);
+                let (max, at) = Window { taps: &taps, pixels: &pixels[n..] }.maximum(simd, bias);
                 simd.store_up_to(layer.rectified(simd, max), &mut out[layer.o..layer.end]);
                 if ARGMAX {
                     simd.store_up_to(at, &mut argmax[n * c_out..][layer.o..layer.end]);
@@ -204,18 +203,34 @@ fn store_some<T: Element, S: Simd<T>, const ARGMAX: bool>(
     );
 }
 
+/// The kernel's points for a vector of channels.
+#[inline(always)]
+pub fn load_kernel<T: Element, S: Simd<T>>(
+    simd: S,
+    kernel: &Points<[T; CHANNELS]>,
+    layer: &Channels<T>,
+) -> Points<S::Vector> {
+    let mut taps = [[simd.zero(); POINTS]; POINTS];
+    for x in 0..POINTS {
+        for y in 0..POINTS {
+            taps[x][y] = simd.load(&kernel[x][y][layer.o % CHANNELS..]);
+        }
+    }
+    taps
+}
+
 /// A pooling window, which meets a vector of channels.
-struct Window<'a, T, V> {
-    taps: &'a Points<V>,
-    pixels: &'a Points<[T; MAX_LANES]>,
-    /// Its lane among the pixels.
-    n: usize,
+pub struct Window<'a, T, V> {
+    /// The kernel's points.
+    pub taps: &'a Points<V>,
+    /// Those of its pixels, column by column, [`MAX_LANES`] apart: [`SPAN`] elements.
+    pub pixels: &'a [T],
 }
 
 impl<T: Element, V: Copy> Window<'_, T, V> {
     /// Its maximum with the bias, and the first position that has it.
     #[inline(always)]
-    fn maximum<S: Simd<T, Vector = V>>(&self, simd: S, bias: V) -> (V, V) {
+    pub fn maximum<S: Simd<T, Vector = V>>(&self, simd: S, bias: V) -> (V, V) {
         // The outputs of a row are `b + (a + c)` and `b + (d - c)`. Hence they compare without `b`.
         let (c, a) = (self.column(simd, 2, None), self.column(simd, 0, None));
         let left = [simd.add(a[0], c[0]), simd.add(a[1], c[1])];
@@ -236,7 +251,7 @@ impl<T: Element, V: Copy> Window<'_, T, V> {
     fn column<S: Simd<T, Vector = V>>(&self, simd: S, x: usize, start: Option<V>) -> [V; POOL] {
         let (g, mut d) = (self.taps[x], [simd.zero(); POINTS]);
         for y in 0..POINTS {
-            d[y] = simd.splat(self.pixels[x][y][self.n]);
+            d[y] = simd.splat(self.pixels[(x * POINTS + y) * MAX_LANES]);
         }
         let second = match start {
             Some(start) => simd.mul_add(g[1], d[1], start),
