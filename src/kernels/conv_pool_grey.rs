@@ -35,12 +35,16 @@ macro_rules! for_window {
 }
 
 mod backward;
+mod foreground;
 mod forward;
 mod patches;
 mod rows;
 mod square;
 
 pub use self::backward::grey_backward_kernel;
+pub use self::foreground::{
+    can_have_foreground, grey_backward_foreground, grey_forward_foreground,
+};
 pub use self::forward::grey_forward;
 
 #[cfg(test)]

@@ -5,6 +5,26 @@
 //! Vectors live in arrays that loops fill: `array::from_fn` may not be inlined, and then its
 //! closure is compiled without the instruction set.
 
+/// Evaluates `$body` for blocks of `$n` outputs from `$first`, taking the first of the sizes as
+/// long as there are so many left, then the next.
+macro_rules! for_output_blocks {
+    ($outputs:expr, [$($size:expr),+], |$first:ident, $n:ident| $body:expr) => {{
+        let outputs: usize = $outputs;
+        let mut $first = 0;
+        $(
+            while outputs - $first >= $size {
+                const $n: usize = $size;
+                $body;
+                $first += $size;
+            }
+        )+
+    }};
+}
+
+mod foreground;
+
+pub use self::foreground::{dense_backward_foreground, dense_forward_foreground, sums_len};
+
 use super::shape::DenseShape;
 use super::simd::{Element, Simd, unrolled};
 
@@ -26,22 +46,6 @@ const UNROLL: usize = 2;
 #[inline(always)]
 const fn has_many_registers<T: Element, S: Simd<T>>() -> bool {
     2 * OUTPUTS <= S::SUMS
-}
-
-/// Evaluates `$body` for blocks of `$n` outputs from `$first`, taking the first of the sizes as
-/// long as there are so many left, then the next.
-macro_rules! for_output_blocks {
-    ($outputs:expr, [$($size:expr),+], |$first:ident, $n:ident| $body:expr) => {{
-        let outputs: usize = $outputs;
-        let mut $first = 0;
-        $(
-            while outputs - $first >= $size {
-                const $n: usize = $size;
-                $body;
-                $first += $size;
-            }
-        )+
-    }};
 }
 
 /// `out[n, o] = biases[o] + sum over i of weights[o, i] * x[n, i]`; without biases they are 0.

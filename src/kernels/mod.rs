@@ -17,6 +17,7 @@ pub mod dropout;
 pub mod elastic;
 pub mod erase;
 mod filtering;
+pub mod foreground;
 pub mod loss;
 pub mod optimizer;
 pub mod pack;

@@ -3,6 +3,7 @@
 
 use super::activation::Activation;
 use super::elastic::Elastic;
+use super::foreground::Foreground;
 use super::loss::{Loss, LossSums, Targets};
 use super::optimizer::Adam;
 use super::rescale::Source;
@@ -68,6 +69,10 @@ kernels! {
     conv_pool_grey::grey_backward_kernel(
         d_kernel: &mut [T], d_out: &[T], argmax: &[T], x: &[T], shape: &ConvPoolShape, n: usize,
     );
+    conv_pool_grey::grey_backward_foreground(
+        d_kernel: &mut [T], d_bias: Option<&mut [T]>, d_out: &[T], argmax: &[T],
+        foreground: &Foreground<T>, x: &[T], relu: bool, shape: &ConvPoolShape, n: usize,
+    );
     conv_pool_sparse::sparse_backward_kernel(
         d_filters: &mut [T], d_out: &[T], argmax: &[T], x: &[T], shape: &ConvPoolShape, n: usize,
     );
@@ -84,6 +89,14 @@ kernels! {
     dense::dense_backward_sgd(
         d_x: Option<&mut [T]>, weights: &mut [T], d_out: &[T], x: &[T], rate: T,
         shape: &DenseShape, n: usize,
+    );
+    dense::dense_forward_foreground(
+        out: &mut [T], sums: &mut [T], x: &[T], weights: &[T], biases: Option<&[T]>,
+        foreground: &Foreground<T>, shape: &DenseShape, n: usize,
+    );
+    dense::dense_backward_foreground(
+        d_x: &mut [T], d_weights: &mut [T], d_out: &[T], x: &[T], weights: &[T], sums: &[T],
+        foreground: &mut Foreground<T>, shape: &DenseShape, n: usize,
     );
     dropout::multiply(out: &mut [T], x: &[T], mask: &[T]);
     elastic::displacements(
@@ -142,6 +155,23 @@ pub fn sum_gradients<'a, T: Element>(
     chunk: impl Fn(usize) -> &'a [T],
 ) {
     dispatch!(T, simd::level(), simd => super::optimizer::sum_gradients(simd, out, count, chunk));
+}
+
+/// [`grey_forward_foreground`](super::conv_pool_grey::grey_forward_foreground)
+pub fn grey_forward_foreground<T: Element>(
+    out: &mut [T],
+    argmax: &mut [T],
+    foreground: &mut Foreground<T>,
+    x: &[T],
+    kernel: &[T],
+    bias: Option<&[T]>,
+    relu: bool,
+    shape: &ConvPoolShape,
+    n: usize,
+) -> bool {
+    dispatch!(T, simd::level(), simd => super::conv_pool_grey::grey_forward_foreground(
+        simd, out, argmax, foreground, x, kernel, bias, relu, shape, n,
+    ))
 }
 
 /// [`rescale`](super::rescale::rescale)

@@ -344,6 +344,12 @@ pub struct ConvPoolShape {
 }
 
 impl ConvPoolShape {
+    /// Pooling windows of an image.
+    pub fn windows(&self) -> usize {
+        let (h, w, _) = self.pool().output();
+        h * w
+    }
+
     /// Checks that the convolution's output holds a pooling window.
     pub fn new(conv: ConvShape) -> Result<Self, ShapeError> {
         let pool = PoolShape::halving(conv.output())?;

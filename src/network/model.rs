@@ -84,7 +84,7 @@ impl<T: Element> Inference<T> {
         while arenas.len() < threads {
             arenas.push(Shared::zeros(plan.arena_len)?);
         }
-        let none = Shared::zeros(0)?;
+        let (none, no_windows) = (Shared::zeros(0)?, Shared::empty_sets(0)?);
         let stop = AtomicBool::new(false);
         let blocks = Mutex::new(parts(images, plan.block).zip(outs));
         team::run(threads, |worker, _| {
@@ -94,6 +94,7 @@ impl<T: Element> Inference<T> {
                 let Some((at, out)) = next else { break };
                 let block = Block {
                     arena: &arenas[worker],
+                    windows: &no_windows,
                     n: at.len(),
                     random: Random { seed: 0, step: time, row: at.start as u64, iteration: time },
                     params,

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use builder::Builder;
 
+use crate::kernels::foreground::{Foreground, MOST_IMAGES, Windows};
 use crate::kernels::rescale::Source;
 use crate::kernels::run;
 use crate::kernels::simd::Element;
@@ -30,6 +31,8 @@ struct Node<T> {
     /// Where its chunks' statistics lie, if it has any.
     meeting: Option<Meeting>,
     needs_d_x: bool,
+    /// If its output may be set in the foreground only, where the background lies in the arena.
+    foreground: Option<usize>,
 }
 
 /// A step before which, on each way, all chunks of a batch meet.
@@ -80,6 +83,8 @@ pub struct Plan<T> {
 pub struct Block<'a, T> {
     /// The plan's regions are the block's own.
     pub arena: &'a Shared<T>,
+    /// The foregrounds of as many images as fit into a block.
+    pub windows: &'a Shared<Windows>,
     /// Images.
     pub n: usize,
     /// For dropout and augmentation.
@@ -255,6 +260,7 @@ impl<T: Element> Plan<T> {
                     prepared: &block.prepared[node.prepared.clone()],
                     random: block.random,
                     batch: self.batch(i, block.stats, block.chunks),
+                    foreground: self.foreground(block, i),
                 }
             });
             if stops() {
@@ -352,7 +358,30 @@ impl<T: Element> Plan<T> {
                 scratch: block.arena.write(self.scratch(i, n)),
                 prepared: &block.prepared[node.prepared.clone()],
                 batch: self.batch(i, block.stats, block.chunks),
+                foreground: self.foreground(block, i),
             }
+        }
+    }
+
+    /// That of the input or output of node `i`, if it has one; an image alone has none, and no
+    /// more images have than the kernels take at a time.
+    ///
+    /// # Safety
+    /// It is gone before another one of the block is made.
+    unsafe fn foreground<'a>(&self, block: &Block<'a, T>, i: usize) -> Option<Foreground<'a, T>> {
+        if !(2..=MOST_IMAGES).contains(&block.n) {
+            return None;
+        }
+        let of = |node: &Node<T>| node.foreground.zip(node.step.foreground_channels());
+        let before = i.checked_sub(1).and_then(|i| of(&self.nodes[i]));
+        let (start, channels) = of(&self.nodes[i]).or(before)?;
+        // SAFETY: these places are the block's own, one behind the other; and the caller's promise.
+        unsafe {
+            Some(Foreground {
+                windows: block.windows.write(0..block.n),
+                background: block.arena.write(start..start + channels),
+                d_background: block.arena.write(start + channels..start + 2 * channels),
+            })
         }
     }
 

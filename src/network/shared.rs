@@ -4,6 +4,7 @@ use std::alloc::{Layout, alloc_zeroed};
 use std::cell::UnsafeCell;
 use std::ops::Range;
 
+use crate::kernels::foreground::Windows;
 use crate::kernels::simd::Element;
 use crate::network::BuildError;
 
@@ -29,16 +30,38 @@ impl<T: Element> Shared<T> {
     /// # Errors
     /// If there is not enough memory.
     pub fn zeros(len: usize) -> Result<Self, BuildError> {
+        // SAFETY: floating-point numbers whose bytes are zero are zero.
+        unsafe { Self::zeroed(len) }
+    }
+}
+
+impl Shared<Windows> {
+    /// So many empty sets.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn empty_sets(len: usize) -> Result<Self, BuildError> {
+        // SAFETY: a set is words, which are zero if their bytes are.
+        unsafe { Self::zeroed(len) }
+    }
+}
+
+impl<T> Shared<T> {
+    /// So many whose bytes are zero.
+    ///
+    /// # Safety
+    /// That is a value of the type.
+    unsafe fn zeroed(len: usize) -> Result<Self, BuildError> {
         let too_much = || BuildError::Memory { bytes: len.saturating_mul(size_of::<T>()) };
-        let room = len.saturating_add(LINE / size_of::<T>());
+        let room = len.saturating_add(LINE.div_ceil(size_of::<T>()));
         let layout = Layout::array::<UnsafeCell<T>>(room).map_err(|_| too_much())?;
         // SAFETY: the layout has a size: there is room for a line at least.
         let cells = unsafe { alloc_zeroed(layout) }.cast::<UnsafeCell<T>>();
         if cells.is_null() {
             return Err(too_much());
         }
-        // SAFETY: it was allocated with the layout of such a slice, and floating-point numbers
-        // whose bytes are zero are zero. The system clears pages only when they are first used.
+        // SAFETY: it was allocated with the layout of such a slice, and the caller's promise. The
+        // system clears pages only when they are first used.
         let cells = unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(cells, room)) };
         let start = cells.as_ptr().align_offset(LINE).min(room - len);
         Ok(Self { cells, start, len })

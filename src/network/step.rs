@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use crate::kernels::counter;
+use crate::kernels::foreground::Foreground;
 use crate::kernels::simd::Element;
 
 /// Where random numbers come from: the same numbers for the same image of the same step, whichever
@@ -85,6 +86,8 @@ pub struct Forward<'a, T> {
     pub random: Random,
     /// Of the batch, for a step that has statistics.
     pub batch: Batch<'a, T>,
+    /// Of this step's output or input, if there may be only what is in its foreground.
+    pub foreground: Option<Foreground<'a, T>>,
 }
 
 /// A backward pass over `n` images; what the forward pass had and left is still there.
@@ -110,6 +113,8 @@ pub struct Backward<'a, T> {
     pub prepared: &'a [T],
     /// Of the batch, for a step that has statistics.
     pub batch: Batch<'a, T>,
+    /// As in the forward pass; what holds for a value holds for its gradient.
+    pub foreground: Option<Foreground<'a, T>>,
 }
 
 /// An operation and its gradient.
@@ -126,6 +131,11 @@ pub trait Step<T: Element>: Debug + Send + Sync {
     /// Elements that `forward` leaves for `backward`.
     fn saved_len(&self, _n: usize) -> usize {
         0
+    }
+
+    /// Channels of the output, if it can be made of its foreground only.
+    fn foreground_channels(&self) -> Option<usize> {
+        None
     }
 
     /// Elements of workspace.

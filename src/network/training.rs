@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use job::Job;
 
+use crate::kernels::foreground::Windows;
 use crate::kernels::loss::{Loss, Targets};
 use crate::kernels::rescale::Source;
 use crate::kernels::simd::Element;
@@ -101,6 +102,8 @@ pub struct Training<T> {
     stats: Shared<T>,
     d_stats: Shared<T>,
     arenas: Vec<Shared<T>>,
+    /// For each arena, the foregrounds of a block's images.
+    windows: Vec<Shared<Windows>>,
     /// For each arena, a gradient for all blocks of a chunk but the first.
     extra: Vec<Shared<T>>,
 }
@@ -179,6 +182,7 @@ impl<T: Element> Training<T> {
             stats: Shared::zeros(plan.stats_len)?,
             d_stats: Shared::zeros(plan.stats_len)?,
             arenas: vec![],
+            windows: vec![],
             extra: vec![],
             plan,
         })
@@ -277,11 +281,15 @@ impl<T: Element> Training<T> {
         if self.plan.block < block {
             self.plan = Plan::new(layers, Mode::Training, Some(block), self.max_chunks)?;
             self.arenas.clear();
+            self.windows.clear();
         }
         Ok(chunks)
     }
 
     fn make_arenas(&mut self, count: usize) -> Result<(), BuildError> {
+        while self.windows.len() < count {
+            self.windows.push(Shared::empty_sets(self.plan.block)?);
+        }
         while self.arenas.len() < count {
             self.arenas.push(Shared::zeros(self.plan.arena_len)?);
         }

@@ -213,12 +213,23 @@ impl<'a, T: Element> Builder<'a, T> {
         let shape = DenseShape::new(layer.input_len(), units)?;
         self.work = self.work.saturating_add(shape.weights_len());
         if few {
-            return Ok(Box::new(DenseStep { shape, use_bias, relu, norm }));
+            let channels = self.foreground();
+            return Ok(Box::new(DenseStep { shape, use_bias, relu, norm, channels }));
         }
         let shape = ConvShape::dense(layer.input_len(), units)?;
         let (pooling, stored, gradients) = (Pooling::None, stored(layer), self.gradients());
         let conv = Conv { shape, pooling, use_bias, relu, stored, norm, gradients };
         Ok(Box::new(ConvStep::new(conv)))
+    }
+
+    /// The channels of the step that comes next, if its input may be set in the foreground only:
+    /// then the step before is told so.
+    fn foreground(&mut self) -> Option<usize> {
+        let trains = self.trains();
+        let node = self.nodes.last_mut().filter(|_| trains)?;
+        let channels = node.step.foreground_channels()?;
+        node.foreground = Some(0);
+        Some(channels)
     }
 
     /// The layer of batch normalisation with that number, if there is one.
@@ -255,7 +266,16 @@ impl<'a, T: Element> Builder<'a, T> {
         let needs_d_x = self.needs_d_x();
         self.work = self.work.saturating_add(out_len);
         let prepared = start..start + len;
-        let node = Node { step, out_len, params, prepared, saved: 0..0, meeting: None, needs_d_x };
+        let node = Node {
+            step,
+            out_len,
+            params,
+            prepared,
+            saved: 0..0,
+            meeting: None,
+            needs_d_x,
+            foreground: None,
+        };
         self.nodes.push(node);
         Ok(())
     }
@@ -300,6 +320,11 @@ impl<'a, T: Element> Builder<'a, T> {
                 saved = start..start + len;
             }
             node.saved = saved.clone();
+            if let (Some(start), Some(channels)) =
+                (&mut node.foreground, node.step.foreground_channels())
+            {
+                *start = arena.reserve(checked_len("a background", &[2, channels])?)?;
+            }
             let len = node.step.stats_len();
             if len > 0 {
                 let all = checked_len("the statistics of a batch", &[max_chunks, len])?;

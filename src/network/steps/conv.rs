@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::kernels::conv_backward::input_scratch_len;
+use crate::kernels::conv_pool_grey::can_have_foreground;
 use crate::kernels::pack::{crop, pack_taps, packed_input_len, packed_len, pad};
 use crate::kernels::run;
 use crate::kernels::shape::{ConvPoolShape, ConvShape};
@@ -216,7 +217,7 @@ impl ConvStep {
 
 impl<T: Element> Step<T> for ConvStep {
     fn forward(&self, pass: Forward<'_, T>) {
-        let Forward { n, x, out, saved, scratch, prepared, weights, .. } = pass;
+        let Forward { n, x, out, saved, scratch, prepared, weights, mut foreground, .. } = pass;
         let (shape, relu, at) = (&self.conv.shape, self.conv.relu, self.prepared::<T>());
         let weights = if self.conv.norm.is_some() { &prepared[at.folded] } else { weights };
         let (kernel, bias) = self.split(weights);
@@ -231,7 +232,18 @@ impl<T: Element> Step<T> for ConvStep {
         let (taps, points) = (&prepared[at.output.taps], &prepared[at.output.points]);
         let scratch = &mut scratch[..self.output_scratch_len::<T>(n)];
         match &self.output {
-            Output::Grey(shape) => run::grey_forward(out, argmax, x, kernel, bias, relu, shape, n),
+            Output::Grey(shape) => {
+                let mut argmax = argmax;
+                if let (Some(argmax), Some(foreground)) = (&mut argmax, &mut foreground) {
+                    if run::grey_forward_foreground(
+                        out, argmax, foreground, x, kernel, bias, relu, shape, n,
+                    ) {
+                        return;
+                    }
+                    foreground.set_all(shape.windows());
+                }
+                run::grey_forward(out, argmax, x, kernel, bias, relu, shape, n);
+            }
             Output::Taps(Some(shape)) => {
                 run::conv_pool_forward(out, argmax, x, taps, bias, relu, shape, n)
             }
@@ -247,11 +259,26 @@ impl<T: Element> Step<T> for ConvStep {
 
     fn backward(&self, pass: Backward<'_, T>, weights: &[T]) {
         let Backward { n, d_x, d_weights, d_out, x, out, saved, scratch, prepared, .. } = pass;
+        let foreground = pass.foreground;
         let shape = &self.conv.shape;
         let (kernel, _) = self.split(weights);
         let (argmax, padded) = saved.split_at(self.argmax_len(n));
         let x = if padded.is_empty() { x } else { padded };
         let (d_kernel, d_bias) = d_weights.split_at_mut(shape.kernel_len());
+        if let (Pooling::MaxOfGrey(shape), Some(foreground)) = (&self.conv.pooling, &foreground)
+            && !foreground.is_all(shape.windows())
+        {
+            let len = foreground.count() * shape.conv().c_out();
+            if self.conv.relu {
+                run::relu_backward_in_place(&mut d_out[..len], &out[..len]);
+            }
+            let d_bias = self.conv.use_bias.then_some(d_bias);
+            let relu = self.conv.relu;
+            run::grey_backward_foreground(
+                d_kernel, d_bias, d_out, argmax, foreground, x, relu, shape, n,
+            );
+            return;
+        }
         if self.conv.relu {
             run::relu_backward_in_place(d_out, out);
         }
@@ -293,6 +320,13 @@ impl<T: Element> Step<T> for ConvStep {
 
     fn saved_len(&self, n: usize) -> usize {
         self.argmax_len(n).saturating_add(self.padded_len(n))
+    }
+
+    fn foreground_channels(&self) -> Option<usize> {
+        match &self.conv.pooling {
+            Pooling::MaxOfGrey(shape) if can_have_foreground(shape) => Some(shape.conv().c_out()),
+            _ => None,
+        }
     }
 
     fn scratch_len(&self, n: usize) -> usize {

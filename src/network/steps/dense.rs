@@ -1,5 +1,7 @@
 //! Fully connected layers of few outputs; those of many are convolutions of one pixel.
 
+use crate::kernels::dense::sums_len;
+use crate::kernels::foreground::Foreground;
 use crate::kernels::run;
 use crate::kernels::shape::DenseShape;
 use crate::kernels::simd::Element;
@@ -18,6 +20,8 @@ pub struct DenseStep {
     pub relu: bool,
     /// The normalisation that goes into kernel and bias, and then makes both of what is prepared.
     pub norm: Option<Norm>,
+    /// Channels of the pooling windows in the input, if it may be set in their foreground only.
+    pub channels: Option<usize>,
 }
 
 impl DenseStep {
@@ -26,45 +30,80 @@ impl DenseStep {
             run::relu_backward_in_place(d_out, out);
         }
     }
+
+    /// The foreground, if that is not all of the input.
+    fn part<'a, T: Element>(
+        &self,
+        foreground: Option<Foreground<'a, T>>,
+    ) -> Option<Foreground<'a, T>> {
+        let windows = self.shape.inputs() / self.channels?;
+        foreground.filter(|foreground| !foreground.is_all(windows))
+    }
 }
 
 impl<T: Element> Step<T> for DenseStep {
     fn forward(&self, pass: Forward<'_, T>) {
-        let Forward { n, x, out, prepared, weights, .. } = pass;
+        let Forward { n, x, out, saved, prepared, weights, foreground, .. } = pass;
         let weights = if self.norm.is_some() { prepared } else { weights };
         let (kernel, bias) = weights.split_at(self.shape.weights_len());
         let bias = (!bias.is_empty()).then_some(bias);
-        run::dense_forward(out, x, kernel, bias, &self.shape, n);
+        match self.part(foreground) {
+            Some(part) => {
+                run::dense_forward_foreground(out, saved, x, kernel, bias, &part, &self.shape, n)
+            }
+            None => run::dense_forward(out, x, kernel, bias, &self.shape, n),
+        }
         if self.relu {
             run::relu_in_place(out);
         }
     }
 
-    fn backward(&self, pass: Backward<'_, T>, weights: &[T]) {
-        let Backward { n, d_x, d_weights, d_out, x, out, .. } = pass;
-        let kernel = &weights[..self.shape.weights_len()];
+    fn backward(&self, mut pass: Backward<'_, T>, weights: &[T]) {
+        let shape = &self.shape;
+        let kernel = &weights[..shape.weights_len()];
+        self.undo_relu(pass.d_out, pass.out);
+        let part = self.part(pass.foreground.take());
+        let Backward { n, d_x, d_weights, d_out, x, saved, .. } = pass;
         let (d_kernel, d_bias) = d_weights.split_at_mut(kernel.len());
-        self.undo_relu(d_out, out);
         if self.use_bias {
             run::sum_rows(d_bias, d_out);
         }
-        run::dense_backward(d_x, d_kernel, d_out, x, kernel, &self.shape, n);
+        match (part, d_x) {
+            (Some(mut part), Some(d_x)) => run::dense_backward_foreground(
+                d_x, d_kernel, d_out, x, kernel, saved, &mut part, shape, n,
+            ),
+            (_, d_x) => run::dense_backward(d_x, d_kernel, d_out, x, kernel, shape, n),
+        }
     }
 
     fn can_descend(&self) -> bool {
         true
     }
 
-    fn backward_and_descend(&self, pass: Backward<'_, T>, weights: &mut [T], rate: T) {
-        let Backward { n, d_x, d_weights, d_out, x, out, .. } = pass;
-        let (kernel, bias) = weights.split_at_mut(self.shape.weights_len());
-        self.undo_relu(d_out, out);
+    fn backward_and_descend(&self, mut pass: Backward<'_, T>, weights: &mut [T], rate: T) {
+        let (shape, at) = (&self.shape, self.shape.weights_len());
+        let part = self.part(pass.foreground.take());
+        self.undo_relu(pass.d_out, pass.out);
+        let Backward { n, d_x, d_weights, d_out, x, saved, .. } = pass;
+        let ((kernel, bias), (d_kernel, d_bias)) =
+            (weights.split_at_mut(at), d_weights.split_at_mut(at));
         if self.use_bias {
-            let d_bias = &mut d_weights[kernel.len()..];
             run::sum_rows(d_bias, d_out);
             run::sgd(bias, d_bias, rate.to_f64());
         }
-        run::dense_backward_sgd(d_x, kernel, d_out, x, rate, &self.shape, n);
+        match (part, d_x) {
+            (Some(mut part), Some(d_x)) => {
+                run::dense_backward_foreground(
+                    d_x, d_kernel, d_out, x, kernel, saved, &mut part, shape, n,
+                );
+                run::sgd(kernel, d_kernel, rate.to_f64());
+            }
+            (_, d_x) => run::dense_backward_sgd(d_x, kernel, d_out, x, rate, shape, n),
+        }
+    }
+
+    fn saved_len(&self, _n: usize) -> usize {
+        self.channels.map_or(0, |channels| sums_len(channels, self.shape.outputs()))
     }
 
     fn prepared_len(&self) -> usize {

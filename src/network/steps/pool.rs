@@ -76,6 +76,7 @@ mod tests {
                 prepared: &[],
                 random: Random { seed: 0, step: 0, row: 0, iteration: 0 },
                 batch: Batch { stats: &[], d_stats: &[], chunks: Chunks { images: 3, len: 3 } },
+                foreground: None,
             });
             let mut expected = out.clone();
             run::max_pool_forward(&mut expected, &x, &shape, 3);

@@ -204,6 +204,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
             let row = images.start + part.start;
             let block = Block {
                 arena: &self.training.arenas[arena],
+                windows: &self.training.windows[arena],
                 n: part.len(),
                 random: Random {
                     seed: self.call.seed,

@@ -1,0 +1,227 @@
+//! Of images with a background, the windows that see more than that.
+
+mod backward;
+mod forward;
+
+pub use self::backward::grey_backward_foreground;
+pub use self::forward::grey_forward_foreground;
+
+use crate::kernels::filtering::three::TAPS;
+use crate::kernels::shape::ConvPoolShape;
+use crate::kernels::simd::MAX_LANES;
+
+/// Most rows of windows, whose points are kept for an image at a time.
+const ROWS: usize = 16;
+
+/// Eighths of the windows up to which it pays to leave the others out: of the first image, of the
+/// first two, and so on.
+const MOST_EIGHTHS: usize = 7;
+
+/// How many times the mean of an image's squares that of the background may be: the sums of both are
+/// subtracted from each other, and must not be much larger than what is left.
+const MOST_CONTRAST: f64 = 16.0;
+
+/// Whether a shape's windows can be told apart: a row of them fits into a vector, an image of them
+/// where its points are kept, and vectors of the output hold two windows, or windows whole vectors.
+pub fn can_have_foreground(shape: &ConvPoolShape) -> bool {
+    let (out_h, out_w, c_out) = shape.pool().output();
+    super::supports(shape)
+        && shape.conv().window() == (TAPS, TAPS)
+        && out_h <= ROWS
+        && out_w < MAX_LANES
+        && (2 * c_out == MAX_LANES || c_out.is_multiple_of(MAX_LANES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dispatch;
+    use crate::kernels::conv::tests::bits;
+    use crate::kernels::conv_pool_grey::{grey_backward_kernel, grey_forward};
+    use crate::kernels::foreground::{Foreground, Windows, is_told_apart};
+    use crate::kernels::shape::{ConvShape, Padding};
+    use crate::kernels::simd::{Element, Level};
+    use crate::kernels::testing::{assert_close, for_each_level, random};
+
+    fn grey_shape((h, w): (usize, usize), padding: Padding, filters: usize) -> ConvPoolShape {
+        let conv = ConvShape::new((h, w, 1), (3, 3), (1, 1), padding, filters).unwrap();
+        ConvPoolShape::new(conv).unwrap()
+    }
+
+    /// Images of the background, but for a box in each that is somewhere else, and has a hole.
+    fn images(shape: &ConvPoolShape, n: usize, background: f32) -> Vec<f32> {
+        let (h, w, _) = shape.conv().windows().padded();
+        let values: Vec<f32> = random(n * h * w, 1);
+        let inside = |image: usize, at: usize| {
+            let (y, x) = (at / w, at % w);
+            let (top, left) = ((image * 5) % h, (image * 3) % w);
+            let near = |at: usize, start: usize, len: usize| (start..start + len).contains(&at);
+            let hole = near(y, top + 2, 4) && near(x, left + 1, 5);
+            near(y, top, h / 2) && near(x, left, w / 2) && !hole
+        };
+        let pixel = |at| {
+            let (image, at) = (at / (h * w), at % (h * w));
+            if inside(image, at) && at != w + 1 { values[image * h * w + at] } else { background }
+        };
+        (0..n * h * w).map(pixel).collect()
+    }
+
+    /// What is packed, for all windows; `rest` is that of the others.
+    fn unpacked<T: Element>(packed: &[T], windows: &[Windows], rest: &[T], count: usize) -> Vec<T> {
+        let c = rest.len();
+        let mut full = rest.repeat(count * windows.len());
+        let mut start = 0;
+        for (image, windows) in windows.iter().enumerate() {
+            windows.for_each(|at| {
+                if at < count {
+                    full[(image * count + at) * c..][..c].copy_from_slice(&packed[start..][..c]);
+                }
+                start += c;
+            });
+        }
+        full
+    }
+
+    /// Returns whether there was a foreground.
+    fn case(level: Level, shape: ConvPoolShape, n: usize, x: &[f32], relu: bool) -> bool {
+        let (conv, count) = (shape.conv(), shape.windows());
+        let (c, len) = (conv.c_out(), n * shape.pool().output_len());
+        let kernel: Vec<f32> = random(conv.kernel_len(), 2);
+        let bias: Option<Vec<f32>> = relu.then(|| random(c, 4));
+        let bias = bias.as_deref();
+        let mut windows = vec![Windows::default(); n];
+        let (mut background, mut d_background) = (vec![<f32>::NAN; c], vec![<f32>::NAN; c]);
+        let (mut out, mut argmax) = (vec![<f32>::NAN; len], vec![<f32>::NAN; len]);
+        let mut foreground = Foreground {
+            windows: &mut windows,
+            background: &mut background,
+            d_background: &mut d_background,
+        };
+        let pays = dispatch!(f32, level, simd => grey_forward_foreground(
+            simd, &mut out, &mut argmax, &mut foreground, x, &kernel, bias, relu, &shape, n,
+        ));
+        if !pays {
+            return false;
+        }
+        let (mut all, mut all_at) = (out.clone(), argmax.clone());
+        dispatch!(f32, level, simd => grey_forward(
+            simd, &mut all, Some(&mut all_at), x, &kernel, bias, relu, &shape, n,
+        ));
+        let rest = foreground.background.to_vec();
+        assert_eq!(bits(&unpacked(&out, foreground.windows, &rest, count)), bits(&all));
+        let first = vec![0.0; c];
+        let places = unpacked(&argmax, foreground.windows, &first, count);
+        assert_eq!(bits(&places), bits(&all_at));
+
+        // Gradients are packed in the same way; what a pair holds beside the image has none.
+        let in_it = foreground.count() * c;
+        let mut d_out: Vec<f32> = random(len, 3);
+        let mut start = 0;
+        for windows in &*foreground.windows {
+            windows.for_each(|at| {
+                if at >= count {
+                    d_out[start..][..c].fill(0.0);
+                }
+                start += c;
+            });
+        }
+        let d_rest: Vec<f32> = random(c, 5);
+        let mut d_all = unpacked(&d_out, foreground.windows, &d_rest, count);
+        let others =
+            (0..n * count).filter(|at| !foreground.windows[at / count].has(at % count)).count();
+        for (sum, d) in foreground.d_background.iter_mut().zip(&d_rest) {
+            *sum = others as f32 * d;
+        }
+        if relu {
+            for (d, &out) in d_all.iter_mut().zip(&all) {
+                *d = if out > 0.0 { *d } else { 0.0 };
+            }
+            for (d, &out) in d_out[..in_it].iter_mut().zip(&out) {
+                *d = if out > 0.0 { *d } else { 0.0 };
+            }
+        }
+        let mut d_kernel = vec![<f32>::NAN; conv.kernel_len()];
+        let mut d_bias = vec![<f32>::NAN; c];
+        // In f64: many equal numbers are rounded to one side.
+        let exact = |v: &[f32]| v.iter().map(|v| v.to_f64()).collect::<Vec<f64>>();
+        let rounded = |v: &[f64]| v.iter().map(|&v| v as f32).collect::<Vec<f32>>();
+        let (d_all, all_at, exact_x) = (exact(&d_all), exact(&all_at), exact(x));
+        let mut expected = vec![f64::NAN; conv.kernel_len()];
+        let mut expected_bias = vec![0.0; c];
+        for row in d_all.chunks_exact(c) {
+            for (sum, d) in expected_bias.iter_mut().zip(row) {
+                *sum += d;
+            }
+        }
+        dispatch!(f32, level, simd => {
+            grey_backward_foreground(
+                simd, &mut d_kernel, Some(&mut d_bias), &d_out, &argmax, &foreground, x,
+                relu, &shape, n,
+            );
+        });
+        dispatch!(f64, level, simd => grey_backward_kernel(
+            simd, &mut expected, &d_all, &all_at, &exact_x, &shape, n,
+        ));
+        assert_close(&d_kernel, &rounded(&expected), n * count);
+        assert_close(&d_bias, &rounded(&expected_bias), n * count);
+        true
+    }
+
+    #[test]
+    fn equals_the_kernels_that_leave_nothing_out() {
+        for_each_level(|level| {
+            let told = dispatch!(f32, level, simd => is_told_apart::<f32, _>(simd));
+            for filters in [8, 16, 32, 48] {
+                for size in
+                    [(4, 14), (6, 16), (13, 7), (28, 28), (33, 33), (12, 4), (31, 16), (34, 9)]
+                {
+                    for (n, padding) in
+                        [(2, Padding::Valid), (5, Padding::Same), (64, Padding::Valid)]
+                    {
+                        let shape = grey_shape(size, padding, filters);
+                        if !can_have_foreground(&shape) {
+                            continue;
+                        }
+                        for (background, relu) in [(0.0, false), (-0.5, true), (0.25, false)] {
+                            let x = images(&shape, n, background);
+                            let pays = case(level, shape, n, &x, relu);
+                            // In small images, the boxes leave too little of the background.
+                            assert!(if size.0 < 28 { told || !pays } else { told == pays });
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn what_would_not_pay_or_not_be_right_is_left_to_the_others() {
+        for_each_level(|level| {
+            let shape = grey_shape((28, 28), Padding::Valid, 8);
+            let len = 3 * shape.conv().padded_len();
+            assert!(!case(level, shape, 3, &random(len, 1), false));
+            // One of them would drown in what the background comes to.
+            let mut loud = images(&shape, 3, 1e3);
+            loud[len / 3..2 * len / 3].copy_from_slice(&random::<f32>(len / 3, 1));
+            assert!(!case(level, shape, 3, &loud, false));
+            for wrong in [f32::NAN, f32::INFINITY, f32::MAX] {
+                for at in [29, 400, len - 1] {
+                    let mut x = images(&shape, 3, 0.0);
+                    x[at] = wrong;
+                    assert!(!case(level, shape, 3, &x, false), "{wrong} at {at}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn shapes_that_fit_no_vector_have_none() {
+        let has = |size, padding, filters| can_have_foreground(&grey_shape(size, padding, filters));
+        assert!(has((28, 28), Padding::Valid, 8));
+        assert!(has((28, 28), Padding::Same, 64));
+        assert!(!has((28, 28), Padding::Valid, 4));
+        assert!(!has((28, 28), Padding::Valid, 24));
+        assert!(!has((28, 34), Padding::Valid, 8));
+        assert!(!has((36, 28), Padding::Valid, 8));
+    }
+}

@@ -1,0 +1,245 @@
+//! The convolution and the maxima of windows that see more than the background of their image.
+
+use super::{MOST_CONTRAST, MOST_EIGHTHS, ROWS, can_have_foreground};
+use crate::kernels::conv_pool_grey::forward::{Channels, load_within, sum_of_squares};
+use crate::kernels::conv_pool_grey::square::{self, CHANNELS, Points, SPAN, Window};
+use crate::kernels::dense::part_mut;
+use crate::kernels::filtering::three::{POINTS, pixel_points};
+use crate::kernels::foreground::{Foreground, MOST_IMAGES, MOST_WINDOWS, Windows, is_told_apart};
+use crate::kernels::shape::{ConvPoolShape, POOL};
+use crate::kernels::simd::{Element, MAX_LANES, Simd};
+
+/// As [`grey_forward`](crate::kernels::conv_pool_grey::grey_forward), but sets `out` and `argmax`
+/// in the foreground only, as [`Foreground`] says, and the background. What is the background, the
+/// pixel behind the first row and column of the first image says. Where that would not pay, where
+/// it is too large, or where a product may be infinite or NaN, it returns `false`, and what it has
+/// set is of no use.
+#[inline(always)]
+pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
+    simd: S,
+    out: &mut [T],
+    argmax: &mut [T],
+    foreground: &mut Foreground<T>,
+    x: &[T],
+    kernel: &[T],
+    bias: Option<&[T]>,
+    relu: bool,
+    shape: &ConvPoolShape,
+    n: usize,
+) -> bool {
+    if !is_told_apart::<T, S>(simd) {
+        return false;
+    }
+    assert!(can_have_foreground(shape), "a shape with a foreground");
+    shape.check(out, argmax, x, kernel, n);
+    assert_eq!(foreground.windows.len(), n, "foreground length");
+    assert_eq!(foreground.background.len(), shape.conv().c_out(), "background length");
+    assert!((2..=MOST_IMAGES).contains(&n), "2 to {MOST_IMAGES} images");
+    let (h, w, _) = shape.conv().windows().padded();
+    let (out_h, out_w, c_out) = shape.pool().output();
+    let layer = Channels::new(kernel, bias, relu, c_out, true);
+    let (count, squares) = (out_h * out_w, sum_of_squares(simd, kernel));
+    let background = x[w + 1];
+    let pixels = T::from_f64((w * POOL * (out_h + 1)) as f64 / MOST_CONTRAST);
+    let loudness = background * background * pixels;
+    let mut places = [0; MOST_WINDOWS];
+    for i in 0..out_h {
+        for j in 0..out_w {
+            places[i * out_w + j] = (i * POINTS * POINTS * MAX_LANES + j) as u16;
+        }
+    }
+    let mut kernel = [[[T::zero(); CHANNELS]; POINTS]; POINTS];
+    let mut points = [[[[T::zero(); MAX_LANES]; POINTS]; POINTS]; ROWS];
+    for o in (0..c_out).step_by(CHANNELS) {
+        let layer = layer.part(o, CHANNELS);
+        square::set_kernel(simd, &mut kernel, &layer);
+        let mut part =
+            Part { kernel: &kernel, points: &mut points, places: &places, layer: &layer };
+        part.set_background(simd, background);
+        part.store(simd, foreground.background, &mut argmax[..c_out], Windows::first(1));
+        let (mut sum, mut seen, mut start) = (T::zero(), 0, 0);
+        for (image, windows) in foreground.windows.iter_mut().enumerate() {
+            let x = &x[image * h * w..];
+            let seen_in_it = part.set_image(simd, x, background, shape);
+            *windows = seen_in_it.windows;
+            sum = sum + seen_in_it.squares;
+            if loudness > seen_in_it.squares {
+                return false;
+            }
+            seen += windows.count();
+            let end = start + windows.count() * c_out;
+            if 8 * seen > MOST_EIGHTHS * (image + 1) * count || end > out.len() {
+                return false;
+            }
+            part.store(simd, &mut out[start..end], &mut argmax[start..end], *windows);
+            start = end;
+        }
+        if !(sum * squares).is_finite() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Some channels, and what they need.
+struct Part<'a, T> {
+    kernel: &'a Points<[T; CHANNELS]>,
+    /// Of an image's pixels, for each row of windows.
+    points: &'a mut [Points<[T; MAX_LANES]>; ROWS],
+    /// Where those of each window begin.
+    places: &'a [u16; MOST_WINDOWS],
+    layer: &'a Channels<'a, T>,
+}
+
+/// A row of pixels.
+struct Row<V> {
+    /// Its points, with a window in each lane.
+    points: [V; POINTS],
+    /// A bit for each window: whether it sees more than the background here.
+    seen: u64,
+}
+
+/// Sums of squares of pixels.
+struct Squares<M, V> {
+    /// The lanes that are in the row, of both vectors that a row takes.
+    within: [M; 2],
+    sum: V,
+}
+
+/// What an image has.
+struct Seen<T> {
+    /// Windows that see more than the background, and those that share a vector with them.
+    windows: Windows,
+    /// The sum of the pixels' squares.
+    squares: T,
+}
+
+/// The row of pixels from `start` on, whose squares are added to `squares`. Lanes beyond the row
+/// hold anything.
+#[inline(always)]
+fn row<T: Element, S: Simd<T>>(
+    simd: S,
+    x: &[T],
+    start: usize,
+    background: S::Vector,
+    next: S::Vector,
+    squares: &mut Squares<S::Mask, S::Vector>,
+) -> Row<S::Vector> {
+    let (near, far) = (load_within(simd, x, start), load_within(simd, x, start + S::LANES));
+    for (pixels, within) in [(near, squares.within[0]), (far, squares.within[1])] {
+        let pixels = simd.select(within, pixels, simd.zero());
+        squares.sum = simd.mul_add(pixels, pixels, squares.sum);
+    }
+    let [first, second] = simd.unzip(near, far);
+    let same = simd.bits(simd.equal(first, background)) & simd.bits(simd.equal(second, background));
+    let pairs = u64::from(!same);
+    // The windows are fewer than lanes, so that each sees two pairs of columns that are there.
+    let (third, fourth) = (simd.pick(first, next), simd.pick(second, next));
+    Row { points: pixel_points(simd, [first, second, third, fourth]), seen: pairs | pairs >> 1 }
+}
+
+impl<T: Element> Part<'_, T> {
+    /// Sets the points to those of an image, at which `x` begins.
+    #[inline(always)]
+    fn set_image<S: Simd<T>>(
+        &mut self,
+        simd: S,
+        x: &[T],
+        background: T,
+        shape: &ConvPoolShape,
+    ) -> Seen<T> {
+        let (_, w, _) = shape.conv().windows().padded();
+        let (out_h, out_w, c_out) = shape.pool().output();
+        let background = simd.splat(background);
+        let next = simd.numbers(|lane| (lane + 1).min(S::LANES - 1));
+        let squares = || Squares {
+            within: [simd.first_lanes(w), simd.first_lanes(w.saturating_sub(S::LANES))],
+            sum: simd.zero(),
+        };
+        let mut sums = [squares(), squares()];
+        let mut windows = Windows::default();
+        // Two of four rows of pixels are under the next row of windows too.
+        let mut above = [
+            row(simd, x, 0, background, next, &mut sums[0]),
+            row(simd, x, w, background, next, &mut sums[1]),
+        ];
+        for (i, points) in self.points[..out_h].iter_mut().enumerate() {
+            let y = POOL * (i + 1);
+            let below = [
+                row(simd, x, y * w, background, next, &mut sums[0]),
+                row(simd, x, (y + 1) * w, background, next, &mut sums[1]),
+            ];
+            let seen = above[0].seen | above[1].seen | below[0].seen | below[1].seen;
+            windows.add(i * out_w, seen & ((1 << out_w) - 1));
+            let rows = |rows: &[Row<S::Vector>; POOL]| [rows[0].points, rows[1].points];
+            square::set_pixels(simd, points, rows(&above), rows(&below));
+            above = below;
+        }
+        Seen {
+            windows: if c_out < S::LANES { windows.in_pairs() } else { windows },
+            squares: simd.sum(simd.add(sums[0].sum, sums[1].sum)),
+        }
+    }
+
+    /// Sets those of the first window to the background's.
+    #[inline(always)]
+    fn set_background<S: Simd<T>>(&mut self, simd: S, background: T) {
+        let rows = [pixel_points(simd, [simd.splat(background); POINTS]); POOL];
+        square::set_pixels(simd, &mut self.points[0], rows, rows);
+    }
+
+    /// The outputs and the places of the maxima at some windows.
+    #[inline(always)]
+    fn store<S: Simd<T>>(&self, simd: S, out: &mut [T], argmax: &mut [T], windows: Windows) {
+        for o in (self.layer.o..self.layer.end).step_by(S::LANES) {
+            let layer = self.layer.part(o, S::LANES);
+            if layer.end - o <= <S::Narrow as Simd<T>>::LANES {
+                self.store_windows(simd.narrow(), out, argmax, windows, &layer);
+            } else {
+                self.store_windows(simd, out, argmax, windows, &layer);
+            }
+        }
+    }
+
+    /// As [`store`](Self::store), for a vector of channels, in a function of its own, where the
+    /// kernel's points stay in registers.
+    #[inline(always)]
+    fn store_windows<S: Simd<T>>(
+        &self,
+        simd: S,
+        out: &mut [T],
+        argmax: &mut [T],
+        windows: Windows,
+        layer: &Channels<T>,
+    ) {
+        simd.outlined(
+            #[inline(always)]
+            |simd| {
+                let taps = square::load_kernel(simd, self.kernel, layer);
+                let bias = layer.bias(simd);
+                let points = self.points.as_flattened().as_flattened().as_flattened();
+                let (o, c_out) = (layer.o, layer.c_out);
+                let channels = layer.end - o;
+                let len = windows.count() * c_out;
+                assert!(out.len() == len && argmax.len() == len, "a place for each window");
+                let mut start = o;
+                windows.for_each(
+                    #[inline(always)]
+                    |at| {
+                        // SAFETY: there is a place for each window, and their points are in the
+                        // buffer: `places` are made such, and 0 for a window that is none.
+                        unsafe {
+                            let place = usize::from(*self.places.get_unchecked(at));
+                            let pixels = points.get_unchecked(place..place + SPAN);
+                            let (max, place) = Window { taps: &taps, pixels }.maximum(simd, bias);
+                            let max = layer.rectified(simd, max);
+                            simd.store_up_to(max, part_mut(out, start, channels));
+                            simd.store_up_to(place, part_mut(argmax, start, channels));
+                        }
+                        start += c_out;
+                    },
+                );
+            },
+        );
+    }
+}

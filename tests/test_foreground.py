@@ -1,0 +1,68 @@
+"""Training on images with a background, which the kernels leave out where all windows see it."""
+
+import numpy as np
+import pytest
+
+from cnnrs import Sequential
+from cnnrs.layers import Activation, Conv2D, Dense, Flatten, Input, MaxPooling2D
+from cnnrs.optimizers import SGD
+
+CLASSES = 12
+
+
+def pictures(n, background, rng):
+    """Images of a background with something in a corner of each, of which one is all background."""
+    x = np.full((n, 28, 28, 1), background)
+    for image in x[1:]:
+        top, left = rng.integers(0, 16, 2)
+        image[top : top + 12, left : left + 12] = rng.normal(size=(12, 12, 1))
+    return x, rng.integers(0, CLASSES, n)
+
+
+def model(dtype, filters, padding, relu, use_bias):
+    activation = "relu" if relu else None
+    conv = Conv2D(filters, 3, padding=padding, use_bias=use_bias, activation=activation)
+    layers = [Input((28, 28, 1)), conv, MaxPooling2D(2), Flatten(), Dense(CLASSES)]
+    made = Sequential([*layers, Activation("softmax")], dtype=dtype)
+    made.compile(SGD(0.01), "sparse_categorical_crossentropy")
+    return made
+
+
+@pytest.mark.parametrize("background", [0.0, -0.5, 1.0])
+@pytest.mark.parametrize("batch_size", [2, 13, 70])
+@pytest.mark.parametrize(
+    ("filters", "padding", "relu", "use_bias"),
+    [(8, "valid", False, False), (8, "same", True, True), (16, "valid", True, False)],
+)
+def test_training_equals_that_in_float64(background, batch_size, filters, padding, relu, use_bias):
+    """In float64 nothing is left out."""
+    rng = np.random.default_rng(7)
+    x, y = pictures(70, background, rng)
+    trained = []
+    weights = None
+    for dtype in ("float64", "float32"):
+        made = model(dtype, filters, padding, relu, use_bias)
+        weights = weights or [rng.normal(size=w.shape) / 10 for w in made.get_weights()]
+        made.set_weights([w.astype(dtype) for w in weights])
+        made.fit(x, y, batch_size, epochs=2, shuffle=False, verbose=0)
+        trained.append(made.get_weights())
+    for exact, got in zip(*trained, strict=True):
+        np.testing.assert_allclose(got, exact, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_not_left_out(value):
+    """Not in a picture, and not among the weights that only the background meets."""
+    rng = np.random.default_rng(7)
+    x, y = pictures(20, 0.0, rng)
+    broken = x.copy()
+    broken[3, 0, 27] = value
+    made = model("float32", 8, "valid", relu=False, use_bias=False)
+    with pytest.warns(RuntimeWarning, match="loss is not finite"):
+        made.fit(broken, y, 20, verbose=0)
+    made = model("float32", 8, "valid", relu=False, use_bias=False)
+    kernel, weights, biases = made.get_weights()
+    weights[0] = value
+    made.set_weights([kernel, weights, biases])
+    with pytest.warns(RuntimeWarning, match="loss is not finite"):
+        made.fit(x, y, 20, verbose=0)
