@@ -95,11 +95,13 @@ def measure(row: Row, workers: Workers, repeats: int, seconds: float) -> Facts:
                 faults[key] = str(error)
                 del samples[key]
         peaks.append(workers["cnnrs"].ask(do="peak", seconds=PEAK_SECONDS)["gflops"])
+    shares = workers["cnnrs"].ask(do="live")
     return {
         **asdict(row),
         "seconds_per_image": samples,
         "fma_peak_gflops": [peak for peak in peaks if peak is not None],
-        "live_shares": workers["cnnrs"].ask(do="live")["live"],
+        "live_shares": shares["live"],
+        "foreground_share": shares["foreground"],
         "faults": faults,
     }
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 import cnnrs
 from cnnrs import _core
-from networks import Array, Conv, Dense, Flatten, Network, Pool
+from networks import Array, Conv, Dense, Flatten, Network, Pool, foreground_share
 from peers_rows import CHECKED_STEPS, BatchWork, Row, Work
 
 VERSIONS = {"cnnrs": cnnrs.__version__, "instruction set": _core.simd_level()}
@@ -93,6 +93,11 @@ class Training(Work):
             elif isinstance(layer, Conv):
                 shares.append(1.0)
         return shares
+
+    def foreground_share(self) -> float:
+        """The share of the first convolution's windows that are not left out."""
+        level = _core.simd_level()
+        return foreground_share(self.network, self.x, batch=self.row.batch, instruction_set=level)
 
 
 class Inference(BatchWork):

@@ -39,11 +39,13 @@ def shares_of_peak(row: Facts, instruction_set: str) -> tuple[float, float] | No
         return None
     peak = statistics.median(row["fma_peak_gflops"]) * 1e9
     network, training = NETWORKS[row["network"]], row["task"] == "train"
+    foreground = row.get("foreground_share")
     count = arithmetic(
         network,
         training=training,
         instruction_set=instruction_set,
         live=row["live_shares"] or (),
+        foreground=1.0 if foreground is None else foreground,
     )
     seconds = medians(row)["cnnrs"]
     return count.dense / seconds / peak, count.executed / seconds / peak
@@ -97,7 +99,8 @@ def _note(run: Facts) -> str:
         "The dense-equivalent counts the layers' arithmetic as written. What is executed leaves\n"
         "out what the pooling drops, takes 16 products for 36 (3x3) or 6 for 10 (5x5) where\n"
         "Winograd's filtering serves, and a quarter of each convolution's gradients, but for the\n"
-        "first layer times its live share; networks.py has the formula."
+        "first layer times its live share. In training the tutorial's network leaves out windows\n"
+        "that see the background only; networks.py has the formula."
     )
 
 

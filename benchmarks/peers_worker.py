@@ -70,7 +70,11 @@ class Worker:
     def live(self) -> children.Answer:
         """Shares of pooled elements with a gradient, at the weights that the last repeat left."""
         shares = getattr(self.work, "live_shares", None)
-        return {"live": shares() if shares is not None else None}
+        foreground = getattr(self.work, "foreground_share", None)
+        return {
+            "live": shares() if shares is not None else None,
+            "foreground": foreground() if foreground is not None else None,
+        }
 
     def peak(self, seconds: float) -> children.Answer:
         """The peak of one core's arithmetic."""
