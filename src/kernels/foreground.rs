@@ -171,10 +171,12 @@ impl<T: Element> Foreground<'_, T> {
         self.windows.iter().map(Windows::count).sum()
     }
 
-    /// Whether all of an image's `count` windows are in it, for each image.
+    /// It, unless all of an image's `count` windows are in it, for each image: then nothing is
+    /// packed.
     #[inline(always)]
-    pub fn is_all(&self, count: usize) -> bool {
-        self.windows.iter().all(|&windows| windows == Windows::first(count))
+    pub fn unless_all(self, count: usize) -> Option<Self> {
+        let all = Windows::first(count);
+        self.windows.iter().any(|&windows| windows != all).then_some(self)
     }
 }
 

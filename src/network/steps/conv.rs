@@ -222,7 +222,7 @@ impl<T: Element> Step<T> for ConvStep {
         let weights = if self.conv.norm.is_some() { &prepared[at.folded] } else { weights };
         let (kernel, bias) = self.split(weights);
         let (argmax, padded) = saved.split_at_mut(self.argmax_len(n));
-        let argmax = (self.conv.gradients != Gradients::None).then_some(argmax);
+        let mut argmax = (self.conv.gradients != Gradients::None).then_some(argmax);
         let x = if padded.is_empty() {
             x
         } else {
@@ -233,7 +233,6 @@ impl<T: Element> Step<T> for ConvStep {
         let scratch = &mut scratch[..self.output_scratch_len::<T>(n)];
         match &self.output {
             Output::Grey(shape) => {
-                let mut argmax = argmax;
                 if let (Some(argmax), Some(foreground)) = (&mut argmax, &mut foreground) {
                     if run::grey_forward_foreground(
                         out, argmax, foreground, x, kernel, bias, relu, shape, n,
@@ -259,27 +258,25 @@ impl<T: Element> Step<T> for ConvStep {
 
     fn backward(&self, pass: Backward<'_, T>, weights: &[T]) {
         let Backward { n, d_x, d_weights, d_out, x, out, saved, scratch, prepared, .. } = pass;
-        let foreground = pass.foreground;
-        let shape = &self.conv.shape;
+        let (shape, relu) = (&self.conv.shape, self.conv.relu);
         let (kernel, _) = self.split(weights);
         let (argmax, padded) = saved.split_at(self.argmax_len(n));
         let x = if padded.is_empty() { x } else { padded };
         let (d_kernel, d_bias) = d_weights.split_at_mut(shape.kernel_len());
-        if let (Pooling::MaxOfGrey(shape), Some(foreground)) = (&self.conv.pooling, &foreground)
-            && !foreground.is_all(shape.windows())
+        if let (Pooling::MaxOfGrey(shape), Some(foreground)) = (&self.conv.pooling, pass.foreground)
+            && let Some(part) = foreground.unless_all(shape.windows())
         {
-            let len = foreground.count() * shape.conv().c_out();
-            if self.conv.relu {
+            let len = part.count() * shape.conv().c_out();
+            if relu {
                 run::relu_backward_in_place(&mut d_out[..len], &out[..len]);
             }
             let d_bias = self.conv.use_bias.then_some(d_bias);
-            let relu = self.conv.relu;
             run::grey_backward_foreground(
-                d_kernel, d_bias, d_out, argmax, foreground, x, relu, shape, n,
+                d_kernel, d_bias, d_out, argmax, &part, x, relu, shape, n,
             );
             return;
         }
-        if self.conv.relu {
+        if relu {
             run::relu_backward_in_place(d_out, out);
         }
         if self.conv.use_bias {

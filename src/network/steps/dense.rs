@@ -36,8 +36,7 @@ impl DenseStep {
         &self,
         foreground: Option<Foreground<'a, T>>,
     ) -> Option<Foreground<'a, T>> {
-        let windows = self.shape.inputs() / self.channels?;
-        foreground.filter(|foreground| !foreground.is_all(windows))
+        foreground?.unless_all(self.shape.inputs() / self.channels?)
     }
 }
 
