@@ -15,7 +15,7 @@ mod patches;
 
 use self::patches::{Block, Patches, Source, Tile, evenly, most_vectors, with_block};
 use super::shape::{ConvPoolShape, POOL, POSITIONS};
-use super::simd::{Element, Simd};
+use super::simd::{Aligned, Element, Simd};
 
 /// Windows whose events are listed at a time: many events for each load and store of the sums.
 const LISTED_WINDOWS: usize = 64;
@@ -32,9 +32,8 @@ const MARKED_CHANNELS: usize = u64::BITS as usize;
 /// Bytes of filters that stay in the first-level cache (of 32 KB or more) beside the images.
 const CACHED_FILTERS: usize = 26 << 10;
 
-/// Room for the filters of a block, at the start of a cache line.
-#[repr(align(64))]
-struct Packed<T>([T; PACKED]);
+/// Room for the filters of a block.
+type Packed<T> = Aligned<[T; PACKED]>;
 
 /// Elements: a little more than [`CACHED_FILTERS`], as the last vectors of rows may be half empty.
 const PACKED: usize = 8192;
@@ -232,7 +231,7 @@ pub fn sparse_backward_input<T: Element, S: Simd<T>>(
 
     // Where rows are no whole vectors, most loads would straddle two lines of the cache.
     let straddle = !patches.run().is_multiple_of(S::LANES);
-    let mut packed = straddle.then(|| Packed([T::zero(); PACKED]));
+    let mut packed = straddle.then(|| Aligned([T::zero(); PACKED]));
     let mut starts = [[0; POSITIONS]; MARKED_WINDOWS];
     let mut marks = [[0; POSITIONS]; MARKED_WINDOWS];
     let most = evenly(windows, MARKED_WINDOWS);

@@ -5,7 +5,7 @@ use super::forward::{Channels, load_within};
 use crate::kernels::conv::Maxima;
 use crate::kernels::filtering::three::{POINTS, TAPS, kernel_points, pixel_points};
 use crate::kernels::shape::{ConvPoolShape, POOL};
-use crate::kernels::simd::{Element, MAX_LANES, Simd};
+use crate::kernels::simd::{Aligned, Element, MAX_LANES, Simd};
 
 /// Channels whose points are kept at a time.
 pub const CHANNELS: usize = 32;
@@ -70,15 +70,15 @@ fn for_each_row<T: Element, S: Simd<T>>(
     rows: usize,
     mut store: impl FnMut(usize, &Points<[T; MAX_LANES]>),
 ) {
-    let mut points = [[[T::zero(); MAX_LANES]; POINTS]; POINTS];
+    let mut points = Aligned([[[T::zero(); MAX_LANES]; POINTS]; POINTS]);
     // Two of four rows of pixels are under the next row of windows too.
     let mut above = [row_points(simd, x, 0), row_points(simd, x, w)];
     for i in 0..rows {
         let y = POOL * (i + 1);
         let below = [row_points(simd, x, y * w), row_points(simd, x, (y + 1) * w)];
-        set_pixels(simd, &mut points, above, below);
+        set_pixels(simd, &mut points.0, above, below);
         above = below;
-        store(i, &points);
+        store(i, &points.0);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::kernels::dense::part_mut;
 use crate::kernels::filtering::three::{POINTS, pixel_points};
 use crate::kernels::foreground::{Foreground, MOST_IMAGES, MOST_WINDOWS, Windows, is_told_apart};
 use crate::kernels::shape::{ConvPoolShape, POOL};
-use crate::kernels::simd::{Element, MAX_LANES, Simd};
+use crate::kernels::simd::{Aligned, Element, MAX_LANES, Simd};
 
 /// As [`grey_forward`](crate::kernels::conv_pool_grey::grey_forward), but sets `out` and `argmax`
 /// in the foreground only, as [`Foreground`] says, and the background. What is the background, the
@@ -49,12 +49,12 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
         }
     }
     let mut kernel = [[[T::zero(); CHANNELS]; POINTS]; POINTS];
-    let mut points = [[[[T::zero(); MAX_LANES]; POINTS]; POINTS]; ROWS];
+    let mut points = Aligned([[[[T::zero(); MAX_LANES]; POINTS]; POINTS]; ROWS]);
     for o in (0..c_out).step_by(CHANNELS) {
         let layer = layer.part(o, CHANNELS);
         square::set_kernel(simd, &mut kernel, &layer);
         let mut part =
-            Part { kernel: &kernel, points: &mut points, places: &places, layer: &layer };
+            Part { kernel: &kernel, points: &mut points.0, places: &places, layer: &layer };
         part.set_background(simd, background);
         part.store(simd, foreground.background, &mut argmax[..c_out], Windows::first(1));
         let (mut sum, mut seen, mut start) = (T::zero(), 0, 0);
