@@ -97,7 +97,7 @@ fn pick_two<T: Element, S: Simd<T>, const K: usize>(
             }
         }
     }
-    let second = simd.numbers(|lane| (lane + c_out).min(S::LANES - 1));
+    let second = simd.lane_names(|lane| (lane + c_out).min(S::LANES - 1));
     for y in 0..K {
         for x in 0..K {
             sums[y][x] = simd.add(sums[y][x], simd.pick(sums[y][x], second));
@@ -106,15 +106,18 @@ fn pick_two<T: Element, S: Simd<T>, const K: usize>(
     sums
 }
 
-/// Positions of a window in a vector that holds a row of pixels and, in its second half, the one
-/// below.
+/// The lanes of a window's positions in a vector that holds a row of pixels and, in its second half,
+/// the one below.
 #[inline(always)]
 pub fn in_rows<T: Element, S: Simd<T>>(simd: S, at: S::Vector) -> S::Vector {
-    let [last_above, down] = simd.constants([(POOL - 1) as f64, (S::LANES / 2 - POOL) as f64]);
-    simd.select(simd.greater(at, last_above), simd.add(at, down), at)
+    let [last_above, first, down] =
+        simd.constants([(POOL - 1) as f64, T::FIRST_LANE, (S::LANES / 2 - POOL) as f64]);
+    let lane = simd.add(at, first);
+    simd.select(simd.greater(at, last_above), simd.add(lane, down), lane)
 }
 
-/// Adds the products of the gradients `d` and the pixels that their positions `at` meet.
+/// Adds the products of the gradients `d` and the pixels that their positions meet, whose lanes `at`
+/// are those of [`in_rows`].
 #[inline(always)]
 pub fn add_picked<T: Element, S: Simd<T>, const K: usize, const W: usize>(
     simd: S,

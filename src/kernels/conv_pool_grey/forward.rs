@@ -305,7 +305,7 @@ impl<'a, T: Element> Channels<'a, T> {
         let bias = self.bias(simd);
         let bias = simd.zip(bias, bias)[0];
         let start = if self.c_out < S::LANES / 2 { self.c_out } else { 0 };
-        let behind = simd.numbers(
+        let behind = simd.lane_names(
             #[inline(always)]
             |lane| if lane < start { lane } else { (lane - start + S::LANES / 2) % S::LANES },
         );

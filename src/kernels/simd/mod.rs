@@ -29,6 +29,10 @@ pub trait Element:
     #[cfg(target_arch = "x86_64")]
     type Avx512: Simd<Self> + From<Avx512>;
 
+    /// The number from which on whole numbers differ in their lowest bits as natural ones do: how
+    /// [`Simd::pick`] counts lanes.
+    const FIRST_LANE: f64;
+
     /// The nearest value of this type.
     fn from_f64(x: f64) -> Self;
     /// The same value of this type; by way of `f64` it would take twice as long.
@@ -43,6 +47,8 @@ pub trait Element:
 }
 
 impl Element for f32 {
+    const FIRST_LANE: f64 = (1u64 << 23) as f64;
+
     #[cfg(target_arch = "aarch64")]
     type Neon = Neon;
     #[cfg(target_arch = "x86_64")]
@@ -76,6 +82,8 @@ impl Element for f32 {
 }
 
 impl Element for f64 {
+    const FIRST_LANE: f64 = (1u64 << 52) as f64;
+
     #[cfg(target_arch = "aarch64")]
     type Neon = Neon;
     #[cfg(target_arch = "x86_64")]
@@ -209,11 +217,12 @@ pub trait Simd<T: Element>: Copy + sealed::InstructionSet {
         self.load(&lanes)
     }
 
-    /// For each lane the lane of `v` whose number is in `at`, a natural number below `LANES`.
+    /// For each lane the lane of `v` that `at` names, as [`lane_names`](Simd::lane_names) does.
     #[inline(always)]
     fn pick(self, v: Self::Vector, at: Self::Vector) -> Self::Vector {
         let (mut lanes, mut indices) = ([T::zero(); MAX_LANES], [0; MAX_LANES]);
         self.store(v, &mut lanes);
+        let at = self.sub(at, self.splat(T::from_f64(T::FIRST_LANE)));
         self.store_indices(at, &mut indices);
         let mut picked = [T::zero(); MAX_LANES];
         for n in 0..Self::LANES {
@@ -247,6 +256,13 @@ pub trait Simd<T: Element>: Copy + sealed::InstructionSet {
             lanes[n] = T::from_f64(number(n) as f64);
         }
         self.load(&lanes)
+    }
+
+    /// A lane for each lane, by its number and [`Element::FIRST_LANE`].
+    #[inline(always)]
+    fn lane_names(self, number: impl Fn(usize) -> usize) -> Self::Vector {
+        let first = self.splat(T::from_f64(T::FIRST_LANE));
+        self.add(self.numbers(number), first)
     }
 
     /// [`load`](Simd::load) for a full vector, else [`load_part`](Simd::load_part).

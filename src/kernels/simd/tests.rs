@@ -161,8 +161,8 @@ macro_rules! define_shuffles {
                 let here = simd.equal(simd.load(&a), simd.splat(a[1]));
                 assert_eq!(simd.bits(here), 2);
                 let small: Vec<$t> = (0..LEN).map(|n| n as $t).collect();
-                let reversed: Vec<$t> = small[..S::LANES].iter().rev().copied().collect();
-                let picked = lanes(simd.pick(simd.load(&a), simd.load(&reversed)));
+                let reversed = simd.lane_names(|lane| S::LANES - 1 - lane);
+                let picked = lanes(simd.pick(simd.load(&a), reversed));
                 assert!(picked.iter().eq(a[..S::LANES].iter().rev()));
                 for (n, m) in (0..=S::LANES / 2).flat_map(|n| [(n, S::LANES / 2), (1, n)]) {
                     let halves = lanes(simd.load_halves(&a[..n], &b[..m]));

@@ -272,7 +272,7 @@ impl_simd! {
     sum: sum_f32x8, largest: largest_f32x8,
     load_halves: |p, n, q, m| _mm256_insertf128_ps::<1>(
         _mm256_castps128_ps256(load_f32x4(p, n)), load_f32x4(q, m)),
-    pick: |v, at| _mm256_permutevar8x32_ps(v, _mm256_cvttps_epi32(at)),
+    pick: |v, at| _mm256_permutevar8x32_ps(v, _mm256_castps_si256(at)),
 }
 
 impl_simd! {
@@ -343,7 +343,7 @@ impl_simd! {
     load_halves: |p, n, q, m| _mm256_insertf128_ps::<1>(
         _mm256_castps128_ps256(_mm_maskz_loadu_ps(low_bits(n) as u8, p)),
         _mm_maskz_loadu_ps(low_bits(m) as u8, q)),
-    pick: |v, at| _mm256_permutevar8x32_ps(v, _mm256_cvttps_epi32(at)),
+    pick: |v, at| _mm256_permutevar8x32_ps(v, _mm256_castps_si256(at)),
 }
 
 impl_simd! {
@@ -411,7 +411,7 @@ impl_simd! {
     sum: _mm512_reduce_add_ps, largest: _mm512_reduce_max_ps,
     load_halves: |p, n, q, m| _mm512_mask_loadu_ps(
         _mm512_maskz_loadu_ps(low_bits(n), p), low_bits(m) << 8, q.wrapping_sub(8)),
-    pick: |v, at| _mm512_permutexvar_ps(_mm512_cvttps_epi32(at), v),
+    pick: |v, at| _mm512_permutexvar_ps(_mm512_castps_si512(at), v),
 }
 
 impl_simd! {
@@ -447,5 +447,5 @@ impl_simd! {
     sum: _mm512_reduce_add_pd, largest: _mm512_reduce_max_pd,
     load_halves: |p, n, q, m| _mm512_mask_loadu_pd(
         _mm512_maskz_loadu_pd(low_bits(n) as u8, p), (low_bits(m) << 4) as u8, q.wrapping_sub(4)),
-    pick: |v, at| _mm512_permutexvar_pd(_mm512_cvttpd_epi64(at), v),
+    pick: |v, at| _mm512_permutexvar_pd(_mm512_castpd_si512(at), v),
 }

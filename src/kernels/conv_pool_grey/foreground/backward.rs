@@ -127,7 +127,7 @@ impl<T: Element> Gradient<'_, T> {
                 },
             );
         }
-        let behind = simd.numbers(|lane| (lane + half).min(S::LANES - 1));
+        let behind = simd.lane_names(|lane| (lane + half).min(S::LANES - 1));
         for y in 0..TAPS {
             for x in 0..TAPS {
                 sums[y][x] = simd.add(sums[y][x], simd.pick(sums[y][x], behind));

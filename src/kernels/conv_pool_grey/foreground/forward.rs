@@ -151,7 +151,7 @@ impl<T: Element> Part<'_, T> {
         let (_, w, _) = shape.conv().windows().padded();
         let (out_h, out_w, c_out) = shape.pool().output();
         let background = simd.splat(background);
-        let next = simd.numbers(|lane| (lane + 1).min(S::LANES - 1));
+        let next = simd.lane_names(|lane| (lane + 1).min(S::LANES - 1));
         let squares = || Squares {
             within: [simd.first_lanes(w), simd.first_lanes(w.saturating_sub(S::LANES))],
             sum: simd.zero(),
