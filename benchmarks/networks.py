@@ -178,8 +178,7 @@ def foreground_share(network: Network, x: Array, *, batch: int, instruction_set:
     """The share of the first convolution's pooling windows that cnnrs computes in training.
 
     With AVX-512, in batches of two images and more, a 3x3 convolution of 8 filters or a multiple of
-    16, a pooling and a dense layer of few outputs leave out what sees the background only; windows
-    come in pairs if the filters are 8.
+    16, a pooling and a dense layer of few outputs leave out what sees the background only.
 
     Args:
         network: any.
@@ -199,11 +198,7 @@ def foreground_share(network: Network, x: Array, *, batch: int, instruction_set:
         return 1.0
     differs = np.asarray(x[..., 0] != x[0, 1, 1, 0])
     patches = np.lib.stride_tricks.sliding_window_view(differs, (4, 4), axis=(1, 2))
-    seen = patches[:, ::2, ::2].any((-2, -1)).reshape(len(x), -1)
-    if first.filters == 8:
-        even = np.pad(seen, ((0, 0), (0, seen.shape[1] % 2)))
-        seen = even[:, ::2] | even[:, 1::2]
-    return float(seen.mean())
+    return float(patches[:, ::2, ::2].any((-2, -1)).mean())
 
 
 def _winograd_share(size: int, c_in: int, c_out: int, instruction_set: str) -> float:

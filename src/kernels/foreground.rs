@@ -62,16 +62,6 @@ impl Windows {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// Those of either.
-    #[inline(always)]
-    pub fn or(self, other: Self) -> Self {
-        let mut words = self.0;
-        for (word, other) in words.iter_mut().zip(other.0) {
-            *word |= other;
-        }
-        Self(words)
-    }
-
     /// Those of `self` that are not among `other`.
     #[inline(always)]
     pub fn without(self, other: Self) -> Self {
@@ -82,34 +72,24 @@ impl Windows {
         Self(words)
     }
 
-    /// Those of `self` that are among `other`.
+    /// A bit for each window from `start` to before `start + len`, which divides 64 and `start`.
     #[inline(always)]
-    pub fn and(self, other: Self) -> Self {
-        let mut words = self.0;
-        for (word, other) in words.iter_mut().zip(other.0) {
-            *word &= other;
-        }
-        Self(words)
+    pub fn part(&self, start: usize, len: usize) -> u64 {
+        self.0[start / 64] >> (start % 64) & u64::MAX >> (64 - len)
     }
 
-    /// These and their neighbours: the first and second are in a pair, and so on.
+    /// Calls `visit` for each of them, in order, or for two at once, if the second one is the next
+    /// and the first one is not among `ends`: with the first one, and whether there are two.
     #[inline(always)]
-    pub fn in_pairs(self) -> Self {
-        let mut words = self.0;
-        for word in &mut words {
-            *word |= *word >> 1 & EVEN | (*word & EVEN) << 1;
+    pub fn for_each_pair(self, ends: &Windows, mut visit: impl FnMut(usize, bool)) {
+        for (at, mut word) in self.0.into_iter().enumerate() {
+            while word != 0 {
+                let first = word.trailing_zeros();
+                let two = word >> first >> 1 & !(ends.0[at] >> first) & 1;
+                visit(at * 64 + first as usize, two == 1);
+                word &= (word - 1) & !(two << 1 << first);
+            }
         }
-        Self(words)
-    }
-
-    /// The pairs that hold them, numbered in the same order.
-    #[inline(always)]
-    pub fn pairs(self) -> Self {
-        let mut words = [0; WORDS];
-        for (at, word) in self.0.into_iter().enumerate() {
-            words[at / 2] |= even_bits(word | word >> 1) << (32 * (at % 2));
-        }
-        Self(words)
     }
 
     /// Calls `visit` for each of them, in order.
@@ -124,32 +104,43 @@ impl Windows {
     }
 }
 
-/// The bits with even numbers.
-const EVEN: u64 = 0x5555_5555_5555_5555;
-
-/// Those, moved together into the lower half.
+/// For each window, a bit for each image, of at most [`MOST_IMAGES`], that has it.
 #[inline(always)]
-fn even_bits(bits: u64) -> u64 {
-    let mut bits = bits & EVEN;
-    for (shift, mask) in [
-        (1, 0x3333_3333_3333_3333),
-        (2, 0x0f0f_0f0f_0f0f_0f0f),
-        (4, 0x00ff_00ff_00ff_00ff),
-        (8, 0x0000_ffff_0000_ffff),
-        (16, 0x0000_0000_ffff_ffff),
-    ] {
-        bits = (bits | bits >> shift) & mask;
+pub fn images_of(windows: &[Windows]) -> [u64; MOST_WINDOWS] {
+    let mut images = [0; MOST_WINDOWS];
+    for (image, windows) in windows.iter().take(MOST_IMAGES).enumerate() {
+        for (at, word) in windows.0.into_iter().enumerate() {
+            images[at * MOST_IMAGES + image] = word;
+        }
     }
-    bits
+    for square in images.chunks_exact_mut(MOST_IMAGES) {
+        transpose(square);
+    }
+    images
+}
+
+/// Swaps rows and columns of 64 words of as many bits: quarters across, then theirs, and so on.
+#[inline(always)]
+fn transpose(words: &mut [u64]) {
+    let mut mask = u64::MAX;
+    for half in [32, 16, 8, 4, 2, 1] {
+        mask ^= mask << half; // the lower half of each 2 * half bits
+        for words in words.chunks_exact_mut(2 * half) {
+            let (upper, lower) = words.split_at_mut(half);
+            for (upper, lower) in upper.iter_mut().zip(lower) {
+                let swapped = (*upper >> half ^ *lower) & mask;
+                *upper ^= swapped << half;
+                *lower ^= swapped;
+            }
+        }
+    }
 }
 
 /// What some images' windows see. If that is not all in the foreground, what there is of each
 /// window in the foreground lies behind that of the window before, through all images.
 #[derive(Debug)]
 pub struct Foreground<'a, T> {
-    /// Those that see more than the background, for each image. Where a vector holds two, both or
-    /// none: with an odd number of windows, the last one's neighbour is not of the image, and
-    /// anything.
+    /// Those that see more than the background, for each image.
     pub windows: &'a mut [Windows],
     /// The outputs of the others, (channels,).
     pub background: &'a mut [T],
@@ -211,15 +202,33 @@ mod tests {
             assert!(windows.has(start + 13) && !windows.has(start + 14));
         }
         let (a, b) = (set(&[1, 70]), set(&[70, 200]));
-        assert_eq!(listed(a.or(b)), [1, 70, 200]);
-        assert_eq!(listed(a.and(b)), [70]);
+        assert_eq!(listed(a.without(b)), [1]);
+        assert_eq!(
+            (set(&[3, 62, 63, 64]).part(32, 32), set(&[127]).part(64, 64)),
+            (3 << 30, 1 << 63)
+        );
     }
 
     #[test]
-    fn pairs_hold_neighbours() {
-        let windows = set(&[2, 17, 63, 64, 130, 255]);
-        assert_eq!(listed(windows.pairs()), [1, 8, 31, 32, 65, 127]);
-        let both = [2, 3, 16, 17, 62, 63, 64, 65, 130, 131, 254, 255];
-        assert_eq!(listed(windows.in_pairs()), both);
+    fn neighbours_come_in_pairs_but_for_ends() {
+        let mut pairs = vec![];
+        let windows = set(&[0, 1, 2, 5, 8, 9, 10, 11, 62, 63, 64, 255]);
+        windows.for_each_pair(&set(&[8, 62]), |first, two| pairs.push((first, two)));
+        let two = |first| (first, true);
+        let one = |first| (first, false);
+        let expected =
+            [two(0), one(2), one(5), one(8), two(9), one(11), one(62), one(63), one(64), one(255)];
+        assert_eq!(pairs, expected);
+    }
+
+    #[test]
+    fn images_of_windows_are_windows_of_images() {
+        let images: Vec<Windows> = (0..MOST_IMAGES).map(|n| set(&[n, 3 * n, 255 - n])).collect();
+        let found = images_of(&images);
+        for at in 0..MOST_WINDOWS {
+            for (n, windows) in images.iter().enumerate() {
+                assert_eq!(found[at] >> n & 1 == 1, windows.has(at));
+            }
+        }
     }
 }

@@ -219,6 +219,39 @@ pub fn load_kernel<T: Element, S: Simd<T>>(
     taps
 }
 
+/// The four sums of a pooling window. Those of a row are `left` or `right`, and something that both
+/// have in common: they compare without it.
+#[derive(Clone, Copy)]
+pub struct Sums<V> {
+    left: [V; POOL],
+    right: [V; POOL],
+    /// The larger one of each row.
+    rows: [V; POOL],
+}
+
+impl<V: Copy> Sums<V> {
+    /// Where all are the same.
+    #[inline(always)]
+    pub fn same(sum: V) -> Self {
+        Self { left: [sum; POOL], right: [sum; POOL], rows: [sum; POOL] }
+    }
+
+    /// The maximum, and what the first position that has it is called, row by row.
+    #[inline(always)]
+    pub fn maximum<T: Element, S: Simd<T, Vector = V>>(
+        &self,
+        simd: S,
+        names: &[f64; POOL * POOL],
+    ) -> (V, V) {
+        let Self { left, right, rows: [upper, lower] } = *self;
+        let names = simd.constants(*names);
+        let in_upper = simd.select(simd.greater(right[0], left[0]), names[1], names[0]);
+        let in_lower = simd.select(simd.greater(right[1], left[1]), names[3], names[2]);
+        let at = simd.select(simd.greater(lower, upper), in_lower, in_upper);
+        (simd.max(lower, upper), at)
+    }
+}
+
 /// A pooling window, which meets a vector of channels.
 pub struct Window<'a, T, V> {
     /// The kernel's points.
@@ -231,7 +264,13 @@ impl<T: Element, V: Copy> Window<'_, T, V> {
     /// Its maximum with the bias, and the first position that has it.
     #[inline(always)]
     pub fn maximum<S: Simd<T, Vector = V>>(&self, simd: S, bias: V) -> (V, V) {
-        // The outputs of a row are `b + (a + c)` and `b + (d - c)`. Hence they compare without `b`.
+        self.sums(simd, bias).maximum(simd, &[0.0, 1.0, 2.0, 3.0])
+    }
+
+    /// Its sums with the bias.
+    #[inline(always)]
+    pub fn sums<S: Simd<T, Vector = V>>(&self, simd: S, bias: V) -> Sums<V> {
+        // The outputs of a row are `b + (a + c)` and `b + (d - c)`.
         let (c, a) = (self.column(simd, 2, None), self.column(simd, 0, None));
         let left = [simd.add(a[0], c[0]), simd.add(a[1], c[1])];
         let d = self.column(simd, 3, None);
@@ -239,11 +278,7 @@ impl<T: Element, V: Copy> Window<'_, T, V> {
         let b = self.column(simd, 1, Some(bias));
         let upper = simd.add(b[0], simd.max(right[0], left[0]));
         let lower = simd.add(b[1], simd.max(right[1], left[1]));
-        let [one, two, three] = simd.constants([1.0, 2.0, 3.0]);
-        let in_upper = simd.select(simd.greater(right[0], left[0]), one, simd.zero());
-        let in_lower = simd.select(simd.greater(right[1], left[1]), three, two);
-        let at = simd.select(simd.greater(lower, upper), in_lower, in_upper);
-        (simd.max(lower, upper), at)
+        Sums { left, right, rows: [upper, lower] }
     }
 
     /// What the products in column `x` of the points, and `start`, come to in both rows of outputs.

@@ -1,7 +1,7 @@
 //! The gradient of the kernel, from the foreground and what the background comes to.
 
 use super::can_have_foreground;
-use crate::kernels::conv_pool_grey::backward::{add_picked, in_rows};
+use crate::kernels::conv_pool_grey::backward::add_picked;
 use crate::kernels::conv_pool_grey::patches::Patch;
 use crate::kernels::filtering::three::TAPS;
 use crate::kernels::foreground::{Foreground, MOST_WINDOWS, Windows, is_told_apart};
@@ -73,55 +73,48 @@ struct Gradient<'a, T> {
 type Taps<V> = [[V; TAPS]; TAPS];
 
 impl<T: Element> Gradient<'_, T> {
-    /// Where each window's patch begins, and which lie in another row than the one before.
+    /// Where each window's patch begins, and which are the last ones of their rows.
     #[inline(always)]
     fn patches(&self) -> ([u16; MOST_WINDOWS], Windows) {
         let (_, w, _) = self.shape.conv().windows().padded();
         let (out_h, out_w, _) = self.shape.pool().output();
-        let (mut starts, mut firsts) = ([0; MOST_WINDOWS], Windows::default());
+        let (mut starts, mut ends) = ([0; MOST_WINDOWS], Windows::default());
         for i in 0..out_h {
             for j in 0..out_w {
                 starts[i * out_w + j] = (POOL * (i * w + j)) as u16;
             }
-            firsts.add(i * out_w, 1);
+            ends.add(i * out_w + out_w - 1, 1);
         }
-        // What is not of the image is beside nothing.
-        firsts.add(out_h * out_w, 1);
-        (starts, firsts)
+        (starts, ends)
     }
 
-    /// For half a vector of channels: of two windows at a time.
+    /// For half a vector of channels: of two windows at a time, if they are neighbours.
     #[inline(always)]
     fn of_pairs<S: Simd<T>>(&self, simd: S) -> (Taps<S::Vector>, S::Vector) {
         let (h, w, _) = self.shape.conv().windows().padded();
-        let (starts, firsts) = self.patches();
+        let (starts, ends) = self.patches();
         let half = S::LANES / 2;
         let beside = simd.numbers(|lane| if lane < half { 0 } else { POOL });
-        let first = simd.first_lanes(half);
         let (mut sums, mut total) = ([[simd.zero(); TAPS]; TAPS], simd.zero());
-        let vectors = <[T]>::chunks_exact;
-        let mut vectors = vectors(self.d_out, S::LANES).zip(vectors(self.argmax, S::LANES));
+        let mut place = 0;
         for (image, windows) in self.foreground.windows.iter().enumerate() {
             let x = &self.x[image * h * w..(image + 1) * h * w];
-            windows.pairs().for_each(
+            windows.for_each_pair(
+                &ends,
                 #[inline(always)]
-                |pair| {
-                    let Some((d, at)) = vectors.next() else { return };
-                    let (d, at) = (simd.load(d), in_rows(simd, simd.load(at)));
+                |window, two| {
+                    let end = place + if two { S::LANES } else { half };
+                    // A window alone has no gradients in the second half.
+                    let d = simd.load_part(&self.d_out[place..end]);
+                    let at = simd.load_part(&self.argmax[place..end]);
+                    place = end;
                     total = simd.add(total, d);
-                    if firsts.has(2 * pair + 1) {
-                        // The end of a row, and the beginning of the next.
-                        let ds = [
-                            simd.select(first, d, simd.zero()),
-                            simd.select(first, simd.zero(), d),
-                        ];
-                        for n in 0..2 {
-                            let start = usize::from(starts[2 * pair + n]);
-                            let patch = Patch::<T, TAPS, 1>::new(x, start, w);
-                            add_picked(simd, &mut sums, patch, at, ds[n]);
-                        }
+                    let start = usize::from(starts[window]);
+                    if ends.has(window) {
+                        let patch = Patch::<T, TAPS, 1>::new(x, start, w);
+                        add_picked(simd, &mut sums, patch, at, d);
                     } else {
-                        let patch = Patch::<T, TAPS, 2>::new(x, usize::from(starts[2 * pair]), w);
+                        let patch = Patch::<T, TAPS, 2>::new(x, start, w);
                         add_picked(simd, &mut sums, patch, simd.add(at, beside), d);
                     }
                 },
@@ -156,7 +149,7 @@ impl<T: Element> Gradient<'_, T> {
                 |window| {
                     let Some((d, at)) = channels.next() else { return };
                     let d = simd.load_up_to(&d[o..end]);
-                    let at = in_rows(simd, simd.load_up_to(&at[o..end]));
+                    let at = simd.load_up_to(&at[o..end]);
                     let patch = Patch::<T, TAPS, 1>::new(x, usize::from(starts[window]), w);
                     add_picked(simd, &mut sums, patch, at, d);
                     total = simd.add(total, d);

@@ -1,8 +1,8 @@
 //! The convolution and the maxima of windows that see more than the background of their image.
 
 use super::{MOST_CONTRAST, MOST_EIGHTHS, ROWS, can_have_foreground};
-use crate::kernels::conv_pool_grey::forward::{Channels, load_within, sum_of_squares};
-use crate::kernels::conv_pool_grey::square::{self, CHANNELS, Points, SPAN, Window};
+use crate::kernels::conv_pool_grey::forward::{Channels, sum_of_squares};
+use crate::kernels::conv_pool_grey::square::{self, CHANNELS, Points, SPAN, Sums, Window};
 use crate::kernels::dense::part_mut;
 use crate::kernels::filtering::three::{POINTS, pixel_points};
 use crate::kernels::foreground::{Foreground, MOST_IMAGES, MOST_WINDOWS, Windows, is_told_apart};
@@ -11,9 +11,10 @@ use crate::kernels::simd::{Aligned, Element, MAX_LANES, Simd};
 
 /// As [`grey_forward`](crate::kernels::conv_pool_grey::grey_forward), but sets `out` and `argmax`
 /// in the foreground only, as [`Foreground`] says, and the background. What is the background, the
-/// pixel behind the first row and column of the first image says. Where that would not pay, where
-/// it is too large, or where a product may be infinite or NaN, it returns `false`, and what it has
-/// set is of no use.
+/// pixel behind the first row and column of the first image says. The maxima's positions in `argmax`
+/// are lanes that [`pick`](Simd::pick) takes. Where that would not pay, where the background is too
+/// large, or where a product may be infinite or NaN, it returns `false`, and what it has set is of
+/// no use.
 #[inline(always)]
 pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
     simd: S,
@@ -99,43 +100,41 @@ struct Row<V> {
     seen: u64,
 }
 
-/// Sums of squares of pixels.
-struct Squares<M, V> {
-    /// The lanes that are in the row, of both vectors that a row takes.
-    within: [M; 2],
-    sum: V,
+/// The rows of pixels of an image.
+#[derive(Clone, Copy)]
+struct Rows<'a, T, V> {
+    x: &'a [T],
+    w: usize,
+    background: V,
+    /// For each lane, the next one.
+    next: V,
 }
 
 /// What an image has.
 struct Seen<T> {
-    /// Windows that see more than the background, and those that share a vector with them.
+    /// Windows that see more than the background.
     windows: Windows,
     /// The sum of the pixels' squares.
     squares: T,
 }
 
-/// The row of pixels from `start` on, whose squares are added to `squares`. Lanes beyond the row
-/// hold anything.
-#[inline(always)]
-fn row<T: Element, S: Simd<T>>(
-    simd: S,
-    x: &[T],
-    start: usize,
-    background: S::Vector,
-    next: S::Vector,
-    squares: &mut Squares<S::Mask, S::Vector>,
-) -> Row<S::Vector> {
-    let (near, far) = (load_within(simd, x, start), load_within(simd, x, start + S::LANES));
-    for (pixels, within) in [(near, squares.within[0]), (far, squares.within[1])] {
-        let pixels = simd.select(within, pixels, simd.zero());
-        squares.sum = simd.mul_add(pixels, pixels, squares.sum);
+impl<T: Element, V: Copy> Rows<'_, T, V> {
+    /// Row `y`, whose pixels' squares are added to `squares`. The lanes of windows that it does not
+    /// have hold anything.
+    #[inline(always)]
+    fn get<S: Simd<T, Vector = V>>(&self, simd: S, y: usize, squares: &mut V) -> Row<V> {
+        let row = &self.x[y * self.w..][..self.w];
+        let (near, far) = row.split_at(self.w.min(S::LANES));
+        let (near, far) = (simd.load_part(near), simd.load_part(far));
+        *squares = simd.mul_add(near, near, *squares);
+        *squares = simd.mul_add(far, far, *squares);
+        let [first, second] = simd.unzip(near, far);
+        let same = |v| simd.bits(simd.equal(v, self.background));
+        let pairs = u64::from(!(same(first) & same(second)));
+        // The windows are fewer than lanes, so that each sees two pairs of columns that are there.
+        let (third, fourth) = (simd.pick(first, self.next), simd.pick(second, self.next));
+        Row { points: pixel_points(simd, [first, second, third, fourth]), seen: pairs | pairs >> 1 }
     }
-    let [first, second] = simd.unzip(near, far);
-    let same = simd.bits(simd.equal(first, background)) & simd.bits(simd.equal(second, background));
-    let pairs = u64::from(!same);
-    // The windows are fewer than lanes, so that each sees two pairs of columns that are there.
-    let (third, fourth) = (simd.pick(first, next), simd.pick(second, next));
-    Row { points: pixel_points(simd, [first, second, third, fourth]), seen: pairs | pairs >> 1 }
 }
 
 impl<T: Element> Part<'_, T> {
@@ -149,36 +148,24 @@ impl<T: Element> Part<'_, T> {
         shape: &ConvPoolShape,
     ) -> Seen<T> {
         let (_, w, _) = shape.conv().windows().padded();
-        let (out_h, out_w, c_out) = shape.pool().output();
-        let background = simd.splat(background);
+        let (out_h, out_w, _) = shape.pool().output();
         let next = simd.lane_names(|lane| (lane + 1).min(S::LANES - 1));
-        let squares = || Squares {
-            within: [simd.first_lanes(w), simd.first_lanes(w.saturating_sub(S::LANES))],
-            sum: simd.zero(),
-        };
-        let mut sums = [squares(), squares()];
+        let rows = Rows { x, w, background: simd.splat(background), next };
+        let mut squares = [simd.zero(); POOL];
         let mut windows = Windows::default();
         // Two of four rows of pixels are under the next row of windows too.
-        let mut above = [
-            row(simd, x, 0, background, next, &mut sums[0]),
-            row(simd, x, w, background, next, &mut sums[1]),
-        ];
+        let mut above = [rows.get(simd, 0, &mut squares[0]), rows.get(simd, 1, &mut squares[1])];
         for (i, points) in self.points[..out_h].iter_mut().enumerate() {
             let y = POOL * (i + 1);
-            let below = [
-                row(simd, x, y * w, background, next, &mut sums[0]),
-                row(simd, x, (y + 1) * w, background, next, &mut sums[1]),
-            ];
+            let below =
+                [rows.get(simd, y, &mut squares[0]), rows.get(simd, y + 1, &mut squares[1])];
             let seen = above[0].seen | above[1].seen | below[0].seen | below[1].seen;
             windows.add(i * out_w, seen & ((1 << out_w) - 1));
-            let rows = |rows: &[Row<S::Vector>; POOL]| [rows[0].points, rows[1].points];
-            square::set_pixels(simd, points, rows(&above), rows(&below));
+            let both = |rows: &[Row<S::Vector>; POOL]| [rows[0].points, rows[1].points];
+            square::set_pixels(simd, points, both(&above), both(&below));
             above = below;
         }
-        Seen {
-            windows: if c_out < S::LANES { windows.in_pairs() } else { windows },
-            squares: simd.sum(simd.add(sums[0].sum, sums[1].sum)),
-        }
+        Seen { windows, squares: simd.sum(simd.add(squares[0], squares[1])) }
     }
 
     /// Sets those of the first window to the background's.
@@ -219,27 +206,58 @@ impl<T: Element> Part<'_, T> {
                 let bias = layer.bias(simd);
                 let points = self.points.as_flattened().as_flattened().as_flattened();
                 let (o, c_out) = (layer.o, layer.c_out);
-                let channels = layer.end - o;
                 let len = windows.count() * c_out;
                 assert!(out.len() == len && argmax.len() == len, "a place for each window");
-                let mut start = o;
+                if len == 0 {
+                    return;
+                }
+                // What a window comes to is found while the next one's sums are on their way.
+                let (mut sums, mut start, mut step) = (Sums::same(bias), o, 0);
                 windows.for_each(
                     #[inline(always)]
                     |at| {
-                        // SAFETY: there is a place for each window, and their points are in the
-                        // buffer: `places` are made such, and 0 for a window that is none.
+                        // SAFETY: the points of each window are in the buffer: `places` are made
+                        // such, and 0 for a window that is none. There is a place for each, and
+                        // for what stands for the one before the first.
                         unsafe {
                             let place = usize::from(*self.places.get_unchecked(at));
                             let pixels = points.get_unchecked(place..place + SPAN);
-                            let (max, place) = Window { taps: &taps, pixels }.maximum(simd, bias);
-                            let max = layer.rectified(simd, max);
-                            simd.store_up_to(max, part_mut(out, start, channels));
-                            simd.store_up_to(place, part_mut(argmax, start, channels));
+                            let next = Window { taps: &taps, pixels }.sums(simd, bias);
+                            store_maximum(simd, &sums, layer, out, argmax, start);
+                            sums = next;
                         }
-                        start += c_out;
+                        start += step;
+                        step = c_out;
                     },
                 );
+                // SAFETY: there is a place for each window.
+                unsafe { store_maximum(simd, &sums, layer, out, argmax, start) };
             },
         );
+    }
+}
+
+/// The layer's output from the sums of a window, and the lane of the maximum where the way back
+/// picks pixels: in a vector that holds a row of pixels and, in its second half, the one below.
+///
+/// # Safety
+/// There are so many outputs and lanes from `start` on as the layer has channels.
+#[inline(always)]
+unsafe fn store_maximum<T: Element, S: Simd<T>>(
+    simd: S,
+    sums: &Sums<S::Vector>,
+    layer: &Channels<T>,
+    out: &mut [T],
+    argmax: &mut [T],
+    start: usize,
+) {
+    let lane = |n: usize| T::FIRST_LANE + n as f64;
+    let lanes = [lane(0), lane(1), lane(MAX_LANES / 2), lane(MAX_LANES / 2 + 1)];
+    let (max, at) = sums.maximum(simd, &lanes);
+    let channels = layer.end - layer.o;
+    // SAFETY: the caller's promise.
+    unsafe {
+        simd.store_up_to(layer.rectified(simd, max), part_mut(out, start, channels));
+        simd.store_up_to(at, part_mut(argmax, start, channels));
     }
 }
