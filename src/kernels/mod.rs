@@ -5,6 +5,7 @@
 //! checked once, in the first line.
 
 pub mod activation;
+pub mod ahead;
 pub mod batch_norm;
 pub mod conv;
 pub mod conv_backward;

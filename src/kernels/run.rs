@@ -2,6 +2,7 @@
 //! compiled here once for every type and instruction set, however many call it.
 
 use super::activation::Activation;
+use super::ahead::Ahead;
 use super::elastic::Elastic;
 use super::foreground::Foreground;
 use super::loss::{Loss, LossSums, Targets};
@@ -71,7 +72,7 @@ kernels! {
     );
     conv_pool_grey::grey_backward_foreground(
         d_kernel: &mut [T], d_bias: Option<&mut [T]>, d_out: &[T], argmax: &[T],
-        foreground: &Foreground<T>, x: &[T], relu: bool, shape: &ConvPoolShape, n: usize,
+        foreground: &Foreground<T>, ahead: &Ahead, x: &[T], relu: bool, shape: &ConvPoolShape, n: usize,
     );
     conv_pool_sparse::sparse_backward_kernel(
         d_filters: &mut [T], d_out: &[T], argmax: &[T], x: &[T], shape: &ConvPoolShape, n: usize,
@@ -92,11 +93,11 @@ kernels! {
     );
     dense::dense_forward_foreground(
         out: &mut [T], sums: &mut [T], x: &[T], weights: &[T], biases: Option<&[T]>,
-        foreground: &Foreground<T>, shape: &DenseShape, n: usize,
+        foreground: &Foreground<T>, ahead: &Ahead, shape: &DenseShape, n: usize,
     );
     dense::dense_backward_foreground(
         d_x: &mut [T], d_weights: &mut [T], d_out: &[T], x: &[T], weights: &[T], sums: &[T],
-        foreground: &mut Foreground<T>, shape: &DenseShape, n: usize,
+        foreground: &mut Foreground<T>, ahead: &Ahead, shape: &DenseShape, n: usize,
     );
     dropout::multiply(out: &mut [T], x: &[T], mask: &[T]);
     elastic::displacements(
@@ -162,6 +163,7 @@ pub fn grey_forward_foreground<T: Element>(
     out: &mut [T],
     argmax: &mut [T],
     foreground: &mut Foreground<T>,
+    ahead: &Ahead,
     x: &[T],
     kernel: &[T],
     bias: Option<&[T]>,
@@ -170,7 +172,7 @@ pub fn grey_forward_foreground<T: Element>(
     n: usize,
 ) -> bool {
     dispatch!(T, simd::level(), simd => super::conv_pool_grey::grey_forward_foreground(
-        simd, out, argmax, foreground, x, kernel, bias, relu, shape, n,
+        simd, out, argmax, foreground, ahead, x, kernel, bias, relu, shape, n,
     ))
 }
 

@@ -1,7 +1,6 @@
 //! Whole networks: a list of layers becomes a plan of fused steps, buffers are laid out once, and
 //! one call runs many steps of training on as many threads as wanted.
 
-mod ahead;
 mod clock;
 mod exchange;
 mod layers;

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::kernels::ahead::Ahead;
 use crate::kernels::loss::{Loss, LossSums, Targets};
 use crate::kernels::rescale::Source;
 use crate::kernels::run;
@@ -104,6 +105,7 @@ impl<T: Element> Inference<T> {
                     d_stats: &none,
                     chunks: Chunks { images: at.len(), len: at.len() },
                     chunk: 0,
+                    ahead: &Ahead::nothing(),
                 };
                 for (row, image) in at.clone().enumerate() {
                     // SAFETY: the arena is the worker's.

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use builder::Builder;
 
+use crate::kernels::ahead::Ahead;
 use crate::kernels::foreground::{Foreground, MOST_IMAGES, Windows};
 use crate::kernels::rescale::Source;
 use crate::kernels::run;
@@ -101,6 +102,8 @@ pub struct Block<'a, T> {
     pub chunks: Chunks,
     /// Which of the chunks the block is of.
     pub chunk: usize,
+    /// What is read next, of which each node that is run asks for a share.
+    pub ahead: &'a Ahead<'a>,
 }
 
 impl<T: Element> Plan<T> {
@@ -247,6 +250,7 @@ impl<T: Element> Plan<T> {
         assert!(block.n <= self.block, "images of a block");
         for i in nodes.clone() {
             let (node, n) = (&self.nodes[i], block.n);
+            block.ahead.begin();
             // SAFETY: the plan lays the regions of so many images one beside the other, a node's
             // input and its output too; and the caller's promise.
             node.step.forward(unsafe {
@@ -261,8 +265,10 @@ impl<T: Element> Plan<T> {
                     random: block.random,
                     batch: self.batch(i, block.stats, block.chunks),
                     foreground: self.foreground(block, i),
+                    ahead: block.ahead,
                 }
             });
+            block.ahead.end();
             if stops() {
                 return false;
             }
@@ -301,6 +307,7 @@ impl<T: Element> Plan<T> {
             if !node.needs_d_x && node.params.is_empty() {
                 return;
             }
+            block.ahead.begin();
             // SAFETY: the pass is gone before the next one is made.
             let mut pass = unsafe { self.backward_pass(block, i, d_params) };
             let all = self.stats_range(i, block.chunks.count());
@@ -318,6 +325,7 @@ impl<T: Element> Plan<T> {
                     node.step.backward(pass, weights);
                 }
             }
+            block.ahead.end();
             if stops() {
                 return;
             }
@@ -359,6 +367,7 @@ impl<T: Element> Plan<T> {
                 prepared: &block.prepared[node.prepared.clone()],
                 batch: self.batch(i, block.stats, block.chunks),
                 foreground: self.foreground(block, i),
+                ahead: block.ahead,
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+use crate::kernels::ahead::Ahead;
 use crate::kernels::counter;
 use crate::kernels::foreground::Foreground;
 use crate::kernels::simd::Element;
@@ -88,6 +89,8 @@ pub struct Forward<'a, T> {
     pub batch: Batch<'a, T>,
     /// Of this step's output or input, if there may be only what is in its foreground.
     pub foreground: Option<Foreground<'a, T>>,
+    /// What is read next.
+    pub ahead: &'a Ahead<'a>,
 }
 
 /// A backward pass over `n` images; what the forward pass had and left is still there.
@@ -115,6 +118,8 @@ pub struct Backward<'a, T> {
     pub batch: Batch<'a, T>,
     /// As in the forward pass; what holds for a value holds for its gradient.
     pub foreground: Option<Foreground<'a, T>>,
+    /// What is read next.
+    pub ahead: &'a Ahead<'a>,
 }
 
 /// An operation and its gradient.

@@ -36,6 +36,7 @@ pub fn can_have_foreground(shape: &ConvPoolShape) -> bool {
 mod tests {
     use super::*;
     use crate::dispatch;
+    use crate::kernels::ahead::Ahead;
     use crate::kernels::conv::tests::bits;
     use crate::kernels::conv_pool_grey::{grey_backward_kernel, grey_forward};
     use crate::kernels::foreground::{Foreground, Windows, is_told_apart};
@@ -98,7 +99,7 @@ mod tests {
             d_background: &mut d_background,
         };
         let pays = dispatch!(f32, level, simd => grey_forward_foreground(
-            simd, &mut out, &mut argmax, &mut foreground, x, &kernel, bias, relu, &shape, n,
+            simd, &mut out, &mut argmax, &mut foreground, &Ahead::nothing(), x, &kernel, bias, relu, &shape, n,
         ));
         if !pays {
             return false;
@@ -149,7 +150,7 @@ mod tests {
         }
         dispatch!(f32, level, simd => {
             grey_backward_foreground(
-                simd, &mut d_kernel, Some(&mut d_bias), &d_out, &argmax, &foreground, x,
+                simd, &mut d_kernel, Some(&mut d_bias), &d_out, &argmax, &foreground, &Ahead::nothing(), x,
                 relu, &shape, n,
             );
         });

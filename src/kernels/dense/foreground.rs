@@ -4,6 +4,7 @@
 //! and the second factor of the other is zero in the background.
 
 use super::{OUTPUTS, check, part, part_mut};
+use crate::kernels::ahead::Ahead;
 use crate::kernels::foreground::{
     Foreground, MOST_IMAGES, MOST_WINDOWS, Windows, images_of, is_told_apart,
 };
@@ -30,6 +31,7 @@ pub fn dense_forward_foreground<T: Element, S: Simd<T>>(
     weights: &[T],
     biases: Option<&[T]>,
     foreground: &Foreground<T>,
+    ahead: &Ahead,
     shape: &DenseShape,
     n: usize,
 ) {
@@ -41,10 +43,10 @@ pub fn dense_forward_foreground<T: Element, S: Simd<T>>(
     if background.len() < S::LANES {
         let simd = simd.narrow();
         let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Forward { simd, out, x, weights, layout, shape }.run(sums, biases);
+        Forward { simd, out, x, weights, layout, ahead, shape }.run(sums, biases);
     } else {
         let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Forward { simd, out, x, weights, layout, shape }.run(sums, biases);
+        Forward { simd, out, x, weights, layout, ahead, shape }.run(sums, biases);
     }
 }
 
@@ -61,6 +63,7 @@ pub fn dense_backward_foreground<T: Element, S: Simd<T>>(
     weights: &[T],
     sums: &[T],
     foreground: &mut Foreground<T>,
+    ahead: &Ahead,
     shape: &DenseShape,
     n: usize,
 ) {
@@ -75,10 +78,12 @@ pub fn dense_backward_foreground<T: Element, S: Simd<T>>(
     if background.len() < S::LANES {
         let simd = simd.narrow();
         let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Backward { simd, d_x, d_weights, weights, d_out, x, layout, shape }.run(sums, d_background);
+        Backward { simd, d_x, d_weights, weights, d_out, x, layout, ahead, shape }
+            .run(sums, d_background);
     } else {
         let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Backward { simd, d_x, d_weights, weights, d_out, x, layout, shape }.run(sums, d_background);
+        Backward { simd, d_x, d_weights, weights, d_out, x, layout, ahead, shape }
+            .run(sums, d_background);
     }
 }
 
@@ -133,15 +138,16 @@ struct Forward<'a, T, S> {
     /// (outputs, inputs)
     weights: &'a [T],
     layout: Layout<'a, T>,
+    ahead: &'a Ahead<'a>,
     shape: DenseShape,
 }
 
 impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
     #[inline(always)]
     fn run(mut self, sums: &mut [T], biases: Option<&[T]>) {
-        for_output_blocks!(self.shape.outputs(), [OUTPUTS, 1], |o, O| {
-            self.outputs::<O>(sums, biases, o)
-        });
+        let (inputs, outputs) = (self.shape.inputs(), self.shape.outputs());
+        self.ahead.divide(self.layout.windows.len() * inputs.div_ceil(BLOCK));
+        for_output_blocks!(outputs, [OUTPUTS, 1], |o, O| { self.outputs::<O>(sums, biases, o) });
     }
 
     /// Sets `O` outputs from `o`, and the sums of their weights.
@@ -193,7 +199,7 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
         channel: usize,
         o: usize,
     ) {
-        let Self { x, ref layout, .. } = *self;
+        let Self { x, ahead, ref layout, .. } = *self;
         let out = self.out.chunks_exact_mut(self.shape.outputs());
         let inputs = self.shape.inputs();
         let step = layout.vectors * S::LANES;
@@ -203,6 +209,7 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
             |simd| {
                 let background = simd.load(&layout.background[channel..]);
                 for ((out, place), windows) in out.zip(places).zip(layout.windows) {
+                    ahead.ask();
                     let mut sums = [simd.zero(); O];
                     let mut held = windows.part(first, BLOCK / S::LANES);
                     while held != 0 {
@@ -263,12 +270,14 @@ struct Backward<'a, T, S> {
     /// What is in the foreground.
     x: &'a [T],
     layout: Layout<'a, T>,
+    ahead: &'a Ahead<'a>,
     shape: DenseShape,
 }
 
 impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
     #[inline(always)]
     fn run(mut self, sums: &[T], d_background: &mut [T]) {
+        self.ahead.divide(self.layout.count * self.layout.vectors);
         let images = images_of(self.layout.windows);
         d_background.fill(T::zero());
         for_output_blocks!(self.shape.outputs(), [OUTPUTS, 1], |o, O| {
@@ -332,6 +341,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
                 let background = simd.load(&self.layout.background[channel..]);
                 let mut total = simd.zero();
                 for (window, &images) in images[..self.layout.count].iter().enumerate() {
+                    self.ahead.ask();
                     let start = window * self.layout.background.len() + channel;
                     // SAFETY: there are so many windows and channels.
                     let d_x = unsafe {
@@ -454,7 +464,7 @@ mod tests {
             let mut expected = out.clone();
             dispatch!(f32, level, simd => {
                 dense_forward_foreground(
-                    simd, &mut out, &mut sums, &packed, &weights, biases, foreground, &shape, n,
+                    simd, &mut out, &mut sums, &packed, &weights, biases, foreground, &Ahead::nothing(), &shape, n,
                 );
                 dense_forward(simd, &mut expected, &x, &weights, biases, &shape, n);
             });
@@ -466,7 +476,7 @@ mod tests {
             dispatch!(f32, level, simd => {
                 dense_backward_foreground(
                     simd, &mut d_x, &mut d_weights, &d_out, &packed, &weights, &sums,
-                    foreground, &shape, n,
+                    foreground, &Ahead::nothing(), &shape, n,
                 );
                 let d_x = Some(&mut expected_d_x[..]);
                 dense_backward(simd, d_x, &mut expected, &d_out, &x, &weights, &shape, n);

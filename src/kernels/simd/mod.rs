@@ -283,13 +283,14 @@ pub trait Simd<T: Element>: Copy + sealed::InstructionSet {
 #[repr(align(64))]
 pub struct Aligned<A>(pub A);
 
-/// Asks for `x` to be in the cache soon, where the instruction set can.
-#[inline]
-pub fn prefetch<X>(x: &[X]) {
+/// Asks for the cache line at `p`, wherever that is, to be in the second-level cache soon, where the
+/// instruction set can: the first one is in use.
+#[inline(always)]
+pub fn prefetch(p: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    x86::prefetch(x.as_ptr().cast(), size_of_val(x));
+    x86::prefetch(p);
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = x;
+    let _ = p;
 }
 
 /// Calls `visit` for the range of each vector in a slice of `len` elements. All but the last have a

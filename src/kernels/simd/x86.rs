@@ -25,16 +25,11 @@ impl InstructionSet for Avx2 {}
 impl InstructionSet for Avx512 {}
 impl InstructionSet for Avx512Narrow {}
 
-/// Bytes of a cache line.
-const CACHE_LINE: usize = 64;
-
-/// Asks for `len` bytes from `p` to be in the second-level cache soon: the first one is in use.
-#[inline]
-pub(super) fn prefetch(p: *const i8, len: usize) {
-    for at in (0..len).step_by(CACHE_LINE) {
-        // SAFETY: SSE is in every target's base features, and the instruction never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(at)) };
-    }
+/// See [`prefetch`](super::prefetch).
+#[inline(always)]
+pub(super) fn prefetch(p: *const u8) {
+    // SAFETY: SSE is in every target's base features, and the instruction never faults.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
 }
 
 /// `call` and `outline` of one instruction set.

@@ -217,7 +217,8 @@ impl ConvStep {
 
 impl<T: Element> Step<T> for ConvStep {
     fn forward(&self, pass: Forward<'_, T>) {
-        let Forward { n, x, out, saved, scratch, prepared, weights, mut foreground, .. } = pass;
+        let Forward { n, x, out, saved, scratch, prepared, weights, mut foreground, ahead, .. } =
+            pass;
         let (shape, relu, at) = (&self.conv.shape, self.conv.relu, self.prepared::<T>());
         let weights = if self.conv.norm.is_some() { &prepared[at.folded] } else { weights };
         let (kernel, bias) = self.split(weights);
@@ -235,7 +236,7 @@ impl<T: Element> Step<T> for ConvStep {
             Output::Grey(shape) => {
                 if let (Some(argmax), Some(foreground)) = (&mut argmax, &mut foreground) {
                     if run::grey_forward_foreground(
-                        out, argmax, foreground, x, kernel, bias, relu, shape, n,
+                        out, argmax, foreground, ahead, x, kernel, bias, relu, shape, n,
                     ) {
                         return;
                     }
@@ -272,7 +273,7 @@ impl<T: Element> Step<T> for ConvStep {
             }
             let d_bias = self.conv.use_bias.then_some(d_bias);
             run::grey_backward_foreground(
-                d_kernel, d_bias, d_out, argmax, &part, x, relu, shape, n,
+                d_kernel, d_bias, d_out, argmax, &part, pass.ahead, x, relu, shape, n,
             );
             return;
         }

@@ -42,14 +42,22 @@ impl DenseStep {
 
 impl<T: Element> Step<T> for DenseStep {
     fn forward(&self, pass: Forward<'_, T>) {
-        let Forward { n, x, out, saved, prepared, weights, foreground, .. } = pass;
+        let Forward { n, x, out, saved, prepared, weights, foreground, ahead, .. } = pass;
         let weights = if self.norm.is_some() { prepared } else { weights };
         let (kernel, bias) = weights.split_at(self.shape.weights_len());
         let bias = (!bias.is_empty()).then_some(bias);
         match self.part(foreground) {
-            Some(part) => {
-                run::dense_forward_foreground(out, saved, x, kernel, bias, &part, &self.shape, n)
-            }
+            Some(part) => run::dense_forward_foreground(
+                out,
+                saved,
+                x,
+                kernel,
+                bias,
+                &part,
+                ahead,
+                &self.shape,
+                n,
+            ),
             None => run::dense_forward(out, x, kernel, bias, &self.shape, n),
         }
         if self.relu {
@@ -62,14 +70,14 @@ impl<T: Element> Step<T> for DenseStep {
         let kernel = &weights[..shape.weights_len()];
         self.undo_relu(pass.d_out, pass.out);
         let part = self.part(pass.foreground.take());
-        let Backward { n, d_x, d_weights, d_out, x, saved, .. } = pass;
+        let Backward { n, d_x, d_weights, d_out, x, saved, ahead, .. } = pass;
         let (d_kernel, d_bias) = d_weights.split_at_mut(kernel.len());
         if self.use_bias {
             run::sum_rows(d_bias, d_out);
         }
         match (part, d_x) {
             (Some(mut part), Some(d_x)) => run::dense_backward_foreground(
-                d_x, d_kernel, d_out, x, kernel, saved, &mut part, shape, n,
+                d_x, d_kernel, d_out, x, kernel, saved, &mut part, ahead, shape, n,
             ),
             (_, d_x) => run::dense_backward(d_x, d_kernel, d_out, x, kernel, shape, n),
         }
@@ -83,7 +91,7 @@ impl<T: Element> Step<T> for DenseStep {
         let (shape, at) = (&self.shape, self.shape.weights_len());
         let part = self.part(pass.foreground.take());
         self.undo_relu(pass.d_out, pass.out);
-        let Backward { n, d_x, d_weights, d_out, x, saved, .. } = pass;
+        let Backward { n, d_x, d_weights, d_out, x, saved, ahead, .. } = pass;
         let ((kernel, bias), (d_kernel, d_bias)) =
             (weights.split_at_mut(at), d_weights.split_at_mut(at));
         if self.use_bias {
@@ -93,7 +101,7 @@ impl<T: Element> Step<T> for DenseStep {
         match (part, d_x) {
             (Some(mut part), Some(d_x)) => {
                 run::dense_backward_foreground(
-                    d_x, d_kernel, d_out, x, kernel, saved, &mut part, shape, n,
+                    d_x, d_kernel, d_out, x, kernel, saved, &mut part, ahead, shape, n,
                 );
                 run::sgd(kernel, d_kernel, rate.to_f64());
             }

@@ -77,6 +77,7 @@ mod tests {
                 random: Random { seed: 0, step: 0, row: 0, iteration: 0 },
                 batch: Batch { stats: &[], d_stats: &[], chunks: Chunks { images: 3, len: 3 } },
                 foreground: None,
+                ahead: &crate::kernels::ahead::Ahead::nothing(),
             });
             let mut expected = out.clone();
             run::max_pool_forward(&mut expected, &x, &shape, 3);

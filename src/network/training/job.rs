@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::{Call, Examples, MAX_CHUNKS, Outcome, Phase, Training, WORK_OF_DESCENT};
+use crate::kernels::ahead::Ahead;
 use crate::kernels::loss::{LossSums, Targets};
 use crate::kernels::rescale::Source;
 use crate::kernels::run;
 use crate::kernels::simd::Element;
-use crate::network::ahead::Ahead;
 use crate::network::clock::Clock;
 use crate::network::exchange::{Shares, UPDATE};
 use crate::network::parts;
@@ -201,11 +201,16 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         let images = at.chunks.images_of(chunk);
         let arena = if self.training.meets() { chunk } else { worker };
         for (number, part) in parts(images.len(), plan.block).enumerate() {
-            let row = images.start + part.start;
+            let (row, n) = (images.start + part.start, part.len());
+            let order = &self.call.order[at.start + row..];
+            let next = if phase.first { &order[order.len().min(n * at.threads)..] } else { &[] };
+            let nodes = phase.forward.as_ref().map_or(0, Range::len) + phase.backward.len();
+            let (next, len) = (&next[..next.len().min(n)], plan.input_len);
+            let ahead = Ahead::new(self.examples.x, next, len, nodes);
             let block = Block {
                 arena: &self.training.arenas[arena],
                 windows: &self.training.windows[arena],
-                n: part.len(),
+                n,
                 random: Random {
                     seed: self.call.seed,
                     step: self.call.first_step + at.step as u64,
@@ -219,21 +224,15 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 d_stats: &self.training.d_stats,
                 chunks: at.chunks,
                 chunk,
+                ahead: &ahead,
             };
-            let order = &self.call.order[at.start + row..];
-            let mut next: &[usize] = &[];
             if phase.first {
-                for n in 0..block.n {
+                for n in 0..n {
                     // SAFETY: the arena is the worker's or, where chunks meet, the chunk's own.
                     unsafe { plan.read(&block, n, self.examples.x, order[n]) };
                 }
-                let start = order.len().min(block.n * at.threads);
-                next = &order[start..order.len().min(start + block.n)];
             }
-            let turns = phase.forward.as_ref().map_or(0, Range::len) + phase.backward.len();
-            let mut ahead = Ahead::new(self.examples.x, next, plan.input_len, turns);
             let mut stops = || {
-                ahead.ask();
                 if clock.says_stop(plan.work_of_node(block.n)) {
                     self.stop.store(true, Ordering::Relaxed);
                 }

@@ -1,6 +1,7 @@
 //! The gradient of the kernel, from the foreground and what the background comes to.
 
 use super::can_have_foreground;
+use crate::kernels::ahead::Ahead;
 use crate::kernels::conv_pool_grey::backward::add_picked;
 use crate::kernels::conv_pool_grey::patches::Patch;
 use crate::kernels::filtering::three::TAPS;
@@ -18,6 +19,7 @@ pub fn grey_backward_foreground<T: Element, S: Simd<T>>(
     d_out: &[T],
     argmax: &[T],
     foreground: &Foreground<T>,
+    ahead: &Ahead,
     x: &[T],
     relu: bool,
     shape: &ConvPoolShape,
@@ -32,7 +34,8 @@ pub fn grey_backward_foreground<T: Element, S: Simd<T>>(
     assert_eq!(foreground.d_background.len(), c_out, "background gradient length");
     let (_, w, _) = shape.conv().windows().padded();
     let background = simd.splat(x[w + 1]);
-    let gradient = Gradient { d_out, argmax, foreground, x, shape };
+    let gradient = Gradient { d_out, argmax, foreground, ahead, x, shape };
+    ahead.divide(n);
     let mut d_bias = d_bias;
     for o in (0..c_out).step_by(S::LANES) {
         let end = c_out.min(o + S::LANES);
@@ -65,6 +68,7 @@ struct Gradient<'a, T> {
     d_out: &'a [T],
     argmax: &'a [T],
     foreground: &'a Foreground<'a, T>,
+    ahead: &'a Ahead<'a>,
     x: &'a [T],
     shape: &'a ConvPoolShape,
 }
@@ -98,6 +102,7 @@ impl<T: Element> Gradient<'_, T> {
         let (mut sums, mut total) = ([[simd.zero(); TAPS]; TAPS], simd.zero());
         let mut place = 0;
         for (image, windows) in self.foreground.windows.iter().enumerate() {
+            self.ahead.ask();
             let x = &self.x[image * h * w..(image + 1) * h * w];
             windows.for_each_pair(
                 &ends,
@@ -143,6 +148,7 @@ impl<T: Element> Gradient<'_, T> {
         let c_out = self.shape.conv().c_out();
         let mut channels = self.d_out.chunks_exact(c_out).zip(self.argmax.chunks_exact(c_out));
         for (image, windows) in self.foreground.windows.iter().enumerate() {
+            self.ahead.ask();
             let x = &self.x[image * h * w..(image + 1) * h * w];
             windows.for_each(
                 #[inline(always)]

@@ -1,6 +1,7 @@
 //! The convolution and the maxima of windows that see more than the background of their image.
 
 use super::{MOST_CONTRAST, MOST_EIGHTHS, ROWS, can_have_foreground};
+use crate::kernels::ahead::Ahead;
 use crate::kernels::conv_pool_grey::forward::{Channels, sum_of_squares};
 use crate::kernels::conv_pool_grey::square::{self, CHANNELS, Points, SPAN, Sums, Window};
 use crate::kernels::dense::part_mut;
@@ -21,6 +22,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
     out: &mut [T],
     argmax: &mut [T],
     foreground: &mut Foreground<T>,
+    ahead: &Ahead,
     x: &[T],
     kernel: &[T],
     bias: Option<&[T]>,
@@ -49,6 +51,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
             places[i * out_w + j] = (i * POINTS * POINTS * MAX_LANES + j) as u16;
         }
     }
+    ahead.divide(2 * n * c_out.div_ceil(CHANNELS));
     let mut kernel = [[[T::zero(); CHANNELS]; POINTS]; POINTS];
     let mut points = Aligned([[[[T::zero(); MAX_LANES]; POINTS]; POINTS]; ROWS]);
     for o in (0..c_out).step_by(CHANNELS) {
@@ -61,6 +64,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
         let (mut sum, mut seen, mut start) = (T::zero(), 0, 0);
         for (image, windows) in foreground.windows.iter_mut().enumerate() {
             let x = &x[image * h * w..];
+            ahead.ask();
             let seen_in_it = part.set_image(simd, x, background, shape);
             *windows = seen_in_it.windows;
             sum = sum + seen_in_it.squares;
@@ -72,6 +76,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
             if 8 * seen > MOST_EIGHTHS * (image + 1) * count || end > out.len() {
                 return false;
             }
+            ahead.ask();
             part.store(simd, &mut out[start..end], &mut argmax[start..end], *windows);
             start = end;
         }
