@@ -11,7 +11,7 @@ const WORDS: usize = 4;
 /// Most pooling windows of an image.
 pub const MOST_WINDOWS: usize = WORDS * u64::BITS as usize;
 
-/// Most images at a time: each vector has a word with a bit for each image that has it in its
+/// Most images at a time: each window has a word with a bit for each image that has it in its
 /// foreground.
 pub const MOST_IMAGES: usize = u64::BITS as usize;
 
@@ -23,7 +23,7 @@ pub fn is_told_apart<T: Element, S: Simd<T>>(_: S) -> bool {
     S::BROADCASTS && S::LANES == MAX_LANES
 }
 
-/// A set of an image's pooling windows, or of vectors that hold them: a bit for each, row by row.
+/// A set of an image's pooling windows: a bit for each, row by row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(align(32))] // so that some begin at a cache line
 pub struct Windows([u64; WORDS]);
@@ -78,8 +78,9 @@ impl Windows {
         self.0[start / 64] >> (start % 64) & u64::MAX >> (64 - len)
     }
 
-    /// Calls `visit` for each of them, in order, or for two at once, if the second one is the next
-    /// and the first one is not among `ends`: with the first one, and whether there are two.
+    /// Calls `visit` for each of them, in order, or for two at once, if the second one is the next,
+    /// with its bit in the same word, and the first one is not among `ends`: with the first one, and
+    /// whether there are two.
     #[inline(always)]
     pub fn for_each_pair(self, ends: &Windows, mut visit: impl FnMut(usize, bool)) {
         for (at, mut word) in self.0.into_iter().enumerate() {

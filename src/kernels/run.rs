@@ -72,7 +72,8 @@ kernels! {
     );
     conv_pool_grey::grey_backward_foreground(
         d_kernel: &mut [T], d_bias: Option<&mut [T]>, d_out: &[T], argmax: &[T],
-        foreground: &Foreground<T>, ahead: &Ahead, x: &[T], relu: bool, shape: &ConvPoolShape, n: usize,
+        foreground: &Foreground<T>, ahead: &Ahead, x: &[T], relu: bool, shape: &ConvPoolShape,
+        n: usize,
     );
     conv_pool_sparse::sparse_backward_kernel(
         d_filters: &mut [T], d_out: &[T], argmax: &[T], x: &[T], shape: &ConvPoolShape, n: usize,

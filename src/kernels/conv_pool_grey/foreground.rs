@@ -99,7 +99,8 @@ mod tests {
             d_background: &mut d_background,
         };
         let pays = dispatch!(f32, level, simd => grey_forward_foreground(
-            simd, &mut out, &mut argmax, &mut foreground, &Ahead::nothing(), x, &kernel, bias, relu, &shape, n,
+            simd, &mut out, &mut argmax, &mut foreground, &Ahead::nothing(), x, &kernel, bias,
+            relu, &shape, n,
         ));
         if !pays {
             return false;
@@ -150,8 +151,8 @@ mod tests {
         }
         dispatch!(f32, level, simd => {
             grey_backward_foreground(
-                simd, &mut d_kernel, Some(&mut d_bias), &d_out, &argmax, &foreground, &Ahead::nothing(), x,
-                relu, &shape, n,
+                simd, &mut d_kernel, Some(&mut d_bias), &d_out, &argmax, &foreground,
+                &Ahead::nothing(), x, relu, &shape, n,
             );
         });
         dispatch!(f64, level, simd => grey_backward_kernel(

@@ -464,7 +464,8 @@ mod tests {
             let mut expected = out.clone();
             dispatch!(f32, level, simd => {
                 dense_forward_foreground(
-                    simd, &mut out, &mut sums, &packed, &weights, biases, foreground, &Ahead::nothing(), &shape, n,
+                    simd, &mut out, &mut sums, &packed, &weights, biases, foreground,
+                    &Ahead::nothing(), &shape, n,
                 );
                 dense_forward(simd, &mut expected, &x, &weights, biases, &shape, n);
             });
