@@ -98,7 +98,7 @@ impl<'a, X, T> Job<'a, X, T> {
     }
 }
 
-impl<X: Source, T: Element> Job<'_, X, T> {
+impl<'a, X: Source, T: Element> Job<'a, X, T> {
     /// What each thread does. All take the same turns.
     pub fn work(
         &self,
@@ -203,10 +203,7 @@ impl<X: Source, T: Element> Job<'_, X, T> {
         for (number, part) in parts(images.len(), plan.block).enumerate() {
             let (row, n) = (images.start + part.start, part.len());
             let order = &self.call.order[at.start + row..];
-            let next = if phase.first { &order[order.len().min(n * at.threads)..] } else { &[] };
-            let nodes = phase.forward.as_ref().map_or(0, Range::len) + phase.backward.len();
-            let (next, len) = (&next[..next.len().min(n)], plan.input_len);
-            let ahead = Ahead::new(self.examples.x, next, len, nodes);
+            let ahead = self.ahead(phase, order, n, at.threads);
             let block = Block {
                 arena: &self.training.arenas[arena],
                 windows: &self.training.windows[arena],
@@ -227,9 +224,9 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 ahead: &ahead,
             };
             if phase.first {
-                for n in 0..n {
+                for (place, &image) in order[..n].iter().enumerate() {
                     // SAFETY: the arena is the worker's or, where chunks meet, the chunk's own.
-                    unsafe { plan.read(&block, n, self.examples.x, order[n]) };
+                    unsafe { plan.read(&block, place, self.examples.x, image) };
                 }
             }
             let mut stops = || {
@@ -267,6 +264,15 @@ impl<X: Source, T: Element> Job<'_, X, T> {
                 return;
             }
         }
+    }
+
+    /// What a thread reads next, behind the `n` images of `order` that each thread has now; each node
+    /// of the phase asks for a share. The images are read in a step's first phase.
+    fn ahead(&self, phase: &Phase, order: &'a [usize], n: usize, threads: usize) -> Ahead<'a> {
+        let start = order.len().min(n * threads);
+        let end = if phase.first { order.len().min(start + n) } else { start };
+        let nodes = phase.forward.as_ref().map_or(0, Range::len) + phase.backward.len();
+        Ahead::new(self.examples.x, &order[start..end], self.training.plan.input_len, nodes)
     }
 
     /// The loss of a block and its gradient; `start` is its first image's place in the order.
