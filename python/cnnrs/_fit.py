@@ -193,7 +193,7 @@ class Fit:
         self._report.begin(epoch)
         order = np.arange(len(self._data.x), dtype=np.int64)
         if shuffle:
-            order = rng.permutation(order)
+            rng.shuffle(order)
         start = time.perf_counter()
         steps = self._train(epoch, order, draw_seed(rng))
         seconds = time.perf_counter() - start
@@ -248,7 +248,7 @@ class Fit:
         sums.loss = functools.reduce(operator.add, losses.tolist(), sums.loss)
         sums.right += right
         self._report.update(len(part), sums.logs(self._metric))
-        if not self._warned and not np.isfinite(losses).all():
+        if not (math.isfinite(sums.loss) or self._warned or np.isfinite(losses).all()):
             strange = int(np.isfinite(losses).argmin())
             step, images = done + strange, part[strange * self._batch_size :][: self._batch_size]
             if strange:
