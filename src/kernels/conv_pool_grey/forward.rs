@@ -331,6 +331,13 @@ impl<'a, T: Element> Channels<'a, T> {
         if self.relu { simd.max(simd.zero(), max) } else { max }
     }
 
+    /// What an output is at least: [`rectified`](Self::rectified) for loops in which a branch would
+    /// cost registers.
+    #[inline(always)]
+    pub fn floor<S: Simd<T>>(&self, simd: S) -> S::Vector {
+        simd.splat(if self.relu { T::zero() } else { T::neg_infinity() })
+    }
+
     /// [`pooled`](Self::pooled), written.
     #[inline(always)]
     fn store_pooled<S: Simd<T>, const FINITE: bool>(

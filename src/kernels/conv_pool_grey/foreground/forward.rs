@@ -208,10 +208,11 @@ impl<T: Element> Part<'_, T> {
             #[inline(always)]
             |simd| {
                 let taps = square::load_kernel(simd, self.kernel, layer);
-                let bias = layer.bias(simd);
+                let (bias, floor) = (layer.bias(simd), layer.floor(simd));
                 let points = self.points.as_flattened().as_flattened().as_flattened();
                 let (o, c_out) = (layer.o, layer.c_out);
                 let len = windows.count() * c_out;
+                assert_eq!(layer.end - o, S::LANES, "whole vectors");
                 assert!(out.len() == len && argmax.len() == len, "a place for each window");
                 if len == 0 {
                     return;
@@ -228,7 +229,7 @@ impl<T: Element> Part<'_, T> {
                             let place = usize::from(*self.places.get_unchecked(at));
                             let pixels = points.get_unchecked(place..place + SPAN);
                             let next = Window { taps: &taps, pixels }.sums(simd, bias);
-                            store_maximum(simd, &sums, layer, out, argmax, start);
+                            store_maximum(simd, &sums, floor, out, argmax, start);
                             sums = next;
                         }
                         start += step;
@@ -236,22 +237,22 @@ impl<T: Element> Part<'_, T> {
                     },
                 );
                 // SAFETY: there is a place for each window.
-                unsafe { store_maximum(simd, &sums, layer, out, argmax, start) };
+                unsafe { store_maximum(simd, &sums, floor, out, argmax, start) };
             },
         );
     }
 }
 
-/// The layer's output from the sums of a window, and the lane of the maximum where the way back
+/// The layer's output, at least `floor`, from the sums of a window, and the lane of the maximum where the way back
 /// picks pixels: in a vector that holds a row of pixels and, in its second half, the one below.
 ///
 /// # Safety
-/// There are so many outputs and lanes from `start` on as the layer has channels.
+/// There is a vector of outputs and one of lanes from `start` on.
 #[inline(always)]
 unsafe fn store_maximum<T: Element, S: Simd<T>>(
     simd: S,
     sums: &Sums<S::Vector>,
-    layer: &Channels<T>,
+    floor: S::Vector,
     out: &mut [T],
     argmax: &mut [T],
     start: usize,
@@ -259,10 +260,9 @@ unsafe fn store_maximum<T: Element, S: Simd<T>>(
     let lane = |n: usize| T::FIRST_LANE + n as f64;
     let lanes = [lane(0), lane(1), lane(MAX_LANES / 2), lane(MAX_LANES / 2 + 1)];
     let (max, at) = sums.maximum(simd, &lanes);
-    let channels = layer.end - layer.o;
     // SAFETY: the caller's promise.
     unsafe {
-        simd.store_up_to(layer.rectified(simd, max), part_mut(out, start, channels));
-        simd.store_up_to(at, part_mut(argmax, start, channels));
+        simd.store(simd.max(floor, max), part_mut(out, start, S::LANES));
+        simd.store(at, part_mut(argmax, start, S::LANES));
     }
 }
