@@ -78,21 +78,6 @@ impl Windows {
         self.0[start / 64] >> (start % 64) & u64::MAX >> (64 - len)
     }
 
-    /// Calls `visit` for each of them, in order, or for two at once, if the second one is the next,
-    /// with its bit in the same word, and the first one is not among `ends`: with the first one, and
-    /// whether there are two.
-    #[inline(always)]
-    pub fn for_each_pair(self, ends: &Windows, mut visit: impl FnMut(usize, bool)) {
-        for (at, mut word) in self.0.into_iter().enumerate() {
-            while word != 0 {
-                let first = word.trailing_zeros();
-                let two = word >> first >> 1 & !(ends.0[at] >> first) & 1;
-                visit(at * 64 + first as usize, two == 1);
-                word &= (word - 1) & !(two << 1 << first);
-            }
-        }
-    }
-
     /// Calls `visit` for each of them, in order.
     #[inline(always)]
     pub fn for_each(self, mut visit: impl FnMut(usize)) {
@@ -208,18 +193,6 @@ mod tests {
             (set(&[3, 62, 63, 64]).part(32, 32), set(&[127]).part(64, 64)),
             (3 << 30, 1 << 63)
         );
-    }
-
-    #[test]
-    fn neighbours_come_in_pairs_but_for_ends() {
-        let mut pairs = vec![];
-        let windows = set(&[0, 1, 2, 5, 8, 9, 10, 11, 62, 63, 64, 255]);
-        windows.for_each_pair(&set(&[8, 62]), |first, two| pairs.push((first, two)));
-        let two = |first| (first, true);
-        let one = |first| (first, false);
-        let expected =
-            [two(0), one(2), one(5), one(8), two(9), one(11), one(62), one(63), one(64), one(255)];
-        assert_eq!(pairs, expected);
     }
 
     #[test]

@@ -27,22 +27,47 @@ pub fn grey_backward_kernel<T: Element, S: Simd<T>>(
     let (_, windows, _) = shape.pool().output();
     let gradient = Gradient { d_out, argmax, c_out, windows };
     for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
-        let channels = o..c_out.min(o + S::LANES);
-        let patches = Patches::<T, K>::new(x, shape);
-        let sums = if columns(K, 2) <= S::LANES / 2 && 2 * c_out <= S::LANES {
-            pick_two(simd, &gradient, patches)
-        } else if columns(K, 1) <= S::LANES / 2 {
-            pick(simd, &gradient, patches, channels.clone())
+        // Half a vector of channels takes half the time.
+        if c_out - o <= <S::Narrow as Simd<T>>::LANES && fit::<T, S::Narrow>(K, 1) {
+            set_channels::<T, S::Narrow, K>(simd.narrow(), d_kernel, &gradient, x, shape, o);
         } else {
-            select(simd, &gradient, patches, channels.clone())
-        };
-        for y in 0..K {
-            for x in 0..K {
-                let d_kernel = &mut d_kernel[(y * K + x) * c_out..][channels.clone()];
-                simd.store_up_to(sums[y][x], d_kernel);
-            }
+            set_channels::<T, S, K>(simd, d_kernel, &gradient, x, shape, o);
         }
     });
+}
+
+/// Whether a vector holds two rows of what so many windows beside each other see.
+#[inline(always)]
+fn fit<T: Element, S: Simd<T>>(k: usize, windows: usize) -> bool {
+    columns(k, windows) <= S::LANES / 2
+}
+
+/// A vector of channels, from `o` on.
+#[inline(always)]
+fn set_channels<T: Element, S: Simd<T>, const K: usize>(
+    simd: S,
+    d_kernel: &mut [T],
+    gradient: &Gradient<T>,
+    x: &[T],
+    shape: &ConvPoolShape,
+    o: usize,
+) {
+    let c_out = gradient.c_out;
+    let channels = o..c_out.min(o + S::LANES);
+    let patches = Patches::<T, K>::new(x, shape);
+    let sums = if fit::<T, S>(K, 2) && !fit::<T, S::Narrow>(K, 1) && 2 * c_out <= S::LANES {
+        pick_two(simd, gradient, patches)
+    } else if fit::<T, S>(K, 1) {
+        pick(simd, gradient, patches, channels.clone())
+    } else {
+        select(simd, gradient, patches, channels.clone())
+    };
+    for y in 0..K {
+        for x in 0..K {
+            let d_kernel = &mut d_kernel[(y * K + x) * c_out..][channels.clone()];
+            simd.store_up_to(sums[y][x], d_kernel);
+        }
+    }
 }
 
 /// What comes from above.
@@ -129,7 +154,8 @@ pub fn add_picked<T: Element, S: Simd<T>, const K: usize, const W: usize>(
     for y in 0..K {
         let rows = simd.load_halves(patch.row(y), patch.row(y + 1));
         for x in 0..K {
-            let pixels = simd.pick(rows, simd.add(at, simd.splat(T::from_f64(x as f64))));
+            let at = if x == 0 { at } else { simd.add(at, simd.splat(T::from_f64(x as f64))) };
+            let pixels = simd.pick(rows, at);
             sums[y][x] = simd.mul_add(pixels, d, sums[y][x]);
         }
     }

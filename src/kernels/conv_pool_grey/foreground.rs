@@ -112,7 +112,8 @@ mod tests {
         let rest = foreground.background.to_vec();
         assert_eq!(bits(&unpacked(&out, foreground.windows, &rest, count)), bits(&all));
         // The positions are the lanes of two rows of pixels, named as they are picked.
-        let lanes = [0, 1, MAX_LANES / 2, MAX_LANES / 2 + 1];
+        let half = c.min(MAX_LANES) / 2;
+        let lanes = [0, 1, half, half + 1];
         let name = |at: f32| <f32>::FIRST_LANE as f32 + lanes[at as usize] as f32;
         let named: Vec<f32> = all_at.iter().map(|&at| name(at)).collect();
         let places = unpacked(&argmax, foreground.windows, &vec![name(0.0); c], count);

@@ -258,7 +258,7 @@ unsafe fn store_maximum<T: Element, S: Simd<T>>(
     start: usize,
 ) {
     let lane = |n: usize| T::FIRST_LANE + n as f64;
-    let lanes = [lane(0), lane(1), lane(MAX_LANES / 2), lane(MAX_LANES / 2 + 1)];
+    let lanes = [lane(0), lane(1), lane(S::LANES / 2), lane(S::LANES / 2 + 1)];
     let (max, at) = sums.maximum(simd, &lanes);
     // SAFETY: the caller's promise.
     unsafe {
