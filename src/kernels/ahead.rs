@@ -3,10 +3,7 @@
 use std::cell::Cell;
 
 use crate::kernels::rescale::Source;
-use crate::kernels::simd;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
+use crate::kernels::simd::{self, LINE};
 
 /// Lines of an image that are asked for; the machine foresees the rest of a larger one by itself.
 const MOST: usize = 128;

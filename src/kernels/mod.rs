@@ -19,6 +19,7 @@ pub mod elastic;
 pub mod erase;
 mod filtering;
 pub mod foreground;
+pub mod images;
 pub mod loss;
 pub mod optimizer;
 pub mod pack;

@@ -1,9 +1,11 @@
 //! Images of any type to numbers of the network's.
 
+use std::any::TypeId;
+
 use super::simd::Element;
 
 /// What images may be made of.
-pub trait Source: Copy + Send + Sync {
+pub trait Source: Copy + Send + Sync + 'static {
     /// The nearest number of type `T`.
     fn to<T: Element>(self) -> T;
 }
@@ -44,6 +46,15 @@ pub fn rescale<T: Element, X: Source>(out: &mut [T], x: &[X], scale: T, offset: 
     }
 }
 
+/// `x` itself, if that is what [`rescale`] would make of it.
+pub fn unchanged<T: Element, X: Source>(x: &[X], scale: T, offset: T) -> Option<&[T]> {
+    if TypeId::of::<X>() != TypeId::of::<T>() || scale != T::one() || offset != T::zero() {
+        return None;
+    }
+    // SAFETY: the types are the same.
+    Some(unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +67,16 @@ mod tests {
         let mut out = [f64::NAN; 3];
         rescale(&mut out, &[0u8, 51, 255], 1.0 / 255.0, -0.5);
         assert_eq!(out, [-0.5, -0.3, 0.5]);
+    }
+
+    #[test]
+    fn only_numbers_of_the_type_stay_as_they_are() {
+        let x = [1.0f32, 2.0];
+        assert_eq!(unchanged::<f32, _>(&x, 1.0, 0.0), Some(&x[..]));
+        assert_eq!(unchanged::<f64, _>(&x, 1.0, 0.0), None);
+        assert_eq!(unchanged::<f32, _>(&[1u8, 2], 1.0, 0.0), None);
+        assert_eq!(unchanged::<f32, _>(&x, 0.5, 0.0), None);
+        assert_eq!(unchanged::<f32, _>(&x, 1.0, 0.5), None);
     }
 
     fn case<T: Element, X: Source>(level: Level, x: &[X], to_f64: impl Fn(X) -> f64) {

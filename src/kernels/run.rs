@@ -5,6 +5,7 @@ use super::activation::Activation;
 use super::ahead::Ahead;
 use super::elastic::Elastic;
 use super::foreground::Foreground;
+use super::images::Images;
 use super::loss::{Loss, LossSums, Targets};
 use super::optimizer::Adam;
 use super::rescale::Source;
@@ -72,8 +73,8 @@ kernels! {
     );
     conv_pool_grey::grey_backward_foreground(
         d_kernel: &mut [T], d_bias: Option<&mut [T]>, d_out: &[T], argmax: &[T],
-        foreground: &Foreground<T>, ahead: &Ahead, x: &[T], relu: bool, shape: &ConvPoolShape,
-        n: usize,
+        foreground: &Foreground<T>, ahead: &Ahead, images: &Images<T>, relu: bool,
+        shape: &ConvPoolShape, n: usize,
     );
     conv_pool_sparse::sparse_backward_kernel(
         d_filters: &mut [T], d_out: &[T], argmax: &[T], x: &[T], shape: &ConvPoolShape, n: usize,
@@ -165,7 +166,7 @@ pub fn grey_forward_foreground<T: Element>(
     argmax: &mut [T],
     foreground: &mut Foreground<T>,
     ahead: &Ahead,
-    x: &[T],
+    images: &Images<T>,
     kernel: &[T],
     bias: Option<&[T]>,
     relu: bool,
@@ -173,7 +174,7 @@ pub fn grey_forward_foreground<T: Element>(
     n: usize,
 ) -> bool {
     dispatch!(T, simd::level(), simd => super::conv_pool_grey::grey_forward_foreground(
-        simd, out, argmax, foreground, ahead, x, kernel, bias, relu, shape, n,
+        simd, out, argmax, foreground, ahead, images, kernel, bias, relu, shape, n,
     ))
 }
 

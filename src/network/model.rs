@@ -105,11 +105,14 @@ impl<T: Element> Inference<T> {
                     d_stats: &none,
                     chunks: Chunks { images: at.len(), len: at.len() },
                     chunk: 0,
+                    images: plan.beside(x, at.clone()),
                     ahead: &Ahead::nothing(),
                 };
-                for (row, image) in at.clone().enumerate() {
-                    // SAFETY: the arena is the worker's.
-                    unsafe { plan.read(&block, row, x, image) };
+                if block.images.is_none() {
+                    for (row, image) in at.clone().enumerate() {
+                        // SAFETY: the arena is the worker's.
+                        unsafe { plan.read(&block, row, x, image) };
+                    }
                 }
                 let stops = || {
                     if clock.says_stop(plan.work_of_node(block.n)) {

@@ -8,7 +8,8 @@ use builder::Builder;
 
 use crate::kernels::ahead::Ahead;
 use crate::kernels::foreground::{Foreground, MOST_IMAGES, Windows};
-use crate::kernels::rescale::Source;
+use crate::kernels::images::{Apart, Images};
+use crate::kernels::rescale::{Source, unchanged};
 use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::layers::Layers;
@@ -102,6 +103,8 @@ pub struct Block<'a, T> {
     pub chunks: Chunks,
     /// Which of the chunks the block is of.
     pub chunk: usize,
+    /// Its images where the caller has them, if they [stay](Plan::in_place) there.
+    pub images: Option<Images<'a, T>>,
     /// What is read next, of which each node that is run asks for a share.
     pub ahead: &'a Ahead<'a>,
 }
@@ -183,6 +186,28 @@ impl<T: Element> Plan<T> {
         }
     }
 
+    /// Images of `x` that lie beside each other, if they are as the network wants them.
+    pub fn beside<'a, X: Source>(&self, x: &'a [X], images: Range<usize>) -> Option<Images<'a, T>> {
+        let all = unchanged(x, self.scale, self.offset)?;
+        let len = self.input_len;
+        Some(Images::Beside(&all[images.start * len..images.end * len]))
+    }
+
+    /// A block's images of `x`, in that order, if they need not be read: those that lie beside each
+    /// other or, if the first node takes such, apart.
+    pub fn in_place<'a, X: Source>(&self, x: &'a [X], order: &'a [usize]) -> Option<Images<'a, T>> {
+        let (&first, n) = (order.first()?, order.len());
+        if order.iter().copied().eq(first..first + n) {
+            return self.beside(x, first..first + n);
+        }
+        let node = self.nodes.first().filter(|node| node.step.takes_apart())?;
+        if node.foreground.is_none() || !takes_foreground(n) {
+            return None;
+        }
+        let all = unchanged(x, self.scale, self.offset)?;
+        Some(Images::Apart { all, order })
+    }
+
     /// Reads image `image` of `x` into the block's place `row`.
     ///
     /// # Safety
@@ -215,6 +240,9 @@ impl<T: Element> Plan<T> {
     /// # Safety
     /// The slice is gone before the node is run again.
     pub unsafe fn value<'a>(&self, block: &Block<'a, T>, i: usize) -> &'a [T] {
+        if let (0, Some(Images::Beside(x))) = (i, block.images) {
+            return x;
+        }
         // SAFETY: the value's region is the block's own; and the caller's promise.
         unsafe { block.arena.read(self.value_range(block.n, i)) }
     }
@@ -250,13 +278,19 @@ impl<T: Element> Plan<T> {
         assert!(block.n <= self.block, "images of a block");
         for i in nodes.clone() {
             let (node, n) = (&self.nodes[i], block.n);
+            let apart = images_apart(block, i).map(|images| {
+                // SAFETY: nobody has the input's region, which is empty as yet.
+                let room = unsafe { block.arena.write(self.value_range(n, 0)) };
+                Apart { images, room }
+            });
             block.ahead.begin();
             // SAFETY: the plan lays the regions of so many images one beside the other, a node's
             // input and its output too; and the caller's promise.
             node.step.forward(unsafe {
                 Forward {
                     n,
-                    x: self.value(block, i),
+                    x: if apart.is_some() { &[] } else { self.value(block, i) },
+                    apart,
                     out: block.arena.write(self.value_range(n, i + 1)),
                     saved: block.arena.write(node.saved(n)),
                     scratch: block.arena.write(self.scratch(i, n)),
@@ -361,6 +395,7 @@ impl<T: Element> Plan<T> {
                 d_weights: &mut d_params[node.params.clone()],
                 d_out: self.d_value(block, i + 1),
                 x: self.value(block, i),
+                apart: images_apart(block, i),
                 out: self.value(block, i + 1),
                 saved: block.arena.write(node.saved(n)),
                 scratch: block.arena.write(self.scratch(i, n)),
@@ -372,13 +407,12 @@ impl<T: Element> Plan<T> {
         }
     }
 
-    /// That of the input or output of node `i`, if it has one; an image alone has none, and no
-    /// more images have than the kernels take at a time.
+    /// That of the input or output of node `i`, if it has one.
     ///
     /// # Safety
     /// It is gone before another one of the block is made.
     unsafe fn foreground<'a>(&self, block: &Block<'a, T>, i: usize) -> Option<Foreground<'a, T>> {
-        if !(2..=MOST_IMAGES).contains(&block.n) {
+        if !takes_foreground(block.n) {
             return None;
         }
         let of = |node: &Node<T>| node.foreground.zip(node.step.foreground_channels());
@@ -412,6 +446,16 @@ impl<T: Element> Plan<T> {
             .meeting
             .map_or(0..0, |meeting| meeting.start..meeting.start + chunks * meeting.len)
     }
+}
+
+/// Whether the kernels for a foreground take so many images at a time; an image alone has none.
+fn takes_foreground(n: usize) -> bool {
+    (2..=MOST_IMAGES).contains(&n)
+}
+
+/// The images that node `i` takes as they lie.
+fn images_apart<'a, T: Copy>(block: &Block<'a, T>, i: usize) -> Option<Images<'a, T>> {
+    block.images.filter(|images| i == 0 && matches!(images, Images::Apart { .. }))
 }
 
 impl<T: Element> Node<T> {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::kernels::ahead::Ahead;
 use crate::kernels::counter;
 use crate::kernels::foreground::Foreground;
+use crate::kernels::images::{Apart, Images};
 use crate::kernels::simd::Element;
 
 /// Where random numbers come from: the same numbers for the same image of the same step, whichever
@@ -71,8 +72,10 @@ pub struct Batch<'a, T> {
 pub struct Forward<'a, T> {
     /// Images.
     pub n: usize,
-    /// (n, input)
+    /// (n, input); empty if they lie apart.
     pub x: &'a [T],
+    /// The images where the caller has them, for a step that [takes](Step::takes_apart) them so.
+    pub apart: Option<Apart<'a, T>>,
     /// (n, output), to be set.
     pub out: &'a mut [T],
     /// What the way back will need beside `x` and `out`: (`saved_len(n)`,).
@@ -104,8 +107,10 @@ pub struct Backward<'a, T> {
     pub d_weights: &'a mut [T],
     /// (n, output); may be used up.
     pub d_out: &'a mut [T],
-    /// (n, input)
+    /// (n, input); of images that lie apart, what `forward` has gathered.
     pub x: &'a [T],
+    /// The images where the caller has them, if the forward pass had them so.
+    pub apart: Option<Images<'a, T>>,
     /// (n, output)
     pub out: &'a [T],
     /// What `forward` saved.
@@ -141,6 +146,11 @@ pub trait Step<T: Element>: Debug + Send + Sync {
     /// Channels of the output, if it can be made of its foreground only.
     fn foreground_channels(&self) -> Option<usize> {
         None
+    }
+
+    /// Whether it may be given images that lie apart.
+    fn takes_apart(&self) -> bool {
+        false
     }
 
     /// Elements of workspace.

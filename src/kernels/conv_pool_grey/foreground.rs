@@ -7,6 +7,7 @@ pub use self::backward::grey_backward_foreground;
 pub use self::forward::grey_forward_foreground;
 
 use crate::kernels::filtering::three::TAPS;
+use crate::kernels::images::Images;
 use crate::kernels::shape::ConvPoolShape;
 use crate::kernels::simd::MAX_LANES;
 
@@ -30,6 +31,22 @@ pub fn can_have_foreground(shape: &ConvPoolShape) -> bool {
         && out_h <= ROWS
         && out_w < MAX_LANES
         && (2 * c_out == MAX_LANES || c_out.is_multiple_of(MAX_LANES))
+}
+
+/// As [`ConvPoolShape::check`], but of images that may lie anywhere; each has the right length, or
+/// [`Images::get`] panics.
+fn check<T: Copy>(
+    out: &[T],
+    argmax: &[T],
+    images: &Images<T>,
+    kernel: &[T],
+    shape: &ConvPoolShape,
+    n: usize,
+) {
+    assert_eq!(images.count(shape.conv().padded_len()), n, "number of images");
+    assert_eq!(Some(out.len()), n.checked_mul(shape.pool().output_len()), "output length");
+    assert_eq!(argmax.len(), out.len(), "argmax length");
+    assert_eq!(kernel.len(), shape.conv().kernel_len(), "kernel length");
 }
 
 #[cfg(test)]
@@ -90,6 +107,15 @@ mod tests {
         let kernel: Vec<f32> = random(conv.kernel_len(), 2);
         let bias: Option<Vec<f32>> = relu.then(|| random(c, 4));
         let bias = bias.as_deref();
+        // Beside each other or, in other cases, in the opposite order.
+        let image_len = x.len() / n;
+        let backwards: Vec<f32> = x.chunks_exact(image_len).rev().flatten().copied().collect();
+        let order: Vec<usize> = (0..n).rev().collect();
+        let images = &if relu {
+            Images::Apart { all: &backwards, order: &order }
+        } else {
+            Images::Beside(x)
+        };
         let mut windows = vec![Windows::default(); n];
         let (mut background, mut d_background) = (vec![<f32>::NAN; c], vec![<f32>::NAN; c]);
         let (mut out, mut argmax) = (vec![<f32>::NAN; len], vec![<f32>::NAN; len]);
@@ -99,7 +125,7 @@ mod tests {
             d_background: &mut d_background,
         };
         let pays = dispatch!(f32, level, simd => grey_forward_foreground(
-            simd, &mut out, &mut argmax, &mut foreground, &Ahead::nothing(), x, &kernel, bias,
+            simd, &mut out, &mut argmax, &mut foreground, &Ahead::nothing(), images, &kernel, bias,
             relu, &shape, n,
         ));
         if !pays {
@@ -153,7 +179,7 @@ mod tests {
         dispatch!(f32, level, simd => {
             grey_backward_foreground(
                 simd, &mut d_kernel, Some(&mut d_bias), &d_out, &argmax, &foreground,
-                &Ahead::nothing(), x, relu, &shape, n,
+                &Ahead::nothing(), images, relu, &shape, n,
             );
         });
         dispatch!(f64, level, simd => grey_backward_kernel(

@@ -293,6 +293,18 @@ pub fn prefetch(p: *const u8) {
     let _ = p;
 }
 
+/// As [`prefetch`], for a cache line that is read next: it is to be in the first-level cache.
+#[inline(always)]
+pub fn prefetch_near(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    x86::prefetch_near(p);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
+/// Bytes of a cache line.
+pub const LINE: usize = 64;
+
 /// Calls `visit` for the range of each vector in a slice of `len` elements. All but the last have a
 /// length that the compiler knows.
 #[inline(always)]

@@ -32,6 +32,13 @@ pub(super) fn prefetch(p: *const u8) {
     unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
 }
 
+/// See [`prefetch_near`](super::prefetch_near).
+#[inline(always)]
+pub(super) fn prefetch_near(p: *const u8) {
+    // SAFETY: as above.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) };
+}
+
 /// `call` and `outline` of one instruction set.
 macro_rules! impl_calls {
     ($token:ident, $features:literal) => {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::kernels::conv_backward::input_scratch_len;
 use crate::kernels::conv_pool_grey::can_have_foreground;
+use crate::kernels::images::Images;
 use crate::kernels::pack::{crop, pack_taps, packed_input_len, packed_len, pad};
 use crate::kernels::run;
 use crate::kernels::shape::{ConvPoolShape, ConvShape};
@@ -217,30 +218,33 @@ impl ConvStep {
 
 impl<T: Element> Step<T> for ConvStep {
     fn forward(&self, pass: Forward<'_, T>) {
-        let Forward { n, x, out, saved, scratch, prepared, weights, mut foreground, ahead, .. } =
-            pass;
+        let Forward { n, x, apart, out, saved, scratch, prepared, weights, ahead, .. } = pass;
         let (shape, relu, at) = (&self.conv.shape, self.conv.relu, self.prepared::<T>());
         let weights = if self.conv.norm.is_some() { &prepared[at.folded] } else { weights };
         let (kernel, bias) = self.split(weights);
         let (argmax, padded) = saved.split_at_mut(self.argmax_len(n));
         let mut argmax = (self.conv.gradients != Gradients::None).then_some(argmax);
-        let x = if padded.is_empty() {
-            x
-        } else {
+        let mut x = x;
+        if !padded.is_empty() {
             pad(padded, x, shape.windows(), n);
-            padded
-        };
+            x = padded;
+        }
         let (taps, points) = (&prepared[at.output.taps], &prepared[at.output.points]);
         let scratch = &mut scratch[..self.output_scratch_len::<T>(n)];
         match &self.output {
             Output::Grey(shape) => {
-                if let (Some(argmax), Some(foreground)) = (&mut argmax, &mut foreground) {
+                if let (Some(argmax), Some(mut foreground)) = (&mut argmax, pass.foreground) {
+                    let images = &apart.as_ref().map_or(Images::Beside(x), |apart| apart.images);
+                    let foreground = &mut foreground;
                     if run::grey_forward_foreground(
-                        out, argmax, foreground, ahead, x, kernel, bias, relu, shape, n,
+                        out, argmax, foreground, ahead, images, kernel, bias, relu, shape, n,
                     ) {
                         return;
                     }
                     foreground.set_all(shape.windows());
+                }
+                if let Some(apart) = apart {
+                    x = apart.gather(n);
                 }
                 run::grey_forward(out, argmax, x, kernel, bias, relu, shape, n);
             }
@@ -272,8 +276,9 @@ impl<T: Element> Step<T> for ConvStep {
                 run::relu_backward_in_place(&mut d_out[..len], &out[..len]);
             }
             let d_bias = self.conv.use_bias.then_some(d_bias);
+            let images = &pass.apart.unwrap_or(Images::Beside(x));
             run::grey_backward_foreground(
-                d_kernel, d_bias, d_out, argmax, &part, pass.ahead, x, relu, shape, n,
+                d_kernel, d_bias, d_out, argmax, &part, pass.ahead, images, relu, shape, n,
             );
             return;
         }
@@ -325,6 +330,11 @@ impl<T: Element> Step<T> for ConvStep {
             Pooling::MaxOfGrey(shape) if can_have_foreground(shape) => Some(shape.conv().c_out()),
             _ => None,
         }
+    }
+
+    fn takes_apart(&self) -> bool {
+        let padded = self.conv.shape.windows().is_padded();
+        Step::<T>::foreground_channels(self).is_some() && !padded
     }
 
     fn scratch_len(&self, n: usize) -> usize {

@@ -69,6 +69,7 @@ mod tests {
             step.forward(Forward {
                 n: 3,
                 x: &x,
+                apart: None,
                 out: &mut out,
                 saved: &mut saved,
                 scratch: &mut [],

@@ -204,6 +204,7 @@ impl<'a, X: Source, T: Element> Job<'a, X, T> {
             let (row, n) = (images.start + part.start, part.len());
             let order = &self.call.order[at.start + row..];
             let ahead = self.ahead(phase, order, n, at.threads);
+            let images = plan.in_place(self.examples.x, &order[..n]);
             let block = Block {
                 arena: &self.training.arenas[arena],
                 windows: &self.training.windows[arena],
@@ -221,9 +222,10 @@ impl<'a, X: Source, T: Element> Job<'a, X, T> {
                 d_stats: &self.training.d_stats,
                 chunks: at.chunks,
                 chunk,
+                images,
                 ahead: &ahead,
             };
-            if phase.first {
+            if phase.first && images.is_none() {
                 for (place, &image) in order[..n].iter().enumerate() {
                     // SAFETY: the arena is the worker's or, where chunks meet, the chunk's own.
                     unsafe { plan.read(&block, place, self.examples.x, image) };

@@ -1,11 +1,12 @@
 //! The gradient of the kernel, from the foreground and what the background comes to.
 
-use super::can_have_foreground;
+use super::{can_have_foreground, check};
 use crate::kernels::ahead::Ahead;
 use crate::kernels::conv_pool_grey::backward::add_picked;
 use crate::kernels::conv_pool_grey::patches::Patch;
 use crate::kernels::filtering::three::TAPS;
 use crate::kernels::foreground::{Foreground, MOST_WINDOWS, is_told_apart};
+use crate::kernels::images::Images;
 use crate::kernels::shape::{ConvPoolShape, POOL};
 use crate::kernels::simd::{Element, Simd};
 
@@ -20,19 +21,19 @@ pub fn grey_backward_foreground<T: Element, S: Simd<T>>(
     argmax: &[T],
     foreground: &Foreground<T>,
     ahead: &Ahead,
-    x: &[T],
+    images: &Images<T>,
     relu: bool,
     shape: &ConvPoolShape,
     n: usize,
 ) {
     assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
     assert!(can_have_foreground(shape), "a shape with a foreground");
-    shape.check(d_out, argmax, x, d_kernel, n);
+    check(d_out, argmax, images, d_kernel, shape, n);
     assert_eq!(foreground.windows.len(), n, "foreground length");
     let c_out = shape.conv().c_out();
     assert_eq!(foreground.background.len(), c_out, "background length");
     assert_eq!(foreground.d_background.len(), c_out, "background gradient length");
-    let gradient = Gradient { d_out, argmax, foreground, ahead, x, shape };
+    let gradient = Gradient { d_out, argmax, foreground, ahead, images, shape };
     ahead.divide(n);
     let mut d_bias = d_bias;
     for o in (0..c_out).step_by(S::LANES) {
@@ -52,7 +53,7 @@ struct Gradient<'a, T> {
     argmax: &'a [T],
     foreground: &'a Foreground<'a, T>,
     ahead: &'a Ahead<'a>,
-    x: &'a [T],
+    images: &'a Images<'a, T>,
     shape: &'a ConvPoolShape,
 }
 
@@ -67,9 +68,9 @@ impl<T: Element> Gradient<'_, T> {
         o: usize,
         relu: bool,
     ) {
-        let (_, w, _) = self.shape.conv().windows().padded();
+        let (h, w, _) = self.shape.conv().windows().padded();
         let c_out = self.shape.conv().c_out();
-        let background = simd.splat(self.x[w + 1]);
+        let background = simd.splat(self.images.get(0, h * w)[w + 1]);
         let (mut sums, mut total) = self.windows(simd, o);
         // All pixels under the other windows are the background's.
         let mut rest = simd.load(&self.foreground.d_background[o..]);
@@ -106,7 +107,7 @@ impl<T: Element> Gradient<'_, T> {
         let mut channels = self.d_out.chunks_exact(c_out).zip(self.argmax.chunks_exact(c_out));
         for (image, windows) in self.foreground.windows.iter().enumerate() {
             self.ahead.ask();
-            let x = &self.x[image * h * w..(image + 1) * h * w];
+            let x = self.images.get(image, h * w);
             windows.for_each(
                 #[inline(always)]
                 |window| {

@@ -1,12 +1,13 @@
 //! The convolution and the maxima of windows that see more than the background of their image.
 
-use super::{MOST_CONTRAST, MOST_EIGHTHS, ROWS, can_have_foreground};
+use super::{MOST_CONTRAST, MOST_EIGHTHS, ROWS, can_have_foreground, check};
 use crate::kernels::ahead::Ahead;
 use crate::kernels::conv_pool_grey::forward::{Channels, sum_of_squares};
 use crate::kernels::conv_pool_grey::square::{self, CHANNELS, Points, SPAN, Sums, Window};
 use crate::kernels::dense::part_mut;
 use crate::kernels::filtering::three::{POINTS, pixel_points};
 use crate::kernels::foreground::{Foreground, MOST_IMAGES, MOST_WINDOWS, Windows, is_told_apart};
+use crate::kernels::images::Images;
 use crate::kernels::shape::{ConvPoolShape, POOL};
 use crate::kernels::simd::{Aligned, Element, MAX_LANES, Simd};
 
@@ -23,7 +24,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
     argmax: &mut [T],
     foreground: &mut Foreground<T>,
     ahead: &Ahead,
-    x: &[T],
+    images: &Images<T>,
     kernel: &[T],
     bias: Option<&[T]>,
     relu: bool,
@@ -34,7 +35,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
         return false;
     }
     assert!(can_have_foreground(shape), "a shape with a foreground");
-    shape.check(out, argmax, x, kernel, n);
+    check(out, argmax, images, kernel, shape, n);
     assert_eq!(foreground.windows.len(), n, "foreground length");
     assert_eq!(foreground.background.len(), shape.conv().c_out(), "background length");
     assert!((2..=MOST_IMAGES).contains(&n), "2 to {MOST_IMAGES} images");
@@ -42,7 +43,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
     let (out_h, out_w, c_out) = shape.pool().output();
     let layer = Channels::new(kernel, bias, relu, c_out, true);
     let (count, squares) = (out_h * out_w, sum_of_squares(simd, kernel));
-    let background = x[w + 1];
+    let background = images.get(0, h * w)[w + 1];
     let pixels = T::from_f64((w * POOL * (out_h + 1)) as f64 / MOST_CONTRAST);
     let loudness = background * background * pixels;
     let mut places = [0; MOST_WINDOWS];
@@ -63,7 +64,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
         part.store(simd, foreground.background, &mut argmax[..c_out], Windows::first(1));
         let (mut sum, mut seen, mut start) = (T::zero(), 0, 0);
         for (image, windows) in foreground.windows.iter_mut().enumerate() {
-            let x = &x[image * h * w..];
+            let x = images.get(image, h * w);
             ahead.ask();
             let seen_in_it = part.set_image(simd, x, background, shape);
             *windows = seen_in_it.windows;
@@ -77,6 +78,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
                 return false;
             }
             ahead.ask();
+            images.expect(image + 1, h * w);
             part.store(simd, &mut out[start..end], &mut argmax[start..end], *windows);
             start = end;
         }

@@ -1,0 +1,84 @@
+//! Where images lie.
+
+use super::simd::{LINE, prefetch_near};
+
+/// Images of one length: one behind the other, or anywhere in an array.
+#[derive(Clone, Copy, Debug)]
+pub enum Images<'a, T> {
+    /// (n, elements of an image)
+    Beside(&'a [T]),
+    /// Some of many.
+    Apart {
+        /// (any number, elements of an image)
+        all: &'a [T],
+        /// Which of them, in turn.
+        order: &'a [usize],
+    },
+}
+
+impl<'a, T: Copy> Images<'a, T> {
+    /// How many they are, of `len` elements each.
+    pub fn count(&self, len: usize) -> usize {
+        match self {
+            Self::Beside(x) => x.len().checked_div(len).unwrap_or(0),
+            Self::Apart { order, .. } => order.len(),
+        }
+    }
+
+    /// Image `n`, of `len` elements.
+    #[inline(always)]
+    pub fn get(&self, n: usize, len: usize) -> &'a [T] {
+        let (all, at) = match self {
+            Self::Beside(x) => (x, n),
+            Self::Apart { all, order } => (all, order[n]),
+        };
+        &all[at * len..][..len]
+    }
+
+    /// Asks for image `n`, if there is one, because it is read next.
+    #[inline(always)]
+    pub fn expect(&self, n: usize, len: usize) {
+        if n < self.count(len) {
+            let image = self.get(n, len);
+            for at in (0..len).step_by(LINE / size_of::<T>()) {
+                prefetch_near(image[at..].as_ptr().cast());
+            }
+        }
+    }
+}
+
+/// Images that do not lie beside each other, and room where they may.
+#[derive(Debug)]
+pub struct Apart<'a, T> {
+    /// The images.
+    pub images: Images<'a, T>,
+    /// (n, elements of an image)
+    pub room: &'a mut [T],
+}
+
+impl<'a, T: Copy> Apart<'a, T> {
+    /// Copies `n` images into the room, which they fill.
+    pub fn gather(self, n: usize) -> &'a [T] {
+        let len = self.room.len() / n.max(1);
+        for at in 0..n {
+            self.room[at * len..][..len].copy_from_slice(self.images.get(at, len));
+        }
+        self.room
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_found_where_they_lie() {
+        let all: Vec<usize> = (0..12).collect();
+        let apart = Images::Apart { all: &all, order: &[3, 0, 2] };
+        assert_eq!((Images::Beside(&all).count(3), apart.count(3)), (4, 3));
+        assert_eq!((Images::Beside(&all).get(1, 3), apart.get(2, 3)), (&all[3..6], &all[6..9]));
+        let mut room = [99; 9];
+        let gathered = Apart { images: apart, room: &mut room }.gather(3);
+        assert_eq!(gathered, [9, 10, 11, 0, 1, 2, 6, 7, 8]);
+    }
+}
