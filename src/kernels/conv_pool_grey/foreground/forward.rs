@@ -230,9 +230,8 @@ impl<T: Element> Part<'_, T> {
                         unsafe {
                             let place = usize::from(*self.places.get_unchecked(at));
                             let pixels = points.get_unchecked(place..place + SPAN);
-                            let next = Window { taps: &taps, pixels }.sums(simd, bias);
                             store_maximum(simd, &sums, floor, out, argmax, start);
-                            sums = next;
+                            sums = Window { taps: &taps, pixels }.sums(simd, bias);
                         }
                         start += step;
                         step = c_out;
