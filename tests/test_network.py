@@ -85,6 +85,7 @@ def test_unfit_data_is_refused_before_the_first_step(
         ({"batch": -1}, OverflowError, ""),
         ({"rates": np.array([0.1])}, ValueError, "rates: .* each of 2 steps, got 1"),
         ({"rates": np.array([0.1, np.nan])}, ValueError, "rates: expected finite .*, got NaN"),
+        ({"rates": [0.1, 0.1]}, TypeError, "rates: .* float64, got list"),
         ({"seed": -1}, OverflowError, ""),
         ({"first": -1}, OverflowError, ""),
     ],

@@ -137,11 +137,12 @@ impl Network {
         y: &Bound<'py, PyAny>,
         order: &Bound<'py, PyAny>,
         batch_size: usize,
-        rates: Vec<f64>,
+        rates: &Bound<'py, PyAny>,
         seed: u64,
         first_step: u64,
     ) -> PyResult<(Bound<'py, PyArray1<f64>>, usize)> {
         let order = Elements::<i64>::new("order", order)?;
+        let rates = Elements::<f64>::new("rates", rates)?.to_vec();
         if batch_size == 0 {
             let why = "batch_size: expected at least 1, got 0";
             return Err(PyValueError::new_err(why));
