@@ -141,8 +141,7 @@ pub fn add_gradient<T: Element, S: Simd<T>>(simd: S, sum: &mut [T], grad: &[T]) 
     );
 }
 
-/// `out = sum over i < count of chunk(i)`, in an order that depends on the count only: trees of
-/// eight, four, two and one, one after the other.
+/// `out = sum over i < count of chunk(i)`, one chunk after the other.
 ///
 /// `out` and every chunk of one length.
 #[inline(always)]
@@ -156,23 +155,23 @@ pub fn sum_gradients<'a, T: Element, S: Simd<T>>(
         out.fill(T::zero());
     }
     let mut first = 0;
-    macro_rules! trees {
+    macro_rules! chunks {
         ($n:literal) => {
             while count - first >= $n {
-                add_tree::<T, S, $n>(simd, out, first == 0, |i| chunk(first + i));
+                add_chunks::<T, S, $n>(simd, out, first == 0, |i| chunk(first + i));
                 first += $n;
             }
         };
     }
-    trees!(8);
-    trees!(4);
-    trees!(2);
-    trees!(1);
+    chunks!(8);
+    chunks!(4);
+    chunks!(2);
+    chunks!(1);
 }
 
-/// Sets `out` to the sum of `N` chunks, or adds it; neighbours first.
+/// Sets `out` to the sum of `N` chunks, or adds them to it.
 #[inline(always)]
-fn add_tree<'a, T: Element, S: Simd<T>, const N: usize>(
+fn add_chunks<'a, T: Element, S: Simd<T>, const N: usize>(
     simd: S,
     out: &mut [T],
     set: bool,
@@ -185,20 +184,14 @@ fn add_tree<'a, T: Element, S: Simd<T>, const N: usize>(
         out.len(),
         #[inline(always)]
         |at| {
-            let mut sums = [simd.zero(); N];
-            for i in 0..N {
-                sums[i] = simd.load_up_to(&chunks[i][at.clone()]);
+            let mut sum = simd.load_up_to(&chunks[0][at.clone()]);
+            if !set {
+                sum = simd.add(simd.load_up_to(&out[at.clone()]), sum);
             }
-            let mut step = 1;
-            while step < N {
-                for i in (0..N).step_by(2 * step) {
-                    sums[i] = simd.add(sums[i], sums[i + step]);
-                }
-                step *= 2;
+            for i in 1..N {
+                sum = simd.add(sum, simd.load_up_to(&chunks[i][at.clone()]));
             }
-            let out = &mut out[at];
-            let sum = if set { sums[0] } else { simd.add(simd.load_up_to(out), sums[0]) };
-            simd.store_up_to(sum, out);
+            simd.store_up_to(sum, &mut out[at]);
         },
     );
 }
@@ -355,34 +348,14 @@ mod tests {
         });
     }
 
-    /// The documented order, one element at a time.
-    fn sum_in_order<T: Element>(terms: &[T]) -> T {
-        fn tree<T: Element>(terms: &[T]) -> T {
-            match terms {
-                [term] => *term,
-                _ => tree(&terms[..terms.len() / 2]) + tree(&terms[terms.len() / 2..]),
-            }
-        }
-        let (mut sum, mut rest) = (None, terms);
-        for size in [8, 4, 2, 1] {
-            while rest.len() >= size {
-                let next = tree(&rest[..size]);
-                sum = Some(sum.map_or(next, |sum| sum + next));
-                rest = &rest[size..];
-            }
-        }
-        sum.unwrap_or_default()
-    }
-
     fn sum_case<T: Element>(level: Level) {
         for count in 0..=20 {
             for len in LENGTHS {
                 let chunks: Vec<Vec<T>> = (0..count).map(|n| random(len, n as u64)).collect();
                 let mut out = vec![T::nan(); len];
                 dispatch!(T, level, simd => sum_gradients(simd, &mut out, count, |n| &chunks[n][..]));
-                let expected: Vec<T> = (0..len)
-                    .map(|i| sum_in_order(&chunks.iter().map(|c| c[i]).collect::<Vec<T>>()))
-                    .collect();
+                let sum = |i| chunks.iter().map(|chunk| chunk[i]).reduce(|a, b| a + b);
+                let expected: Vec<T> = (0..len).map(|i| sum(i).unwrap_or_default()).collect();
                 assert_eq!(out, expected);
             }
         }
