@@ -108,15 +108,19 @@ def test_threads_change_no_bit_of_other_rules_and_types(dtype: str, rule: Optimi
         assert_same_bits(other, results[0])
 
 
+@pytest.mark.parametrize(("n", "batch"), [(67, 64), (110, 32), (300, 128)])
 @pytest.mark.parametrize("net", NETS)
-def test_threads_change_no_bit_where_layers_descend_by_themselves(net: str) -> None:
-    """In an epoch's last step, which one thread takes alone, before the next epoch."""
-    x, y = digits(67)
+def test_threads_change_no_bit_where_layers_descend_by_themselves(
+    net: str, n: int, batch: int
+) -> None:
+    """In all steps of one thread, which takes chunk after chunk; with more threads, in an epoch's
+    last step, if that is so short that one thread takes it alone."""
+    x, y = digits(n)
     results = []
     for threads in THREADS:
         cnnrs.set_num_threads(threads)
         model = model_of(net, SGD(0.02))
-        model.fit(x, y, 64, epochs=3, verbose=0)
+        model.fit(x, y, batch, epochs=3, verbose=0)
         results.append(model.get_weights())
     for other in results[1:]:
         assert_same_bits(other, results[0])

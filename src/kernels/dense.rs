@@ -23,7 +23,9 @@ macro_rules! for_output_blocks {
 
 mod foreground;
 
-pub use self::foreground::{dense_backward_foreground, dense_forward_foreground, sums_len};
+pub use self::foreground::{
+    Weights, dense_backward_foreground, dense_forward_foreground, sums_len,
+};
 
 use super::shape::DenseShape;
 use super::simd::{Element, Simd, unrolled};

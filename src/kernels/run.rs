@@ -3,6 +3,7 @@
 
 use super::activation::Activation;
 use super::ahead::Ahead;
+use super::dense::Weights;
 use super::elastic::Elastic;
 use super::foreground::Foreground;
 use super::images::Images;
@@ -98,7 +99,7 @@ kernels! {
         foreground: &Foreground<T>, ahead: &Ahead, shape: &DenseShape, n: usize,
     );
     dense::dense_backward_foreground(
-        d_x: &mut [T], d_weights: &mut [T], d_out: &[T], x: &[T], weights: &[T], sums: &[T],
+        d_x: &mut [T], weights: Weights<T>, d_out: &[T], x: &[T], sums: &[T],
         foreground: &mut Foreground<T>, ahead: &Ahead, shape: &DenseShape, n: usize,
     );
     dropout::multiply(out: &mut [T], x: &[T], mask: &[T]);
@@ -176,6 +177,11 @@ pub fn grey_forward_foreground<T: Element>(
     dispatch!(T, simd::level(), simd => super::conv_pool_grey::grey_forward_foreground(
         simd, out, argmax, foreground, ahead, images, kernel, bias, relu, shape, n,
     ))
+}
+
+/// [`is_told_apart`](super::foreground::is_told_apart)
+pub fn is_told_apart<T: Element>() -> bool {
+    dispatch!(T, simd::level(), simd => super::foreground::is_told_apart::<T, _>(simd))
 }
 
 /// [`rescale`](super::rescale::rescale)

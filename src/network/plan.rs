@@ -15,7 +15,7 @@ use crate::kernels::simd::Element;
 use crate::network::layers::Layers;
 use crate::network::shared::Shared;
 use crate::network::stages::stages;
-use crate::network::step::{Backward, Batch, Chunks, Forward, Model, Random, Step};
+use crate::network::step::{Backward, Batch, Chunks, Forward, Model, Random, Step, Turn};
 use crate::network::{BuildError, Mode};
 
 /// A step, and where its things lie.
@@ -161,10 +161,10 @@ impl<T: Element> Plan<T> {
         self.nodes[i].prepared.clone()
     }
 
-    /// The parameters that [`backward`](Self::backward) changes itself if it is given a learning
-    /// rate.
-    pub fn descended(&self) -> Vec<Range<usize>> {
-        let nodes = self.nodes.iter().filter(|node| node.step.can_descend());
+    /// The parameters that [`backward`](Self::backward) changes itself if it is given turns, of so
+    /// many chunks.
+    pub fn descended(&self, chunks: usize) -> Vec<Range<usize>> {
+        let nodes = self.nodes.iter().filter(|node| node.step.descends(chunks));
         nodes.map(|node| node.params.clone()).collect()
     }
 
@@ -321,18 +321,18 @@ impl<T: Element> Plan<T> {
     /// is the gradient of all parameters, of which the nodes set theirs. If a node with statistics
     /// comes next, it is told the chunk's.
     ///
-    /// With a learning rate, nodes that can do so descend instead. Behind each node it leaves off
-    /// if `stops` says so.
+    /// With a turn, nodes that can do so descend instead, and keep the sum of the chunks' gradients
+    /// in the other slice, of all parameters too. Behind each node it leaves off if `stops` says so.
     ///
     /// # Safety
-    /// Nobody else uses the block's arena meanwhile, or writes to parameters; with a learning rate,
-    /// nobody else reads them.
+    /// Nobody else uses the block's arena meanwhile, or writes to parameters; with a turn, nobody
+    /// else reads them.
     pub unsafe fn backward(
         &self,
         block: &Block<'_, T>,
         nodes: Range<usize>,
         d_params: &mut [T],
-        rate: Option<T>,
+        mut descent: Option<(Turn<T>, &mut [T])>,
         mut stops: impl FnMut() -> bool,
     ) {
         assert!(block.n <= self.block, "images of a block");
@@ -342,22 +342,24 @@ impl<T: Element> Plan<T> {
                 return;
             }
             block.ahead.begin();
+            let chunks = block.chunks.count();
+            let (d_params, turn) = match &mut descent {
+                Some((turn, sums)) if node.step.descends(chunks) => (&mut **sums, Some(*turn)),
+                _ => (&mut *d_params, None),
+            };
             // SAFETY: the pass is gone before the next one is made.
             let mut pass = unsafe { self.backward_pass(block, i, d_params) };
-            let all = self.stats_range(i, block.chunks.count());
+            let all = self.stats_range(i, chunks);
             // SAFETY: all chunks have written theirs before they met, and this is after it.
             pass.batch.d_stats = unsafe { block.d_stats.read(all) };
-            match rate {
-                Some(rate) if node.step.can_descend() => {
-                    // SAFETY: the caller's promise.
-                    let weights = unsafe { block.params.write(node.params.clone()) };
-                    node.step.backward_and_descend(pass, weights, rate);
-                }
-                _ => {
-                    // SAFETY: the caller's promise.
-                    let weights = unsafe { block.params.read(node.params.clone()) };
-                    node.step.backward(pass, weights);
-                }
+            if let Some(turn) = turn {
+                // SAFETY: the caller's promise.
+                let weights = unsafe { block.params.write(node.params.clone()) };
+                node.step.backward_and_descend(pass, weights, turn);
+            } else {
+                // SAFETY: the caller's promise.
+                let weights = unsafe { block.params.read(node.params.clone()) };
+                node.step.backward(pass, weights);
             }
             block.ahead.end();
             if stops() {

@@ -67,6 +67,19 @@ pub struct Batch<'a, T> {
     pub chunks: Chunks,
 }
 
+/// A chunk's turn among those of a batch, one after the other, that end in a step of plain gradient
+/// descent. If there are others before it, `d_weights` holds the sum of their gradients; if there
+/// are others behind it, it is to hold the sum with this one's.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn<T> {
+    /// Whether there is no chunk before it.
+    pub first: bool,
+    /// Whether there is none behind it: then the parameters are to descend.
+    pub last: bool,
+    /// The learning rate.
+    pub rate: T,
+}
+
 /// A forward pass over `n` images.
 #[derive(Debug)]
 pub struct Forward<'a, T> {
@@ -166,14 +179,15 @@ pub trait Step<T: Element>: Debug + Send + Sync {
     /// Makes them: from the step's own parameters, all parameters, and all moving averages.
     fn prepare(&self, _prepared: &mut [T], _weights: &[T], _model: Model<'_, T>) {}
 
-    /// Whether [`backward_and_descend`](Step::backward_and_descend) exists.
-    fn can_descend(&self) -> bool {
+    /// Whether there is [`backward_and_descend`](Step::backward_and_descend) for a batch of so many
+    /// chunks.
+    fn descends(&self, _chunks: usize) -> bool {
         false
     }
 
-    /// As `backward`, but with one step of plain gradient descent on the parameters in place of
-    /// their gradient: for a batch of one block, one walk over the weights instead of three.
-    fn backward_and_descend(&self, _pass: Backward<'_, T>, _weights: &mut [T], _rate: T) {}
+    /// As `backward`, but with one step of plain gradient descent on the parameters at the end of a
+    /// batch whose chunks come one after the other: fewer walks over the weights.
+    fn backward_and_descend(&self, _pass: Backward<'_, T>, _weights: &mut [T], _turn: Turn<T>) {}
 
     /// Elements of what a chunk says about the batch, in `stats` and again in `d_stats`. If there
     /// are any, all chunks meet before `forward` and before `backward`.

@@ -104,7 +104,8 @@ pub struct Training<T> {
     arenas: Vec<Shared<T>>,
     /// For each arena, the foregrounds of a block's images.
     windows: Vec<Shared<Windows>>,
-    /// For each arena, a gradient for all blocks of a chunk but the first.
+    /// For each thread, a gradient more: for all blocks of a chunk but the first, or for the sum of
+    /// chunks that descend. None if there are no such.
     extra: Vec<Shared<T>>,
 }
 
@@ -233,7 +234,9 @@ impl<T: Element> Training<T> {
         };
         let most = self.most_chunks(batch);
         self.make_arenas(if self.meets() { most } else { threads })?;
-        let extra = if chunks.len > self.plan.block { threads } else { 0 };
+        let descends = self.optimizer.is_plain();
+        let longer = chunks.len > self.plan.block;
+        let extra = if longer { threads } else { usize::from(descends) };
         self.make_extra(extra, layers.params_len)?;
         self.stale |= self.optimizer.show_averages(params.get_mut(), false);
         if self.stale {
@@ -301,6 +304,19 @@ impl<T: Element> Training<T> {
             self.extra.push(Shared::zeros(params_len)?);
         }
         Ok(())
+    }
+
+    /// A thread's gradient beside those of the chunks.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes it while the slice lives.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn extra(&self, worker: usize) -> &mut [T] {
+        match self.extra.get(worker) {
+            // SAFETY: the caller's promise.
+            Some(extra) => unsafe { extra.write(0..extra.len()) },
+            None => &mut [],
+        }
     }
 
     fn phases(&self) -> Vec<Phase> {

@@ -50,6 +50,29 @@ pub fn dense_forward_foreground<T: Element, S: Simd<T>>(
     }
 }
 
+/// Weights (outputs, inputs), and what becomes of their gradient.
+#[derive(Debug)]
+pub enum Weights<'a, T> {
+    /// They stay.
+    Kept {
+        /// The weights.
+        weights: &'a [T],
+        /// What is set to their gradient.
+        d_weights: &'a mut [T],
+        /// Whether that is added instead.
+        adds: bool,
+    },
+    /// They take a step of gradient descent.
+    Descending {
+        /// The weights.
+        weights: &'a mut [T],
+        /// A gradient that is to be added to this one.
+        before: Option<&'a [T]>,
+        /// The learning rate.
+        rate: T,
+    },
+}
+
 /// As [`dense_backward`](super::dense_backward), where `x` is what is in the foreground: so is `d_x`,
 /// and the sums of the others are the background's gradient. `sums` is what
 /// [`dense_forward_foreground`] kept.
@@ -57,10 +80,9 @@ pub fn dense_forward_foreground<T: Element, S: Simd<T>>(
 pub fn dense_backward_foreground<T: Element, S: Simd<T>>(
     simd: S,
     d_x: &mut [T],
-    d_weights: &mut [T],
+    weights: Weights<T>,
     d_out: &[T],
     x: &[T],
-    weights: &[T],
     sums: &[T],
     foreground: &mut Foreground<T>,
     ahead: &Ahead,
@@ -68,9 +90,8 @@ pub fn dense_backward_foreground<T: Element, S: Simd<T>>(
     n: usize,
 ) {
     assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
-    check(d_out, x, d_weights, shape, n);
+    weights.check(d_out, x, shape, n);
     assert_eq!(d_x.len(), x.len(), "input gradient length");
-    assert_eq!(weights.len(), d_weights.len(), "weights length");
     let (windows, background, shape) = (&*foreground.windows, &*foreground.background, *shape);
     assert_eq!(windows.len(), n, "foreground length");
     assert_eq!(sums.len(), sums_len(background.len(), shape.outputs()), "sums length");
@@ -78,12 +99,10 @@ pub fn dense_backward_foreground<T: Element, S: Simd<T>>(
     if background.len() < S::LANES {
         let simd = simd.narrow();
         let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Backward { simd, d_x, d_weights, weights, d_out, x, layout, ahead, shape }
-            .run(sums, d_background);
+        Backward { simd, d_x, weights, d_out, x, layout, ahead, shape }.run(sums, d_background);
     } else {
         let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Backward { simd, d_x, d_weights, weights, d_out, x, layout, ahead, shape }
-            .run(sums, d_background);
+        Backward { simd, d_x, weights, d_out, x, layout, ahead, shape }.run(sums, d_background);
     }
 }
 
@@ -256,15 +275,57 @@ fn sum_of<T: Element, S: Simd<T>>(simd: S, weights: &[T], n: usize, vectors: usi
     sum
 }
 
+impl<T: Element> Weights<'_, T> {
+    #[inline(always)]
+    fn check(&self, d_out: &[T], x: &[T], shape: &DenseShape, n: usize) {
+        check(d_out, x, self.values(), shape, n);
+        let gradient = match self {
+            Self::Kept { d_weights, .. } => Some(&**d_weights),
+            Self::Descending { before, .. } => *before,
+        };
+        assert!(gradient.is_none_or(|d| d.len() == self.values().len()), "gradient length");
+    }
+
+    #[inline(always)]
+    fn values(&self) -> &[T] {
+        match self {
+            Self::Kept { weights, .. } => weights,
+            Self::Descending { weights, .. } => weights,
+        }
+    }
+
+    /// Does with the gradient `d` of the weights `w`, those from `at` on, what is to be done.
+    ///
+    /// # Safety
+    /// There are so many weights.
+    #[inline(always)]
+    unsafe fn update<S: Simd<T>>(&mut self, simd: S, at: usize, w: S::Vector, d: S::Vector) {
+        // SAFETY: the caller's promise; `check` compared the lengths.
+        unsafe {
+            match self {
+                Self::Kept { d_weights, adds, .. } => {
+                    let target = part_mut(d_weights, at, S::LANES);
+                    simd.store(if *adds { simd.add(simd.load(target), d) } else { d }, target);
+                }
+                Self::Descending { weights, before, rate } => {
+                    let d = match before {
+                        Some(before) => simd.add(simd.load(part(before, at, S::LANES)), d),
+                        None => d,
+                    };
+                    let new = simd.mul_add(simd.splat(-*rate), d, w);
+                    simd.store(new, part_mut(weights, at, S::LANES));
+                }
+            }
+        }
+    }
+}
+
 /// The arguments of [`dense_backward_foreground`], checked.
 struct Backward<'a, T, S> {
     simd: S,
     /// As long as `x`.
     d_x: &'a mut [T],
-    /// (outputs, inputs)
-    d_weights: &'a mut [T],
-    /// (outputs, inputs)
-    weights: &'a [T],
+    weights: Weights<'a, T>,
     /// (n, outputs)
     d_out: &'a [T],
     /// What is in the foreground.
@@ -376,7 +437,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
         // `dense_backward_foreground` the arrays.
         unsafe {
             for k in 0..O {
-                w[k] = simd.load(part(self.weights, (o + k) * inputs + start, S::LANES));
+                w[k] = simd.load(part(self.weights.values(), (o + k) * inputs + start, S::LANES));
                 sums[k] = simd.mul(ds[k], background);
             }
             while images != 0 {
@@ -402,8 +463,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
                 total = simd.add(total, d_x);
             }
             for k in 0..O {
-                let at = (o + k) * inputs + start;
-                simd.store(sums[k], part_mut(self.d_weights, at, S::LANES));
+                self.weights.update(simd, (o + k) * inputs + start, w[k], sums[k]);
             }
         }
         total
@@ -415,6 +475,7 @@ mod tests {
     use super::*;
     use crate::dispatch;
     use crate::kernels::dense::{dense_backward, dense_forward};
+    use crate::kernels::optimizer::sgd;
     use crate::kernels::simd::Level;
     use crate::kernels::testing::{assert_close, for_each_level, random};
 
@@ -472,13 +533,28 @@ mod tests {
             assert_close(&out, &expected, shape.inputs() + 1);
 
             let (mut d_x, mut expected_d_x) = (vec![<f32>::NAN; x.len()], vec![0.0; x.len()]);
-            let mut d_weights = vec![<f32>::NAN; shape.weights_len()];
-            let mut expected = d_weights.clone();
+            let mut expected = vec![<f32>::NAN; shape.weights_len()];
+            let mut d_weights = expected.clone();
+            let mut backward = |weights: Weights<f32>| {
+                dispatch!(f32, level, simd => dense_backward_foreground(
+                    simd, &mut d_x, weights, &d_out, &packed, &sums, foreground,
+                    &Ahead::nothing(), &shape, n,
+                ));
+            };
+            backward(Weights::Kept { weights: &weights, d_weights: &mut d_weights, adds: false });
+            let before: Vec<f32> = random(weights.len(), 8);
+            let mut sum = before.clone();
+            backward(Weights::Kept { weights: &weights, d_weights: &mut sum, adds: true });
+            let all: Vec<f32> = before.iter().zip(&d_weights).map(|(b, d)| b + d).collect();
+            assert_eq!(sum, all);
+            for (before, d_weights) in [(None, &d_weights), (Some(&before[..]), &sum)] {
+                let (mut descended, mut expected) = (weights.clone(), weights.clone());
+                let rate = 0.3;
+                backward(Weights::Descending { weights: &mut descended, before, rate });
+                dispatch!(f32, level, simd => sgd(simd, &mut expected, d_weights, rate.into()));
+                assert_eq!(descended, expected);
+            }
             dispatch!(f32, level, simd => {
-                dense_backward_foreground(
-                    simd, &mut d_x, &mut d_weights, &d_out, &packed, &weights, &sums,
-                    foreground, &Ahead::nothing(), &shape, n,
-                );
                 let d_x = Some(&mut expected_d_x[..]);
                 dense_backward(simd, d_x, &mut expected, &d_out, &x, &weights, &shape, n);
             });

@@ -1,12 +1,12 @@
 //! Fully connected layers of few outputs; those of many are convolutions of one pixel.
 
-use crate::kernels::dense::sums_len;
+use crate::kernels::dense::{Weights, sums_len};
 use crate::kernels::foreground::Foreground;
 use crate::kernels::run;
 use crate::kernels::shape::DenseShape;
 use crate::kernels::simd::Element;
 use crate::network::layers::Stored;
-use crate::network::step::{Backward, Forward, Model, Step};
+use crate::network::step::{Backward, Forward, Model, Step, Turn};
 use crate::network::steps::Norm;
 
 /// Its weights are the kernel, stored (outputs, inputs), and then, if there is one, the bias.
@@ -37,6 +37,27 @@ impl DenseStep {
         foreground: Option<Foreground<'a, T>>,
     ) -> Option<Foreground<'a, T>> {
         foreground?.unless_all(self.shape.inputs() / self.channels?)
+    }
+}
+
+/// Adds what `set` makes of the weights, their gradient, to that of the chunks before, by way of the
+/// scratch; and at the last turn descends.
+fn descend<T: Element>(
+    weights: &mut [T],
+    d_weights: &mut [T],
+    scratch: &mut [T],
+    turn: Turn<T>,
+    set: impl FnOnce(&mut [T], &[T]),
+) {
+    if turn.first {
+        set(d_weights, weights);
+    } else {
+        let scratch = &mut scratch[..d_weights.len()];
+        set(scratch, weights);
+        run::add_gradient(d_weights, scratch);
+    }
+    if turn.last {
+        run::sgd(weights, d_weights, turn.rate.to_f64());
     }
 }
 
@@ -76,37 +97,55 @@ impl<T: Element> Step<T> for DenseStep {
             run::sum_rows(d_bias, d_out);
         }
         match (part, d_x) {
-            (Some(mut part), Some(d_x)) => run::dense_backward_foreground(
-                d_x, d_kernel, d_out, x, kernel, saved, &mut part, ahead, shape, n,
-            ),
+            (Some(mut part), Some(d_x)) => {
+                let kernel = Weights::Kept { weights: kernel, d_weights: d_kernel, adds: false };
+                run::dense_backward_foreground(
+                    d_x, kernel, d_out, x, saved, &mut part, ahead, shape, n,
+                )
+            }
             (_, d_x) => run::dense_backward(d_x, d_kernel, d_out, x, kernel, shape, n),
         }
     }
 
-    fn can_descend(&self) -> bool {
-        true
+    fn descends(&self, chunks: usize) -> bool {
+        chunks == 1 || self.channels.is_some() && run::is_told_apart::<T>()
     }
 
-    fn backward_and_descend(&self, mut pass: Backward<'_, T>, weights: &mut [T], rate: T) {
+    fn backward_and_descend(&self, mut pass: Backward<'_, T>, weights: &mut [T], turn: Turn<T>) {
         let (shape, at) = (&self.shape, self.shape.weights_len());
         let part = self.part(pass.foreground.take());
         self.undo_relu(pass.d_out, pass.out);
-        let Backward { n, d_x, d_weights, d_out, x, saved, ahead, .. } = pass;
+        let Backward { n, d_x, d_weights, d_out, x, saved, scratch, ahead, .. } = pass;
         let ((kernel, bias), (d_kernel, d_bias)) =
             (weights.split_at_mut(at), d_weights.split_at_mut(at));
+        let Turn { first, last, rate } = turn;
         if self.use_bias {
-            run::sum_rows(d_bias, d_out);
-            run::sgd(bias, d_bias, rate.to_f64());
+            descend(bias, d_bias, scratch, turn, |d_bias, _| run::sum_rows(d_bias, d_out));
         }
         match (part, d_x) {
             (Some(mut part), Some(d_x)) => {
+                let kernel = if last {
+                    let before = (!first).then_some(&*d_kernel);
+                    Weights::Descending { weights: kernel, before, rate }
+                } else {
+                    Weights::Kept { weights: kernel, d_weights: d_kernel, adds: !first }
+                };
                 run::dense_backward_foreground(
-                    d_x, d_kernel, d_out, x, kernel, saved, &mut part, ahead, shape, n,
+                    d_x, kernel, d_out, x, saved, &mut part, ahead, shape, n,
                 );
-                run::sgd(kernel, d_kernel, rate.to_f64());
             }
-            (_, d_x) => run::dense_backward_sgd(d_x, kernel, d_out, x, rate, shape, n),
+            (_, d_x) if first && last => {
+                run::dense_backward_sgd(d_x, kernel, d_out, x, rate, shape, n)
+            }
+            (_, d_x) => descend(kernel, d_kernel, scratch, turn, |d_kernel, kernel| {
+                run::dense_backward(d_x, d_kernel, d_out, x, kernel, shape, n);
+            }),
         }
+    }
+
+    fn scratch_len(&self, _n: usize) -> usize {
+        // For `descend`.
+        if self.channels.is_some() { self.shape.weights_len() } else { 0 }
     }
 
     fn saved_len(&self, _n: usize) -> usize {

@@ -15,7 +15,7 @@ use crate::network::exchange::{Shares, UPDATE};
 use crate::network::parts;
 use crate::network::plan::Block;
 use crate::network::shared::Shared;
-use crate::network::step::{Chunks, Model, Random};
+use crate::network::step::{Chunks, Model, Random, Turn};
 use crate::network::team::{Apart, Barrier, Broken};
 
 /// One call of `train`, as all its threads see it.
@@ -27,7 +27,8 @@ pub struct Job<'a, X, T> {
     call: Call<'a>,
     phases: &'a [Phase],
     shares: Shares,
-    shares_beside_descent: Shares,
+    /// Beside the descent of one chunk, and of several.
+    shares_beside_descent: [Shares; 2],
     /// Pieces of work that have been taken, but for each thread's first one.
     next: Apart<AtomicUsize>,
     /// Of each chunk of the step.
@@ -50,7 +51,8 @@ struct At {
     /// At work.
     threads: usize,
     rate: f64,
-    /// Whether nodes descend by themselves, because there is one block and nothing but descent.
+    /// Whether nodes descend by themselves, because one thread takes one block after the other and
+    /// there is nothing but descent.
     descends: bool,
 }
 
@@ -77,7 +79,7 @@ impl<'a, X, T> Job<'a, X, T> {
             call,
             phases,
             shares: shares(&[]),
-            shares_beside_descent: shares(&training.plan.descended()),
+            shares_beside_descent: [1, 2].map(|chunks| shares(&training.plan.descended(chunks))),
             next: Apart::default(),
             sums: std::array::from_fn(|_| Apart::default()),
             outcome: Apart(Mutex::new(Outcome {
@@ -111,9 +113,9 @@ impl<'a, X: Source, T: Element> Job<'a, X, T> {
         let batches = parts(self.call.order.len(), self.call.batch);
         for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
             let chunks = self.training.chunks(batch.len());
-            let one_block = chunks.count() == 1 && chunks.len <= plan.block;
+            let in_turn = chunks.len <= plan.block && (chunks.count() == 1 || threads == 1);
             let short = plan.work.saturating_mul(batch.len()) <= WORK_OF_DESCENT;
-            let descends = one_block && short && self.training.optimizer.is_plain();
+            let descends = in_turn && short && self.training.optimizer.is_plain();
             let at = At { step, start: batch.start, chunks, threads, rate, descends };
             for (number, phase) in self.phases.iter().enumerate() {
                 for chunk in self.turns(chunks.count(), worker, threads, self.training.meets()) {
@@ -248,17 +250,22 @@ impl<'a, X: Source, T: Element> Job<'a, X, T> {
             }
             if phase.loss || !phase.backward.is_empty() {
                 // SAFETY: each chunk has its gradient and each worker its extra one.
-                let gradient = unsafe { exchange.gradient(chunk) };
-                let rate = at.descends.then(|| T::from_f64(at.rate));
+                let (gradient, extra) =
+                    unsafe { (exchange.gradient(chunk), self.training.extra(worker)) };
                 let nodes = phase.backward.clone();
-                if number == 0 {
-                    // SAFETY: as above; a batch that descends has one chunk of one block.
-                    unsafe { plan.backward(&block, nodes, gradient, rate, &mut stops) };
+                if at.descends {
+                    let (first, last) = (chunk == 0, chunk + 1 == at.chunks.count());
+                    let turn = Turn { first, last, rate: T::from_f64(at.rate) };
+                    // SAFETY: as above; chunks that descend are of one block, and one thread's.
+                    unsafe {
+                        plan.backward(&block, nodes, gradient, Some((turn, extra)), &mut stops)
+                    };
+                } else if number == 0 {
+                    // SAFETY: as above.
+                    unsafe { plan.backward(&block, nodes, gradient, None, &mut stops) };
                 } else {
                     // SAFETY: as above.
-                    let extra = unsafe { self.training.extra[worker].write(0..gradient.len()) };
-                    // SAFETY: as above.
-                    unsafe { plan.backward(&block, nodes, extra, rate, &mut stops) };
+                    unsafe { plan.backward(&block, nodes, extra, None, &mut stops) };
                     run::add_gradient(gradient, extra);
                 }
             }
@@ -338,7 +345,11 @@ impl<'a, X: Source, T: Element> Job<'a, X, T> {
 
     /// Who updates what in a step.
     fn shares(&self, at: &At) -> &Shares {
-        if at.descends { &self.shares_beside_descent } else { &self.shares }
+        match at.chunks.count() {
+            _ if !at.descends => &self.shares,
+            1 => &self.shares_beside_descent[0],
+            _ => &self.shares_beside_descent[1],
+        }
     }
 
     /// Makes of the new weights what the nodes want prepared.
