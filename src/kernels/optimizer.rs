@@ -154,19 +154,14 @@ pub fn sum_gradients<'a, T: Element, S: Simd<T>>(
     if count == 0 {
         out.fill(T::zero());
     }
-    let mut first = 0;
-    macro_rules! chunks {
-        ($n:literal) => {
-            while count - first >= $n {
-                add_chunks::<T, S, $n>(simd, out, first == 0, |i| chunk(first + i));
-                first += $n;
-            }
-        };
+    for first in (0..count).step_by(2) {
+        let chunk = |i| chunk(first + i);
+        if first + 2 <= count {
+            add_chunks::<T, S, 2>(simd, out, first == 0, chunk);
+        } else {
+            add_chunks::<T, S, 1>(simd, out, first == 0, chunk);
+        }
     }
-    chunks!(8);
-    chunks!(4);
-    chunks!(2);
-    chunks!(1);
 }
 
 /// Sets `out` to the sum of `N` chunks, or adds them to it.
