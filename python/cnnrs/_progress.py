@@ -77,7 +77,7 @@ class Report:
     def update(self, images: int, logs: Logs) -> None:
         """Move the bar on by some images, and show the figures so far."""
         if self._bar is None:
-            return
+            return  # without the cost of a guard
         with self._harmless():
             if (bar := self._bar) is not None:
                 figures = [f"{name}: {_figure(value)}" for name, value in logs.items()]

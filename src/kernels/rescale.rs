@@ -51,7 +51,7 @@ pub fn unchanged<T: Element, X: Source>(x: &[X], scale: T, offset: T) -> Option<
     if TypeId::of::<X>() != TypeId::of::<T>() || scale != T::one() || offset != T::zero() {
         return None;
     }
-    // SAFETY: the types are the same.
+    // SAFETY: the types are the same, as their `TypeId`s say.
     Some(unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), x.len()) })
 }
 

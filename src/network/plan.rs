@@ -235,7 +235,7 @@ impl<T: Element> Plan<T> {
         unsafe { block.arena.write(self.targets..end) }
     }
 
-    /// The input (0) or what a node before `i` has set.
+    /// The input (0), unless its images lie apart, or what a node before `i` has set.
     ///
     /// # Safety
     /// The slice is gone before the node is run again.
@@ -279,7 +279,7 @@ impl<T: Element> Plan<T> {
         for i in nodes.clone() {
             let (node, n) = (&self.nodes[i], block.n);
             let apart = images_apart(block, i).map(|images| {
-                // SAFETY: nobody has the input's region, which is empty as yet.
+                // SAFETY: nobody else has the input's region: the pass's `x` is empty.
                 let room = unsafe { block.arena.write(self.value_range(n, 0)) };
                 Apart { images, room }
             });
@@ -321,8 +321,8 @@ impl<T: Element> Plan<T> {
     /// is the gradient of all parameters, of which the nodes set theirs. If a node with statistics
     /// comes next, it is told the chunk's.
     ///
-    /// With a turn, nodes that can do so descend instead, and keep the sum of the chunks' gradients
-    /// in the other slice, of all parameters too. Behind each node it leaves off if `stops` says so.
+    /// With a turn, nodes that can do so take it, with the sum of the chunks' gradients in the other
+    /// slice, of all parameters too. Behind each node it leaves off if `stops` says so.
     ///
     /// # Safety
     /// Nobody else uses the block's arena meanwhile, or writes to parameters; with a turn, nobody

@@ -69,7 +69,7 @@ pub struct Batch<'a, T> {
 
 /// A chunk's turn among those of a batch, one after the other, that end in a step of plain gradient
 /// descent. If there are others before it, `d_weights` holds the sum of their gradients; if there
-/// are others behind it, it is to hold the sum with this one's.
+/// are others behind it, it is to hold the sum with this one's; behind the last one, anything.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn<T> {
     /// Whether there is no chunk before it.
@@ -116,11 +116,11 @@ pub struct Backward<'a, T> {
     pub n: usize,
     /// (n, input), to be set if anybody needs it.
     pub d_x: Option<&'a mut [T]>,
-    /// The gradient of the parameters, to be set: the sum over the images.
+    /// The gradient of the parameters, to be set: the sum over the images. With a [`Turn`], see there.
     pub d_weights: &'a mut [T],
     /// (n, output); may be used up.
     pub d_out: &'a mut [T],
-    /// (n, input); of images that lie apart, what `forward` has gathered.
+    /// (n, input); of images that lie apart, anything unless `forward` has gathered them.
     pub x: &'a [T],
     /// The images where the caller has them, if the forward pass had them so.
     pub apart: Option<Images<'a, T>>,

@@ -104,8 +104,8 @@ pub struct Training<T> {
     arenas: Vec<Shared<T>>,
     /// For each arena, the foregrounds of a block's images.
     windows: Vec<Shared<Windows>>,
-    /// For each thread, a gradient more: for all blocks of a chunk but the first, or for the sum of
-    /// chunks that descend. None if there are no such.
+    /// For all blocks of a chunk but the first, a gradient for each thread; for the sum of chunks
+    /// that descend, one.
     extra: Vec<Shared<T>>,
 }
 
@@ -142,7 +142,7 @@ pub fn prepare_all<T: Element>(plan: &Plan<T>, prepared: &mut [T], model: Model<
 /// What is done with a chunk between two meetings.
 #[derive(Clone, Debug)]
 struct Phase {
-    /// Whether the images are read.
+    /// Whether the images come in.
     first: bool,
     /// A stretch of nodes that may be empty: the way to the statistics of the first node.
     forward: Option<Range<usize>>,
@@ -234,7 +234,7 @@ impl<T: Element> Training<T> {
         };
         let most = self.most_chunks(batch);
         self.make_arenas(if self.meets() { most } else { threads })?;
-        let descends = self.optimizer.is_plain();
+        let descends = !self.descended(1).is_empty();
         let longer = chunks.len > self.plan.block;
         let extra = if longer { threads } else { usize::from(descends) };
         self.make_extra(extra, layers.params_len)?;
@@ -306,7 +306,12 @@ impl<T: Element> Training<T> {
         Ok(())
     }
 
-    /// A thread's gradient beside those of the chunks.
+    /// What nodes descend on by themselves in steps of so many chunks.
+    fn descended(&self, chunks: usize) -> Vec<Range<usize>> {
+        if self.optimizer.is_plain() { self.plan.descended(chunks) } else { vec![] }
+    }
+
+    /// A thread's gradient beside those of the chunks; empty if there is none.
     ///
     /// # Safety
     /// Nobody else reads or writes it while the slice lives.

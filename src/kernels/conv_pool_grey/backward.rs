@@ -55,7 +55,9 @@ fn set_channels<T: Element, S: Simd<T>, const K: usize>(
     let c_out = gradient.c_out;
     let channels = o..c_out.min(o + S::LANES);
     let patches = Patches::<T, K>::new(x, shape);
-    let sums = if fit::<T, S>(K, 2) && !fit::<T, S::Narrow>(K, 1) && 2 * c_out <= S::LANES {
+    // Where `grey_backward_kernel` takes half a vector instead, this drops the code.
+    let not_halved = !fit::<T, S::Narrow>(K, 1);
+    let sums = if not_halved && fit::<T, S>(K, 2) && 2 * c_out <= S::LANES {
         pick_two(simd, gradient, patches)
     } else if fit::<T, S>(K, 1) {
         pick(simd, gradient, patches, channels.clone())

@@ -23,7 +23,7 @@ const MOST_EIGHTHS: usize = 7;
 const MOST_CONTRAST: f64 = 16.0;
 
 /// Whether a shape's windows can be told apart: a row of them fits into a vector, an image of them
-/// where its points are kept, and vectors of the output hold two windows, or windows whole vectors.
+/// where its points are kept, and a window's channels fill half a vector or whole ones.
 pub fn can_have_foreground(shape: &ConvPoolShape) -> bool {
     let (out_h, out_w, c_out) = shape.pool().output();
     super::supports(shape)

@@ -297,10 +297,10 @@ impl<T: Element> Weights<'_, T> {
     /// Does with the gradient `d` of the weights `w`, those from `at` on, what is to be done.
     ///
     /// # Safety
-    /// There are so many weights.
+    /// There are weights up to `at + S::LANES`, and [`check`](Self::check) has passed.
     #[inline(always)]
     unsafe fn update<S: Simd<T>>(&mut self, simd: S, at: usize, w: S::Vector, d: S::Vector) {
-        // SAFETY: the caller's promise; `check` compared the lengths.
+        // SAFETY: the caller's promise: `check` compared the lengths.
         unsafe {
             match self {
                 Self::Kept { d_weights, adds, .. } => {

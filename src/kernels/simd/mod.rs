@@ -278,6 +278,9 @@ pub trait Simd<T: Element>: Copy + sealed::InstructionSet {
     }
 }
 
+/// Bytes of a cache line.
+pub const LINE: usize = 64;
+
 /// What begins at a cache line: a vector that crosses one takes twice as long to write or to read.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
@@ -293,7 +296,8 @@ pub fn prefetch(p: *const u8) {
     let _ = p;
 }
 
-/// As [`prefetch`], for a cache line that is read next: it is to be in the first-level cache.
+/// As [`prefetch`], for a cache line that is read next: it is to be in the first-level cache, where
+/// the instruction set can say so.
 #[inline(always)]
 pub fn prefetch_near(p: *const u8) {
     #[cfg(target_arch = "x86_64")]
@@ -301,9 +305,6 @@ pub fn prefetch_near(p: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
 }
-
-/// Bytes of a cache line.
-pub const LINE: usize = 64;
 
 /// Calls `visit` for the range of each vector in a slice of `len` elements. All but the last have a
 /// length that the compiler knows.

@@ -144,8 +144,8 @@ impl<T: Element> Step<T> for DenseStep {
     }
 
     fn scratch_len(&self, _n: usize) -> usize {
-        // For `descend`.
-        if self.channels.is_some() { self.shape.weights_len() } else { 0 }
+        // For `descend`: the kernel's gradient is no shorter than the bias's.
+        if Step::<T>::descends(self, 2) { self.shape.weights_len() } else { 0 }
     }
 
     fn saved_len(&self, _n: usize) -> usize {

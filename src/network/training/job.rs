@@ -27,8 +27,8 @@ pub struct Job<'a, X, T> {
     call: Call<'a>,
     phases: &'a [Phase],
     shares: Shares,
-    /// Beside the descent of one chunk, and of several.
-    shares_beside_descent: [Shares; 2],
+    /// Beside what descends by itself with one chunk, and with several; none if nothing does.
+    shares_beside_descent: [Option<Shares>; 2],
     /// Pieces of work that have been taken, but for each thread's first one.
     next: Apart<AtomicUsize>,
     /// Of each chunk of the step.
@@ -71,6 +71,10 @@ impl<'a, X, T> Job<'a, X, T> {
         T: Element,
     {
         let shares = |left_out: &[Range<usize>]| Shares::new(params.len(), left_out, threads);
+        let beside = |chunks| {
+            let descended = training.descended(chunks);
+            (!descended.is_empty()).then(|| shares(&descended))
+        };
         Self {
             training,
             params,
@@ -79,7 +83,7 @@ impl<'a, X, T> Job<'a, X, T> {
             call,
             phases,
             shares: shares(&[]),
-            shares_beside_descent: [1, 2].map(|chunks| shares(&training.plan.descended(chunks))),
+            shares_beside_descent: [1, 2].map(beside),
             next: Apart::default(),
             sums: std::array::from_fn(|_| Apart::default()),
             outcome: Apart(Mutex::new(Outcome {
@@ -115,7 +119,7 @@ impl<'a, X: Source, T: Element> Job<'a, X, T> {
             let chunks = self.training.chunks(batch.len());
             let in_turn = chunks.len <= plan.block && (chunks.count() == 1 || threads == 1);
             let short = plan.work.saturating_mul(batch.len()) <= WORK_OF_DESCENT;
-            let descends = in_turn && short && self.training.optimizer.is_plain();
+            let descends = in_turn && short && self.beside_descent(chunks).is_some();
             let at = At { step, start: batch.start, chunks, threads, rate, descends };
             for (number, phase) in self.phases.iter().enumerate() {
                 for chunk in self.turns(chunks.count(), worker, threads, self.training.meets()) {
@@ -256,7 +260,8 @@ impl<'a, X: Source, T: Element> Job<'a, X, T> {
                 if at.descends {
                     let (first, last) = (chunk == 0, chunk + 1 == at.chunks.count());
                     let turn = Turn { first, last, rate: T::from_f64(at.rate) };
-                    // SAFETY: as above; chunks that descend are of one block, and one thread's.
+                    // SAFETY: as above; chunks that descend are of one block and, as `in_turn` says,
+                    // one thread's, so that nobody else reads parameters meanwhile.
                     unsafe {
                         plan.backward(&block, nodes, gradient, Some((turn, extra)), &mut stops)
                     };
@@ -276,7 +281,7 @@ impl<'a, X: Source, T: Element> Job<'a, X, T> {
     }
 
     /// What a thread reads next, behind the `n` images of `order` that each thread has now; each node
-    /// of the phase asks for a share. The images are read in a step's first phase.
+    /// of the phase asks for a share. The images come in in a step's first phase.
     fn ahead(&self, phase: &Phase, order: &'a [usize], n: usize, threads: usize) -> Ahead<'a> {
         let start = order.len().min(n * threads);
         let end = if phase.first { order.len().min(start + n) } else { start };
@@ -345,11 +350,12 @@ impl<'a, X: Source, T: Element> Job<'a, X, T> {
 
     /// Who updates what in a step.
     fn shares(&self, at: &At) -> &Shares {
-        match at.chunks.count() {
-            _ if !at.descends => &self.shares,
-            1 => &self.shares_beside_descent[0],
-            _ => &self.shares_beside_descent[1],
-        }
+        let beside = self.beside_descent(at.chunks).filter(|_| at.descends);
+        beside.unwrap_or(&self.shares)
+    }
+
+    fn beside_descent(&self, chunks: Chunks) -> Option<&Shares> {
+        self.shares_beside_descent[usize::from(chunks.count() > 1)].as_ref()
     }
 
     /// Makes of the new weights what the nodes want prepared.

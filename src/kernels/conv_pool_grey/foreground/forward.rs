@@ -219,7 +219,8 @@ impl<T: Element> Part<'_, T> {
                 if len == 0 {
                     return;
                 }
-                // What a window comes to is found while the next one's sums are on their way.
+                // What a window comes to is stored at the beginning of the next one's turn: at the
+                // end of its own, the registers do not hold all of the kernel's points.
                 let (mut sums, mut start, mut step) = (Sums::same(bias), o, 0);
                 windows.for_each(
                     #[inline(always)]
@@ -244,8 +245,9 @@ impl<T: Element> Part<'_, T> {
     }
 }
 
-/// The layer's output, at least `floor`, from the sums of a window, and the lane of the maximum where the way back
-/// picks pixels: in a vector that holds a row of pixels and, in its second half, the one below.
+/// The layer's output, at least `floor`, from the sums of a window, and the lane of the maximum where
+/// the way back picks pixels: in a vector that holds a row of pixels and, in its second half, the one
+/// below.
 ///
 /// # Safety
 /// There is a vector of outputs and one of lanes from `start` on.
