@@ -296,8 +296,7 @@ pub fn prefetch(p: *const u8) {
     let _ = p;
 }
 
-/// As [`prefetch`], for a cache line that is read next: it is to be in the first-level cache, where
-/// the instruction set can say so.
+/// As [`prefetch`], but for the first-level cache, since the line is read next.
 #[inline(always)]
 pub fn prefetch_near(p: *const u8) {
     #[cfg(target_arch = "x86_64")]
