@@ -108,12 +108,8 @@ impl<T: Element> Inference<T> {
                     images: plan.beside(x, at.clone()),
                     ahead: &Ahead::nothing(),
                 };
-                if block.images.is_none() {
-                    for (row, image) in at.clone().enumerate() {
-                        // SAFETY: the arena is the worker's.
-                        unsafe { plan.read(&block, row, x, image) };
-                    }
-                }
+                // SAFETY: the arena is the worker's.
+                unsafe { plan.read(&block, x, at.clone()) };
                 let stops = || {
                     if clock.says_stop(plan.work_of_node(block.n)) {
                         stop.store(true, Ordering::Relaxed);

@@ -208,20 +208,26 @@ impl<T: Element> Plan<T> {
         Some(Images::Apart { all, order })
     }
 
-    /// Reads image `image` of `x` into the block's place `row`.
+    /// Reads the block's images, which are `images` of `x`, unless they stay where they are.
     ///
     /// # Safety
     /// Nobody else uses the block's arena meanwhile.
-    pub unsafe fn read<X: Source>(&self, block: &Block<'_, T>, row: usize, x: &[X], image: usize) {
-        assert!(row < self.block, "a place in the block");
+    pub unsafe fn read<X: Source>(
+        &self,
+        block: &Block<'_, T>,
+        x: &[X],
+        images: impl Iterator<Item = usize>,
+    ) {
+        if block.images.is_some() {
+            return;
+        }
+        assert!(block.n <= self.block, "images of a block");
+        // SAFETY: the value's region is the block's own; and the caller's promise.
+        let room = unsafe { block.arena.write(self.value_range(block.n, 0)) };
         let len = self.input_len;
-        let x = &x[image * len..][..len];
-        // SAFETY: the place is inside the value's region; and the caller's promise.
-        let out = unsafe {
-            block.arena.write(self.values[0] + row * len..self.values[0] + (row + 1) * len)
-        };
-        let (scale, offset) = (self.scale, self.offset);
-        run::rescale(out, x, scale, offset);
+        for (out, image) in room.chunks_exact_mut(len).zip(images) {
+            run::rescale(out, &x[image * len..][..len], self.scale, self.offset);
+        }
     }
 
     /// The block's region for its targets.

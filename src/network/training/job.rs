@@ -231,11 +231,9 @@ impl<'a, X: Source, T: Element> Job<'a, X, T> {
                 images,
                 ahead: &ahead,
             };
-            if phase.first && images.is_none() {
-                for (place, &image) in order[..n].iter().enumerate() {
-                    // SAFETY: the arena is the worker's or, where chunks meet, the chunk's own.
-                    unsafe { plan.read(&block, place, self.examples.x, image) };
-                }
+            if phase.first {
+                // SAFETY: the arena is the worker's or, where chunks meet, the chunk's own.
+                unsafe { plan.read(&block, self.examples.x, order[..n].iter().copied()) };
             }
             let mut stops = || {
                 if clock.says_stop(plan.work_of_node(block.n)) {
