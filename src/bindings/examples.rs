@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use super::array::{Elements, expect_shape, kind};
 use crate::kernels::loss::{Loss, Targets};
+use crate::kernels::rescale::Source;
 use crate::kernels::shape::tuple;
 use crate::kernels::simd::Element;
 
@@ -53,6 +54,14 @@ impl<'py> Pixels<'py> {
 
     pub fn images(&self) -> usize {
         self.shape()[0]
+    }
+
+    pub fn source(&self) -> Source<'_> {
+        match self {
+            Self::U8(array) => Source::U8(array),
+            Self::F32(array) => Source::F32(array),
+            Self::F64(array) => Source::F64(array),
+        }
     }
 }
 
@@ -127,24 +136,3 @@ pub fn indices(order: &[i64], images: usize) -> PyResult<Vec<usize>> {
     };
     order.iter().map(index).collect()
 }
-
-/// Evaluates the expression with `$x` bound to the slice of the images' own type.
-macro_rules! with_slice {
-    ($pixels:expr, $x:ident => $body:expr) => {
-        match &$pixels {
-            Pixels::U8(elements) => {
-                let $x = &elements[..];
-                $body
-            }
-            Pixels::F32(elements) => {
-                let $x = &elements[..];
-                $body
-            }
-            Pixels::F64(elements) => {
-                let $x = &elements[..];
-                $body
-            }
-        }
-    };
-}
-pub(super) use with_slice;

@@ -12,7 +12,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::array::{Elements, filled};
 use super::config::num_threads;
-use super::examples::{Answers, Pixels, indices, with_slice};
+use super::examples::{Answers, Pixels, indices};
 use super::spec;
 use super::state::{Arrays, optimizer_copies, set_optimizer_state, set_weights, weight_copies};
 use super::turns::{Turn, Turns};
@@ -160,13 +160,12 @@ impl Network {
             let pixels = Pixels::new(x, &net.layers().input)?;
             let order = indices(&order, pixels.images())?;
             let answers = answers(net, y, pixels.images(), order.iter().copied())?;
-            let targets = answers.targets();
-            let threads = num_threads();
+            let examples = Examples { x: pixels.source(), targets: answers.targets() };
+            let (work, threads) = (net.work(order.len()), num_threads());
             let call =
                 Call { order: &order, batch: batch_size, rates: &rates, seed, first_step, threads };
-            let outcome = with_slice!(pixels, x => {
-                interruptible(py, net.work(order.len()), |poll| net.train(Examples { x, targets }, call, poll))
-            })?;
+            let train = |poll: Poll<'_>| net.train(examples, call, poll);
+            let outcome = interruptible(py, work, train)?;
             Ok((PyArray1::from_vec(py, outcome.losses), outcome.correct))
         })
     }
@@ -181,13 +180,11 @@ impl Network {
         with!(&mut *self.lock(py)?, net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
             let answers = answers(net, y, pixels.images(), 0..pixels.images())?;
-            let targets = answers.targets();
+            let examples = Examples { x: pixels.source(), targets: answers.targets() };
             let (images, threads) = (pixels.images(), num_threads());
-            let outcome = with_slice!(pixels, x => {
-                interruptible(py, net.work(images), |poll| {
-                    net.evaluate(Examples { x, targets }, images, threads, poll)
-                })
-            })?;
+            let work = net.work(images);
+            let evaluate = |poll: Poll<'_>| net.evaluate(examples, images, threads, poll);
+            let outcome = interruptible(py, work, evaluate)?;
             Ok((outcome.losses.iter().sum(), outcome.correct))
         })
     }
@@ -204,15 +201,16 @@ impl Network {
         with!(&mut *self.lock(py)?, net => {
             let pixels = Pixels::new(x, &net.layers().input)?;
             let (images, threads) = (pixels.images(), num_threads());
+            let work = net.work(images);
             let mut shape = vec![images];
             shape.extend(net.layers().output());
             let mut done = Ok(false);
             let fill = |out: &mut [_]| {
                 // NumPy's new memory is whatever was there before; and the call may be interrupted.
                 out.fill(Default::default());
-                done = with_slice!(pixels, x => {
-                    interruptible(py, net.work(images), |poll| net.predict(out, x, images, augmented, threads, poll))
-                });
+                let x = pixels.source();
+                let predict = |poll: Poll<'_>| net.predict(out, x, images, augmented, threads, poll);
+                done = interruptible(py, work, predict);
             };
             // SAFETY: all elements are set before anything else.
             let out = unsafe { filled(py, &shape, fill) }?;

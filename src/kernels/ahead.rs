@@ -31,18 +31,18 @@ pub struct Ahead<'a> {
 
 impl<'a> Ahead<'a> {
     /// For some images of `x`, each of `len` elements, which are asked for in so many shares.
-    pub fn new<X: Source>(x: &'a [X], images: &'a [usize], len: usize, shares: usize) -> Self {
+    pub fn new(x: Source<'a>, images: &'a [usize], len: usize, shares: usize) -> Self {
         let zero = || Cell::new(0);
-        let len = len * size_of::<X>();
+        let len = len * x.element_size();
         let lines = len.div_ceil(LINE).min(MOST);
         let share = (images.len() * lines).div_ceil(shares.max(1));
         let (image, line, left, turn) = (zero(), zero(), zero(), zero());
-        Self { x: x.as_ptr().cast(), images, len, lines, share, image, line, left, turn }
+        Self { x: x.address(), images, len, lines, share, image, line, left, turn }
     }
 
     /// For no images.
     pub fn nothing() -> Self {
-        Self::new::<u8>(&[], &[], 0, 0)
+        Self::new(Source::U8(&[]), &[], 0, 0)
     }
 
     /// Begins the share of a kernel.
@@ -95,7 +95,7 @@ mod tests {
         for (len, images, shares) in [(0, 2, 3), (1, 0, 1), (1, 3, 5), (7, 3, 2), (3000, 2, 4)] {
             let x = vec![0.0f64; 4 * len];
             let order = [3, 0, 2];
-            let ahead = Ahead::new(&x, &order[..images], len, shares);
+            let ahead = Ahead::new(Source::F64(&x), &order[..images], len, shares);
             let mut turns = 0;
             for _ in 0..shares {
                 ahead.begin();

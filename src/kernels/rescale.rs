@@ -4,27 +4,27 @@ use std::any::TypeId;
 
 use super::simd::Element;
 
-/// What images may be made of.
-pub trait Source: Copy + Send + Sync + 'static {
+/// What an element of images may be.
+pub trait Number: Copy + Send + Sync + 'static {
     /// The nearest number of type `T`.
     fn to<T: Element>(self) -> T;
 }
 
-impl Source for u8 {
+impl Number for u8 {
     #[inline(always)]
     fn to<T: Element>(self) -> T {
         T::from_u8(self)
     }
 }
 
-impl Source for f32 {
+impl Number for f32 {
     #[inline(always)]
     fn to<T: Element>(self) -> T {
         T::from_f64(f64::from(self))
     }
 }
 
-impl Source for f64 {
+impl Number for f64 {
     #[inline(always)]
     fn to<T: Element>(self) -> T {
         T::from_f64(self)
@@ -33,7 +33,7 @@ impl Source for f64 {
 
 /// `out[i] = x[i] * scale + offset`; the number itself if the scale is 1 and the offset 0.
 #[inline(always)]
-pub fn rescale<T: Element, X: Source>(out: &mut [T], x: &[X], scale: T, offset: T) {
+pub fn rescale<T: Element, X: Number>(out: &mut [T], x: &[X], scale: T, offset: T) {
     assert_eq!(out.len(), x.len(), "length");
     if scale == T::one() && offset == T::zero() {
         for (out, &x) in out.iter_mut().zip(x) {
@@ -46,9 +46,52 @@ pub fn rescale<T: Element, X: Source>(out: &mut [T], x: &[X], scale: T, offset: 
     }
 }
 
-/// `x` itself, if that is what [`rescale`] would make of it.
-pub fn unchanged<T: Element, X: Source>(x: &[X], scale: T, offset: T) -> Option<&[T]> {
-    if TypeId::of::<X>() != TypeId::of::<T>() || scale != T::one() || offset != T::zero() {
+/// Images of whichever type the caller has.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// Bytes.
+    U8(&'a [u8]),
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Double precision.
+    F64(&'a [f64]),
+}
+
+impl<'a> Source<'a> {
+    /// Bytes of an element.
+    pub fn element_size(&self) -> usize {
+        match self {
+            Self::U8(_) => size_of::<u8>(),
+            Self::F32(_) => size_of::<f32>(),
+            Self::F64(_) => size_of::<f64>(),
+        }
+    }
+
+    /// Where the first element lies.
+    pub fn address(&self) -> *const u8 {
+        match self {
+            Self::U8(x) => x.as_ptr(),
+            Self::F32(x) => x.as_ptr().cast(),
+            Self::F64(x) => x.as_ptr().cast(),
+        }
+    }
+
+    /// The elements themselves, if that is what [`rescale`] would make of them.
+    pub fn unchanged<T: Element>(self, scale: T, offset: T) -> Option<&'a [T]> {
+        if scale != T::one() || offset != T::zero() {
+            return None;
+        }
+        match self {
+            Self::U8(_) => None,
+            Self::F32(x) => same_type(x),
+            Self::F64(x) => same_type(x),
+        }
+    }
+}
+
+/// `x`, if its type is `T`.
+fn same_type<X: Number, T: Element>(x: &[X]) -> Option<&[T]> {
+    if TypeId::of::<X>() != TypeId::of::<T>() {
         return None;
     }
     // SAFETY: the types are the same, as their `TypeId`s say.
@@ -71,15 +114,18 @@ mod tests {
 
     #[test]
     fn only_numbers_of_the_type_stay_as_they_are() {
-        let x = [1.0f32, 2.0];
-        assert_eq!(unchanged::<f32, _>(&x, 1.0, 0.0), Some(&x[..]));
-        assert_eq!(unchanged::<f64, _>(&x, 1.0, 0.0), None);
-        assert_eq!(unchanged::<f32, _>(&[1u8, 2], 1.0, 0.0), None);
-        assert_eq!(unchanged::<f32, _>(&x, 0.5, 0.0), None);
-        assert_eq!(unchanged::<f32, _>(&x, 1.0, 0.5), None);
+        let (floats, doubles) = ([1.0f32, 2.0], [1.0f64, 2.0]);
+        let (x, wide) = (Source::F32(&floats), Source::F64(&doubles));
+        assert_eq!(x.unchanged(1.0f32, 0.0), Some(&floats[..]));
+        assert_eq!(wide.unchanged(1.0f64, 0.0), Some(&doubles[..]));
+        assert_eq!(x.unchanged(1.0f64, 0.0), None);
+        assert_eq!(wide.unchanged(1.0f32, 0.0), None);
+        assert_eq!(Source::U8(&[1, 2]).unchanged(1.0f32, 0.0), None);
+        assert_eq!(x.unchanged(0.5f32, 0.0), None);
+        assert_eq!(x.unchanged(1.0f32, 0.5), None);
     }
 
-    fn case<T: Element, X: Source>(level: Level, x: &[X], to_f64: impl Fn(X) -> f64) {
+    fn case<T: Element, X: Number>(level: Level, x: &[X], to_f64: impl Fn(X) -> f64) {
         let value = |x| T::from_f64(to_f64(x));
         for len in (0..x.len()).filter(|len| *len < 40 || len + 1 == x.len()) {
             let x = &x[..len];

@@ -1,6 +1,8 @@
 //! The kernels on the instruction set in use, for code that knows the element type only: each is
 //! compiled here once for every type and instruction set, however many call it.
 
+use std::ops::Range;
+
 use super::activation::Activation;
 use super::ahead::Ahead;
 use super::dense::Weights;
@@ -9,7 +11,7 @@ use super::foreground::Foreground;
 use super::images::Images;
 use super::loss::{Loss, LossSums, Targets};
 use super::optimizer::Adam;
-use super::rescale::Source;
+use super::rescale::{Number, Source};
 use super::shape::{ConvPoolShape, ConvShape, DenseShape, PoolShape};
 use super::simd::{self, Element};
 use super::warp::{Affine, FillMode, ImageShape, Interpolation};
@@ -185,11 +187,20 @@ pub fn is_told_apart<T: Element>() -> bool {
 }
 
 /// [`rescale`](super::rescale::rescale)
-pub fn rescale<T: Element, X: Source>(out: &mut [T], x: &[X], scale: T, offset: T) {
+pub fn rescale<T: Element, X: Number>(out: &mut [T], x: &[X], scale: T, offset: T) {
     dispatch!(T, simd::level(), simd => {
         let _ = simd;
         super::rescale::rescale(out, x, scale, offset);
     });
+}
+
+/// [`rescale`] of some elements of a source.
+pub fn read<T: Element>(out: &mut [T], x: Source<'_>, at: Range<usize>, scale: T, offset: T) {
+    match x {
+        Source::U8(x) => rescale(out, &x[at], scale, offset),
+        Source::F32(x) => rescale(out, &x[at], scale, offset),
+        Source::F64(x) => rescale(out, &x[at], scale, offset),
+    }
 }
 
 /// [`dropout_mask`](super::dropout::dropout_mask)

@@ -44,9 +44,9 @@ struct Inference<T> {
 }
 
 /// Images, and how they are run forward.
-struct Pass<'a, X> {
+struct Pass<'a> {
     /// (images, input)
-    x: &'a [X],
+    x: Source<'a>,
     images: usize,
     /// How many of the plan's nodes are run.
     end: usize,
@@ -65,10 +65,10 @@ impl<T: Element> Inference<T> {
 
     /// Runs all images forward in blocks, and hands to `visit` what came of each: its images, their
     /// values, and the next of `outs`. Returns whether it was stopped.
-    fn run<X: Source, R: Send>(
+    fn run<R: Send>(
         &mut self,
         (params, moving): (&mut Shared<T>, &mut Shared<T>),
-        pass: Pass<'_, X>,
+        pass: Pass<'_>,
         outs: impl Iterator<Item = R> + Send,
         visit: impl Fn(Range<usize>, &[T], R) + Sync,
     ) -> Result<bool, BuildError> {
@@ -232,9 +232,9 @@ impl<T: Element> Network<T> {
     ///
     /// # Errors
     /// If there is not enough memory; then nothing has been learnt.
-    pub fn train<X: Source>(
+    pub fn train(
         &mut self,
-        examples: Examples<'_, X, T>,
+        examples: Examples<'_, T>,
         call: Call<'_>,
         poll: Poll<'_>,
     ) -> Result<Outcome, BuildError> {
@@ -252,9 +252,9 @@ impl<T: Element> Network<T> {
     ///
     /// # Errors
     /// If there is not enough memory.
-    pub fn evaluate<X: Source>(
+    pub fn evaluate(
         &mut self,
-        examples: Examples<'_, X, T>,
+        examples: Examples<'_, T>,
         images: usize,
         threads: usize,
         poll: Poll<'_>,
@@ -287,10 +287,10 @@ impl<T: Element> Network<T> {
     ///
     /// # Errors
     /// If there is not enough memory.
-    pub fn predict<X: Source>(
+    pub fn predict(
         &mut self,
         out: &mut [T],
-        x: &[X],
+        x: Source<'_>,
         images: usize,
         augmented: Option<u64>,
         threads: usize,

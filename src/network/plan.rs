@@ -9,7 +9,7 @@ use builder::Builder;
 use crate::kernels::ahead::Ahead;
 use crate::kernels::foreground::{Foreground, MOST_IMAGES, Windows};
 use crate::kernels::images::{Apart, Images};
-use crate::kernels::rescale::{Source, unchanged};
+use crate::kernels::rescale::Source;
 use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::layers::Layers;
@@ -187,15 +187,15 @@ impl<T: Element> Plan<T> {
     }
 
     /// Images of `x` that lie beside each other, if they are as the network wants them.
-    pub fn beside<'a, X: Source>(&self, x: &'a [X], images: Range<usize>) -> Option<Images<'a, T>> {
-        let all = unchanged(x, self.scale, self.offset)?;
+    pub fn beside<'a>(&self, x: Source<'a>, images: Range<usize>) -> Option<Images<'a, T>> {
+        let all = x.unchanged(self.scale, self.offset)?;
         let len = self.input_len;
         Some(Images::Beside(&all[images.start * len..images.end * len]))
     }
 
     /// A block's images of `x`, in that order, if they need not be read: those that lie beside each
     /// other or, if the first node takes such, apart.
-    pub fn in_place<'a, X: Source>(&self, x: &'a [X], order: &'a [usize]) -> Option<Images<'a, T>> {
+    pub fn in_place<'a>(&self, x: Source<'a>, order: &'a [usize]) -> Option<Images<'a, T>> {
         let (&first, n) = (order.first()?, order.len());
         if order.iter().copied().eq(first..first + n) {
             return self.beside(x, first..first + n);
@@ -204,7 +204,7 @@ impl<T: Element> Plan<T> {
         if node.foreground.is_none() || !takes_foreground(n) {
             return None;
         }
-        let all = unchanged(x, self.scale, self.offset)?;
+        let all = x.unchanged(self.scale, self.offset)?;
         Some(Images::Apart { all, order })
     }
 
@@ -212,10 +212,10 @@ impl<T: Element> Plan<T> {
     ///
     /// # Safety
     /// Nobody else uses the block's arena meanwhile.
-    pub unsafe fn read<X: Source>(
+    pub unsafe fn read(
         &self,
         block: &Block<'_, T>,
-        x: &[X],
+        x: Source<'_>,
         images: impl Iterator<Item = usize>,
     ) {
         if block.images.is_some() {
@@ -226,7 +226,7 @@ impl<T: Element> Plan<T> {
         let room = unsafe { block.arena.write(self.value_range(block.n, 0)) };
         let len = self.input_len;
         for (out, image) in room.chunks_exact_mut(len).zip(images) {
-            run::rescale(out, &x[image * len..][..len], self.scale, self.offset);
+            run::read(out, x, image * len..(image + 1) * len, self.scale, self.offset);
         }
     }
 

@@ -10,6 +10,7 @@ use crate::kernels::activation::Activation;
 use crate::kernels::elastic::Elastic;
 use crate::kernels::erase::Paint;
 use crate::kernels::loss::{Loss, Targets};
+use crate::kernels::rescale::Source;
 use crate::kernels::shape::Padding;
 use crate::kernels::testing::random;
 use crate::kernels::warp::{FillMode, Interpolation};
@@ -100,7 +101,7 @@ fn train(net: &mut Network<f64>, x: &[f64], targets: Targets<'_, f64>, call: Cal
         }
         values => values,
     };
-    net.train(Examples { x, targets }, call, &|| false).unwrap()
+    net.train(Examples { x: Source::F64(x), targets }, call, &|| false).unwrap()
 }
 
 fn weights(net: &mut Network<f64>) -> Vec<f64> {
@@ -223,7 +224,7 @@ fn fusing_and_folding_change_nothing() {
             let outputs = [&together, &split].map(|kinds| {
                 let mut net = numbered_network(&input, kinds);
                 let mut out = vec![f64::NAN; n * 4];
-                assert!(!net.predict(&mut out, &x, n, None, 2, &|| false).unwrap());
+                assert!(!net.predict(&mut out, Source::F64(&x), n, None, 2, &|| false).unwrap());
                 out
             });
             for (a, b) in outputs[0].iter().zip(&outputs[1]) {
@@ -260,7 +261,7 @@ fn a_normalisations_relu_is_bit_by_bit_that_of_a_step_of_its_own() {
         let call = call(&order, batch, &[0.05; 3], threads);
         let outcome = train(&mut net, &x, Targets::Labels(&labels), call);
         let mut out = vec![f64::NAN; 50 * 4];
-        net.predict(&mut out, &x, 50, None, 1, &|| false).unwrap();
+        net.predict(&mut out, Source::F64(&x), 50, None, 1, &|| false).unwrap();
         (outcome, bits(&weights(&mut net)), bits(&out))
     };
     assert!(run(&[], 50, 20, 1) == run(&[apart], 50, 20, 1));
@@ -272,8 +273,8 @@ fn a_normalisations_relu_is_bit_by_bit_that_of_a_step_of_its_own() {
 fn evaluation_is_the_loss_of_predictions() {
     let (mut net, x, labels) = busy();
     let mut p = vec![0.0; BUSY * 10];
-    net.predict(&mut p, &x, BUSY, None, 3, &|| false).unwrap();
-    let examples = Examples { x: &x[..], targets: Targets::Labels(&labels) };
+    net.predict(&mut p, Source::F64(&x), BUSY, None, 3, &|| false).unwrap();
+    let examples = Examples { x: Source::F64(&x), targets: Targets::Labels(&labels) };
     let outcome = net.evaluate(examples, BUSY, 2, &|| false).unwrap();
     let rows = || p.chunks_exact(10).zip(&labels);
     let expected: f64 = rows().map(|(p, &label)| -p[label as usize].ln()).sum();
@@ -293,7 +294,7 @@ fn a_stop_leaves_whole_steps() {
     let (_, x, labels) = busy();
     let order: Vec<usize> = (0..150).cycle().take(60_000).collect();
     let taken: Vec<i64> = order.iter().map(|&image| labels[image]).collect();
-    let examples = Examples { x: &x[..], targets: Targets::Labels(&taken) };
+    let examples = Examples { x: Source::F64(&x), targets: Targets::Labels(&taken) };
     let busy = || busy().0;
     for (make, batch) in [(&busy as &dyn Fn() -> _, 1), (&busy, 64), (&descending, 1)] {
         let rates = vec![1e-4; order.len().div_ceil(batch)];
@@ -334,7 +335,7 @@ fn augmentation_stands_before_all_weights_and_is_left_out_of_inference() {
     let outputs = [&kinds[..], plain].map(|kinds| {
         let mut net = network(&[5, 10, 1], kinds);
         let mut out = vec![f64::NAN; 150];
-        net.predict(&mut out, &x, 3, None, 2, &|| false).unwrap();
+        net.predict(&mut out, Source::F64(&x), 3, None, 2, &|| false).unwrap();
         out
     });
     assert_eq!(outputs[0], outputs[1]);

@@ -48,9 +48,9 @@ const WORK_OF_DESCENT: usize = 1 << 26;
 
 /// Images and what should be said of them.
 #[derive(Clone, Copy, Debug)]
-pub struct Examples<'a, X, T> {
+pub struct Examples<'a, T> {
     /// (images, input)
-    pub x: &'a [X],
+    pub x: Source<'a>,
     /// Values for all images, or labels for those that are looked at, in their order.
     pub targets: Targets<'a, T>,
 }
@@ -213,12 +213,12 @@ impl<T: Element> Training<T> {
     ///
     /// # Errors
     /// If there is not enough memory; then nothing has been learnt.
-    pub fn run<X: Source>(
+    pub fn run(
         &mut self,
         layers: &Layers,
         params: &mut Shared<T>,
         moving: &mut Shared<T>,
-        examples: Examples<'_, X, T>,
+        examples: Examples<'_, T>,
         call: Call<'_>,
         poll: Poll<'_>,
     ) -> Result<Outcome, BuildError> {

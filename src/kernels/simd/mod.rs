@@ -9,14 +9,14 @@
 //! Why not a crate: `rten-simd` has no `f64`, and `pulp` no half-width vectors beside the full
 //! ones.
 
-use crate::kernels::rescale::Source;
+use crate::kernels::rescale::Number;
 use num_traits::Float;
 use std::fmt::Debug;
 use std::ops::Range;
 
 /// The element type of a kernel: `f32` or `f64`.
 pub trait Element:
-    Source + Float + math::Constants + Debug + Default + Send + Sync + 'static
+    Number + Float + math::Constants + Debug + Default + Send + Sync + 'static
 {
     /// Its vectors on each instruction set, reached from the set's token by
     /// [`dispatch!`](crate::dispatch).

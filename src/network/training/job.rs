@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use super::{Call, Examples, MAX_CHUNKS, Outcome, Phase, Training, WORK_OF_DESCENT};
 use crate::kernels::ahead::Ahead;
 use crate::kernels::loss::{LossSums, Targets};
-use crate::kernels::rescale::Source;
 use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::clock::Clock;
@@ -19,11 +18,11 @@ use crate::network::step::{Chunks, Model, Random, Turn};
 use crate::network::team::{Apart, Barrier, Broken};
 
 /// One call of `train`, as all its threads see it.
-pub struct Job<'a, X, T> {
+pub struct Job<'a, T> {
     training: &'a Training<T>,
     params: &'a Shared<T>,
     moving: &'a Shared<T>,
-    examples: Examples<'a, X, T>,
+    examples: Examples<'a, T>,
     call: Call<'a>,
     phases: &'a [Phase],
     shares: Shares,
@@ -56,20 +55,17 @@ struct At {
     descends: bool,
 }
 
-impl<'a, X, T> Job<'a, X, T> {
+impl<'a, T: Element> Job<'a, T> {
     /// For so many threads.
     pub fn new(
         training: &'a Training<T>,
         params: &'a Shared<T>,
         moving: &'a Shared<T>,
-        examples: Examples<'a, X, T>,
+        examples: Examples<'a, T>,
         call: Call<'a>,
         phases: &'a [Phase],
         threads: usize,
-    ) -> Self
-    where
-        T: Element,
-    {
+    ) -> Self {
         let shares = |left_out: &[Range<usize>]| Shares::new(params.len(), left_out, threads);
         let beside = |chunks| {
             let descended = training.descended(chunks);
@@ -102,9 +98,7 @@ impl<'a, X, T> Job<'a, X, T> {
         outcome.stopped = self.stopped.into_inner();
         (outcome, self.steps.0.into_inner())
     }
-}
 
-impl<'a, X: Source, T: Element> Job<'a, X, T> {
     /// What each thread does. All take the same turns.
     pub fn work(
         &self,
