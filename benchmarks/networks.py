@@ -120,8 +120,8 @@ class Arithmetic:
 
     - leaves out rows and columns of the convolution that the pooling drops;
     - takes 16 products for 36 (3x3), or 6 for 10 (5x5), where Winograd's filtering serves: with
-      channels enough, and on a first layer's one channel, 3x3 with AVX-512 only; the sums before
-      and after them are not counted;
+      channels enough, and on a first layer's one channel, where 3x3 take 24, with AVX-512 only; the
+      sums before and after them are not counted;
     - computes the gradients of a convolution for one of the four positions in a window only, and
       there only if the pooled element is alive: a quarter, times the share of live elements. The
       first layer takes dead ones too;
@@ -208,7 +208,7 @@ def _winograd_share(size: int, c_in: int, c_out: int, instruction_set: str) -> f
     """
     match size:
         case 3 if c_in == 1 and instruction_set == "avx512":
-            return 16 / 36
+            return 24 / 36
         case 3 if c_in * c_out // (c_in + c_out) >= 8:
             return 16 / 36
         case 5 if c_in == 1 and (instruction_set != "avx2" or c_out > 4):

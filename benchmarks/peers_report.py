@@ -97,10 +97,10 @@ def _note(run: Facts) -> str:
     return (
         f"Shares: what cnnrs reaches of the core's peak (between the repeats: {peak}).\n"
         "The dense-equivalent counts the layers' arithmetic as written. What is executed leaves\n"
-        "out what the pooling drops, takes 16 products for 36 (3x3) or 6 for 10 (5x5) where\n"
-        "Winograd's filtering serves, and a quarter of each convolution's gradients, but for the\n"
-        "first layer times its live share. In training the tutorial's network leaves out windows\n"
-        "that see the background only; networks.py has the formula."
+        "out what the pooling drops, takes 16 products for 36 (3x3; first layer 24) or 6 for 10\n"
+        "(5x5) where Winograd's filtering serves, and a quarter of each convolution's gradients,\n"
+        "but for the first layer times its live share. In training the tutorial's network leaves\n"
+        "out windows that see the background only; networks.py has the formula."
     )
 
 

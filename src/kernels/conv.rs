@@ -273,11 +273,20 @@ impl<'a, T: Element> Maxima<'a, T> {
 #[inline(always)]
 pub(super) fn maximum<T: Element, S: Simd<T>, const FINITE: bool>(
     simd: S,
-    [a, b, c, d]: [S::Vector; POSITIONS],
+    values: [S::Vector; POSITIONS],
 ) -> (S::Vector, S::Vector) {
-    let [one, two, three] = simd.constants([1.0, 2.0, 3.0]);
-    let upper = larger::<T, S, FINITE>(simd, (a, simd.zero()), (b, one));
-    let lower = larger::<T, S, FINITE>(simd, (c, two), (d, three));
+    maximum_named::<T, S, FINITE>(simd, values, simd.constants([0.0, 1.0, 2.0, 3.0]))
+}
+
+/// As [`maximum`], where the positions have names.
+#[inline(always)]
+pub(super) fn maximum_named<T: Element, S: Simd<T>, const FINITE: bool>(
+    simd: S,
+    [a, b, c, d]: [S::Vector; POSITIONS],
+    [first, second, third, fourth]: [S::Vector; POSITIONS],
+) -> (S::Vector, S::Vector) {
+    let upper = larger::<T, S, FINITE>(simd, (a, first), (b, second));
+    let lower = larger::<T, S, FINITE>(simd, (c, third), (d, fourth));
     larger::<T, S, FINITE>(simd, upper, lower)
 }
 

@@ -35,11 +35,12 @@ macro_rules! for_window {
 }
 
 mod backward;
+mod five;
 mod foreground;
 mod forward;
 mod patches;
-mod rows;
-mod square;
+
+mod three;
 
 pub use self::backward::grey_backward_kernel;
 pub use self::foreground::{

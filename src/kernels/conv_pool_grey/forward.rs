@@ -1,7 +1,7 @@
 //! The convolution and the maxima.
 
 use super::patches::{Patch, Patches};
-use super::{SUMS_OF_MANY, rows, square};
+use super::{SUMS_OF_MANY, five, three};
 use crate::kernels::conv::{Maxima, maximum};
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
@@ -33,15 +33,15 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     let finite = products_are_finite(simd, x, kernel);
     let layer = Channels::new(kernel, bias, relu, c_out, finite);
     for_window!(shape, K => {
-        if finite && square::pays(simd, K) {
-            return square::forward(simd, &mut maxima, x, &layer, shape);
+        if finite && three::pays(simd, K) {
+            return three::forward(simd, &mut maxima, x, &layer, shape);
         }
         for o in (0..c_out).step_by(S::LANES) {
             let layer = layer.part(o, S::LANES);
             let in_pairs = layer.fit_in_pairs::<S>();
             let patches = Patches::<T, K>::new(x, shape);
-            if finite && rows::pays(simd, K, in_pairs) {
-                rows::forward(simd, &mut maxima, x, &layer, shape, in_pairs);
+            if finite && five::pays(simd, K, in_pairs) {
+                five::forward(simd, &mut maxima, x, &layer, shape, in_pairs);
             } else if in_pairs {
                 forward_pairs(simd, &mut maxima, patches, &layer);
             } else {
@@ -62,7 +62,7 @@ fn end_of_tiles<T: Element, S: Simd<T>>(
     k: usize,
     in_pairs: bool,
 ) -> usize {
-    let filtered = square::pays(simd, k) || rows::pays(simd, k, in_pairs);
+    let filtered = three::pays(simd, k) || five::pays(simd, k, in_pairs);
     if layer.finite && !filtered { windows } else { 0 }
 }
 
@@ -195,7 +195,7 @@ fn pair_row<
 
 /// The four positions of two windows, each with half a vector of channels, from the windows' rows.
 #[inline(always)]
-fn unzip<T: Element, S: Simd<T>>(
+pub fn unzip<T: Element, S: Simd<T>>(
     simd: S,
     a: [S::Vector; POOL],
     b: [S::Vector; POOL],
@@ -216,7 +216,7 @@ pub fn load_within<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> S:
 /// What is the same for all pairs of windows that share a vector, each with half of it.
 pub struct Pairs<V> {
     /// The bias of both.
-    bias: V,
+    pub bias: V,
     /// Of few channels, those of the two windows are one vector in memory: where its lanes come
     /// from. Else where those of the second window do.
     behind: V,

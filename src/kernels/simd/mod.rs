@@ -126,6 +126,19 @@ pub trait Simd<T: Element>: Copy + sealed::InstructionSet {
         self.load(&picked)
     }
 
+    /// The lanes of `v` that have a bit, the first one's lowest, one behind the other; the others hold
+    /// anything.
+    #[inline(always)]
+    fn compress(self, v: Self::Vector, bits: u32) -> Self::Vector {
+        let (mut lanes, mut taken, mut n) = ([T::zero(); MAX_LANES], [T::zero(); MAX_LANES], 0);
+        self.store(v, &mut lanes);
+        for lane in 0..Self::LANES {
+            taken[n] = lanes[lane];
+            n += (bits >> lane & 1) as usize;
+        }
+        self.load(&taken)
+    }
+
     /// `0` in every lane.
     #[inline(always)]
     fn zero(self) -> Self::Vector {
@@ -242,6 +255,7 @@ macro_rules! impl_simd {
         bits: |$bm:ident| $bits:expr,
         first_lanes: |$n:ident| $first_lanes:expr,
         sum: $sum:path, largest: $largest:path,
+        $(compress: |$cv:ident, $cbits:ident| $compress:expr,)?
         $(load_halves: |$hp:ident, $hn:ident, $hq:ident, $hm:ident| $load_halves:expr,
         pick: |$kv:ident, $kat:ident| $pick:expr $(,)?)?
     ) => {
@@ -399,6 +413,12 @@ macro_rules! impl_simd {
                 #[inline(always)]
                 fn pick(self, $kv: $vector, $kat: $vector) -> $vector {
                     unsafe { $pick }
+                }
+            )?
+            $(
+                #[inline(always)]
+                fn compress(self, $cv: $vector, $cbits: u32) -> $vector {
+                    unsafe { $compress }
                 }
             )?
         }

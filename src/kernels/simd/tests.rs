@@ -164,6 +164,12 @@ macro_rules! define_shuffles {
                 let reversed = simd.lane_names(|lane| S::LANES - 1 - lane);
                 let picked = lanes(simd.pick(simd.load(&a), reversed));
                 assert!(picked.iter().eq(a[..S::LANES].iter().rev()));
+                for bits in [0, 1, 0b1010, 0b11_0110_1001, u32::MAX] {
+                    let taken = (0..S::LANES).filter(|lane| bits >> lane & 1 == 1);
+                    let taken: Vec<$t> = taken.map(|lane| a[lane]).collect();
+                    let compressed = lanes(simd.compress(simd.load(&a), bits));
+                    assert_eq!(compressed[..taken.len()], taken);
+                }
                 for (n, m) in (0..=S::LANES / 2).flat_map(|n| [(n, S::LANES / 2), (1, n)]) {
                     let halves = lanes(simd.load_halves(&a[..n], &b[..m]));
                     let (above, below) = halves.split_at(S::LANES / 2);

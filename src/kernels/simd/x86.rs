@@ -70,8 +70,8 @@ macro_rules! impl_calls {
 }
 
 impl_calls!(Avx2, "avx2,fma");
-impl_calls!(Avx512, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
-impl_calls!(Avx512Narrow, "avx2,fma,avx512f,avx512vl,avx512dq,avx512bw");
+impl_calls!(Avx512, "avx2,fma,bmi1,bmi2,popcnt,avx512f,avx512vl,avx512dq,avx512bw");
+impl_calls!(Avx512Narrow, "avx2,fma,bmi1,bmi2,popcnt,avx512f,avx512vl,avx512dq,avx512bw");
 
 impl Avx2 {
     pub(super) fn detect() -> Option<Self> {
@@ -82,6 +82,9 @@ impl Avx2 {
 impl Avx512 {
     pub(super) fn detect() -> Option<Self> {
         let found = Avx2::detect().is_some()
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt")
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
@@ -411,6 +414,7 @@ impl_simd! {
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n),
     sum: _mm512_reduce_add_ps, largest: _mm512_reduce_max_ps,
+    compress: |v, bits| _mm512_maskz_compress_ps(bits as u16, v),
     load_halves: |p, n, q, m| _mm512_mask_loadu_ps(
         _mm512_maskz_loadu_ps(low_bits(n), p), low_bits(m) << 8, q.wrapping_sub(8)),
     pick: |v, at| _mm512_permutexvar_ps(_mm512_castps_si512(at), v),
@@ -447,6 +451,7 @@ impl_simd! {
     bits: |m| u32::from(m),
     first_lanes: |n| low_bits(n) as u8,
     sum: _mm512_reduce_add_pd, largest: _mm512_reduce_max_pd,
+    compress: |v, bits| _mm512_maskz_compress_pd(bits as u8, v),
     load_halves: |p, n, q, m| _mm512_mask_loadu_pd(
         _mm512_maskz_loadu_pd(low_bits(n) as u8, p), (low_bits(m) << 4) as u8, q.wrapping_sub(4)),
     pick: |v, at| _mm512_permutexvar_pd(_mm512_castpd_si512(at), v),

@@ -2,13 +2,14 @@
 
 use super::{MOST_CONTRAST, MOST_EIGHTHS, ROWS, can_have_foreground, check};
 use crate::kernels::ahead::Ahead;
-use crate::kernels::conv_pool_grey::forward::{Channels, sum_of_squares};
-use crate::kernels::conv_pool_grey::square::{self, CHANNELS, Points, SPAN, Sums, Window};
+use crate::kernels::conv::maximum_named;
+use crate::kernels::conv_pool_grey::forward::{Channels, sum_of_squares, unzip};
+use crate::kernels::conv_pool_grey::three::{self, CHANNELS, COLUMNS, Kernel, Points, SPAN};
 use crate::kernels::dense::part_mut;
-use crate::kernels::filtering::three::{POINTS, pixel_points};
+use crate::kernels::filtering::three::{POINTS, TAPS};
 use crate::kernels::foreground::{Foreground, MOST_IMAGES, MOST_WINDOWS, Windows, is_told_apart};
 use crate::kernels::images::Images;
-use crate::kernels::shape::{ConvPoolShape, POOL};
+use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Aligned, Element, MAX_LANES, Simd};
 
 /// As [`grey_forward`](crate::kernels::conv_pool_grey::grey_forward), but sets `out` and `argmax`
@@ -46,22 +47,17 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
     let background = images.get(0, h * w)[w + 1];
     let pixels = T::from_f64((w * POOL * (out_h + 1)) as f64 / MOST_CONTRAST);
     let loudness = background * background * pixels;
-    let mut places = [0; MOST_WINDOWS];
-    for i in 0..out_h {
-        for j in 0..out_w {
-            places[i * out_w + j] = (i * POINTS * POINTS * MAX_LANES + j) as u16;
-        }
-    }
     ahead.divide(2 * n * c_out.div_ceil(CHANNELS));
-    let mut kernel = [[[T::zero(); CHANNELS]; POINTS]; POINTS];
-    let mut points = Aligned([[[[T::zero(); MAX_LANES]; POINTS]; POINTS]; ROWS]);
+    let mut kernel = [[[T::zero(); CHANNELS]; TAPS]; POINTS];
+    let mut points = Aligned([[[T::zero(); COLUMNS]; POINTS]; ROWS]);
+    let mut places = [0; MOST_WINDOWS + MAX_LANES];
     for o in (0..c_out).step_by(CHANNELS) {
         let layer = layer.part(o, CHANNELS);
-        square::set_kernel(simd, &mut kernel, &layer);
-        let mut part =
-            Part { kernel: &kernel, points: &mut points.0, places: &places, layer: &layer };
+        three::set_kernel(simd, &mut kernel, &layer);
+        let (points, places) = (&mut points.0, &mut places);
+        let mut part = Part { kernel: &kernel, points, places, layer: &layer };
         part.set_background(simd, background);
-        part.store(simd, foreground.background, &mut argmax[..c_out], Windows::first(1));
+        part.store(simd, foreground.background, &mut argmax[..c_out], 1);
         let (mut sum, mut seen, mut start) = (T::zero(), 0, 0);
         for (image, windows) in foreground.windows.iter_mut().enumerate() {
             let x = images.get(image, h * w);
@@ -72,14 +68,15 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
             if loudness > seen_in_it.squares {
                 return false;
             }
-            seen += windows.count();
-            let end = start + windows.count() * c_out;
+            let len = windows.count();
+            seen += len;
+            let end = start + len * c_out;
             if 8 * seen > MOST_EIGHTHS * (image + 1) * count || end > out.len() {
                 return false;
             }
             ahead.ask();
             images.expect(image + 1, h * w);
-            part.store(simd, &mut out[start..end], &mut argmax[start..end], *windows);
+            part.store(simd, &mut out[start..end], &mut argmax[start..end], len);
             start = end;
         }
         if !(sum * squares).is_finite() {
@@ -91,20 +88,23 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
 
 /// Some channels, and what they need.
 struct Part<'a, T> {
-    kernel: &'a Points<[T; CHANNELS]>,
+    kernel: &'a Kernel<[T; CHANNELS]>,
     /// Of an image's pixels, for each row of windows.
-    points: &'a mut [Points<[T; MAX_LANES]>; ROWS],
-    /// Where those of each window begin.
-    places: &'a [u16; MOST_WINDOWS],
+    points: &'a mut [Points<T>; ROWS],
+    /// Where those of each window begin that sees more than the background, and room for a vector.
+    places: &'a mut [u32; MOST_WINDOWS + MAX_LANES],
     layer: &'a Channels<'a, T>,
 }
 
+/// Vectors of a row of pixels.
+const VECTORS: usize = COLUMNS / MAX_LANES;
+
 /// A row of pixels.
+#[derive(Clone, Copy)]
 struct Row<V> {
-    /// Its points, with a window in each lane.
-    points: [V; POINTS],
-    /// A bit for each window: whether it sees more than the background here.
-    seen: u64,
+    pixels: [V; VECTORS],
+    /// A bit for each pixel: whether it is the background's.
+    same: u32,
 }
 
 /// The rows of pixels of an image.
@@ -113,8 +113,6 @@ struct Rows<'a, T, V> {
     x: &'a [T],
     w: usize,
     background: V,
-    /// For each lane, the next one.
-    next: V,
 }
 
 /// What an image has.
@@ -126,26 +124,34 @@ struct Seen<T> {
 }
 
 impl<T: Element, V: Copy> Rows<'_, T, V> {
-    /// Row `y`, whose pixels' squares are added to `squares`. The lanes of windows that it does not
-    /// have hold anything.
+    /// Row `y`, whose pixels' squares are added to `squares`. Beyond its end, there are zeros.
     #[inline(always)]
     fn get<S: Simd<T, Vector = V>>(&self, simd: S, y: usize, squares: &mut V) -> Row<V> {
         let row = &self.x[y * self.w..][..self.w];
         let (near, far) = row.split_at(self.w.min(S::LANES));
+        let far = &far[..far.len().min(S::LANES)];
         let (near, far) = (simd.load_part(near), simd.load_part(far));
         *squares = simd.mul_add(near, near, *squares);
         *squares = simd.mul_add(far, far, *squares);
-        let [first, second] = simd.unzip(near, far);
         let same = |v| simd.bits(simd.equal(v, self.background));
-        let pairs = u64::from(!(same(first) & same(second)));
-        // The windows are fewer than lanes, so that each sees two pairs of columns that are there.
-        let (third, fourth) = (simd.pick(first, self.next), simd.pick(second, self.next));
-        Row { points: pixel_points(simd, [first, second, third, fourth]), seen: pairs | pairs >> 1 }
+        Row { pixels: [near, far], same: same(near) | same(far) << S::LANES }
     }
 }
 
+/// A bit for each window that sees a column without a bit.
+#[inline(always)]
+fn windows_without(columns: u32) -> u32 {
+    let pairs = columns & columns >> 1;
+    // A window begins at every other column: theirs are moved together, two by two.
+    let mut bits = !(pairs & pairs >> POOL) & 0x5555_5555;
+    bits = (bits | bits >> 1) & 0x3333_3333;
+    bits = (bits | bits >> 2) & 0x0f0f_0f0f;
+    bits = (bits | bits >> 4) & 0x00ff_00ff;
+    (bits | bits >> 8) & 0xffff
+}
+
 impl<T: Element> Part<'_, T> {
-    /// Sets the points to those of an image, at which `x` begins.
+    /// Sets the points and the places to those of an image, at which `x` begins.
     #[inline(always)]
     fn set_image<S: Simd<T>>(
         &mut self,
@@ -156,21 +162,35 @@ impl<T: Element> Part<'_, T> {
     ) -> Seen<T> {
         let (_, w, _) = shape.conv().windows().padded();
         let (out_h, out_w, _) = shape.pool().output();
-        let next = simd.lane_names(|lane| (lane + 1).min(S::LANES - 1));
-        let rows = Rows { x, w, background: simd.splat(background), next };
+        let rows = Rows { x, w, background: simd.splat(background) };
         let mut squares = [simd.zero(); POOL];
-        let mut windows = Windows::default();
+        let mut seen = [0; ROWS];
         // Two of four rows of pixels are under the next row of windows too.
         let mut above = [rows.get(simd, 0, &mut squares[0]), rows.get(simd, 1, &mut squares[1])];
         for (i, points) in self.points[..out_h].iter_mut().enumerate() {
             let y = POOL * (i + 1);
             let below =
                 [rows.get(simd, y, &mut squares[0]), rows.get(simd, y + 1, &mut squares[1])];
-            let seen = above[0].seen | above[1].seen | below[0].seen | below[1].seen;
-            windows.add(i * out_w, seen & ((1 << out_w) - 1));
-            let both = |rows: &[Row<S::Vector>; POOL]| [rows[0].points, rows[1].points];
-            square::set_pixels(simd, points, both(&above), both(&below));
+            seen[i] = above[0].same & above[1].same & below[0].same & below[1].same;
+            for n in 0..VECTORS {
+                let upper = [above[0].pixels[n], above[1].pixels[n]];
+                let lower = [below[0].pixels[n], below[1].pixels[n]];
+                let column = [upper[0], upper[1], lower[0], lower[1]];
+                three::set_columns(simd, points, column, n * S::LANES);
+            }
             above = below;
+        }
+        for bits in &mut seen {
+            *bits = windows_without(*bits) & ((1 << out_w) - 1);
+        }
+        let (mut windows, mut count) = (Windows::default(), 0);
+        let row = simd.numbers(|lane| POOL * lane);
+        for (i, &bits) in seen[..out_h].iter().enumerate() {
+            windows.add(i * out_w, bits.into());
+            let start = simd.splat(T::from_f64((i * POINTS * COLUMNS) as f64));
+            let places = simd.compress(simd.add(row, start), bits);
+            simd.store_indices(places, &mut self.places[count..]);
+            count += bits.count_ones() as usize;
         }
         Seen { windows, squares: simd.sum(simd.add(squares[0], squares[1])) }
     }
@@ -178,19 +198,20 @@ impl<T: Element> Part<'_, T> {
     /// Sets those of the first window to the background's.
     #[inline(always)]
     fn set_background<S: Simd<T>>(&mut self, simd: S, background: T) {
-        let rows = [pixel_points(simd, [simd.splat(background); POINTS]); POOL];
-        square::set_pixels(simd, &mut self.points[0], rows, rows);
+        three::set_columns(simd, &mut self.points[0], [simd.splat(background); POINTS], 0);
+        self.places[0] = 0;
     }
 
-    /// The outputs and the places of the maxima at some windows.
+    /// The outputs and the names of the maxima at the windows whose places are set, `count` of them.
     #[inline(always)]
-    fn store<S: Simd<T>>(&self, simd: S, out: &mut [T], argmax: &mut [T], windows: Windows) {
+    fn store<S: Simd<T>>(&self, simd: S, out: &mut [T], argmax: &mut [T], count: usize) {
+        let places = &self.places[..count];
         for o in (self.layer.o..self.layer.end).step_by(S::LANES) {
             let layer = self.layer.part(o, S::LANES);
-            if layer.end - o <= <S::Narrow as Simd<T>>::LANES {
-                self.store_windows(simd.narrow(), out, argmax, windows, &layer);
+            if layer.fit_in_pairs::<S>() {
+                self.store_pairs(simd, out, argmax, places, &layer);
             } else {
-                self.store_windows(simd, out, argmax, windows, &layer);
+                self.store_windows(simd, out, argmax, places, &layer);
             }
         }
     }
@@ -203,69 +224,120 @@ impl<T: Element> Part<'_, T> {
         simd: S,
         out: &mut [T],
         argmax: &mut [T],
-        windows: Windows,
+        places: &[u32],
         layer: &Channels<T>,
     ) {
         simd.outlined(
             #[inline(always)]
             |simd| {
-                let taps = square::load_kernel(simd, self.kernel, layer);
-                let (bias, floor) = (layer.bias(simd), layer.floor(simd));
-                let points = self.points.as_flattened().as_flattened().as_flattened();
+                let taps = three::load_kernel(simd, self.kernel, layer);
+                let outputs = Outputs::new(simd, layer, layer.bias(simd), S::LANES);
                 let (o, c_out) = (layer.o, layer.c_out);
-                let len = windows.count() * c_out;
+                let points = self.points.as_flattened().as_flattened();
+                let len = places.len() * c_out;
                 assert_eq!(layer.end - o, S::LANES, "whole vectors");
                 assert!(out.len() == len && argmax.len() == len, "a place for each window");
-                if len == 0 {
-                    return;
+                for (n, &place) in places.iter().enumerate() {
+                    let start = n * c_out + o;
+                    // SAFETY: the place is one of those that are set; and there is a vector of
+                    // channels for each.
+                    unsafe {
+                        let sums = three::window_sums(simd, &taps, points_at(points, place));
+                        let out = part_mut(out, start, S::LANES);
+                        outputs.store(simd, sums, out, part_mut(argmax, start, S::LANES));
+                    }
                 }
-                // What a window comes to is stored at the beginning of the next one's turn: at the
-                // end of its own, the registers do not hold all of the kernel's points.
-                let (mut sums, mut start, mut step) = (Sums::same(bias), o, 0);
-                windows.for_each(
-                    #[inline(always)]
-                    |at| {
-                        // SAFETY: the points of each window are in the buffer: `places` are made
-                        // such, and 0 for a window that is none. There is a place for each, and
-                        // for what stands for the one before the first.
-                        unsafe {
-                            let place = usize::from(*self.places.get_unchecked(at));
-                            let pixels = points.get_unchecked(place..place + SPAN);
-                            store_maximum(simd, &sums, floor, out, argmax, start);
-                            sums = Window { taps: &taps, pixels }.sums(simd, bias);
-                        }
-                        start += step;
-                        step = c_out;
-                    },
-                );
-                // SAFETY: there is a place for each window.
-                unsafe { store_maximum(simd, &sums, floor, out, argmax, start) };
+            },
+        );
+    }
+
+    /// The same for half a vector of channels, which two windows fill.
+    #[inline(always)]
+    fn store_pairs<S: Simd<T>>(
+        &self,
+        simd: S,
+        out: &mut [T],
+        argmax: &mut [T],
+        places: &[u32],
+        layer: &Channels<T>,
+    ) {
+        simd.outlined(
+            #[inline(always)]
+            |simd| {
+                let taps = three::load_kernel(simd, self.kernel, layer);
+                let outputs = Outputs::new(simd, layer, layer.pairs(simd).bias, S::LANES / 2);
+                let points = self.points.as_flattened().as_flattened();
+                let len = places.len() * layer.c_out;
+                assert_eq!(2 * layer.c_out, S::LANES, "half a vector");
+                assert!(out.len() == len && argmax.len() == len, "a place for each window");
+                let (places, last) = places.as_chunks::<2>();
+                let (mut out, mut argmax) =
+                    (out.chunks_exact_mut(S::LANES), argmax.chunks_exact_mut(S::LANES));
+                for ((&[a, b], out), argmax) in places.iter().zip(&mut out).zip(&mut argmax) {
+                    // SAFETY: the places are of those that are set.
+                    let (a, b) = unsafe { (points_at(points, a), points_at(points, b)) };
+                    let a = three::pair_sums(simd, &taps, a);
+                    let b = three::pair_sums(simd, &taps, b);
+                    outputs.store(simd, unzip(simd, a, b), out, argmax);
+                }
+                if let &[last] = last {
+                    // SAFETY: as above.
+                    let points = unsafe { points_at(points, last) };
+                    let sums = three::pair_sums(simd, &taps, points);
+                    let (out, argmax) = (out.into_remainder(), argmax.into_remainder());
+                    outputs.store(simd, unzip(simd, sums, sums), out, argmax);
+                }
             },
         );
     }
 }
 
-/// The layer's output, at least `floor`, from the sums of a window, and the lane of the maximum where
-/// the way back picks pixels: in a vector that holds a row of pixels and, in its second half, the one
-/// below.
+/// The points of the window at a place.
 ///
 /// # Safety
-/// There is a vector of outputs and one of lanes from `start` on.
+/// It is one of [`places`](Part::places) that have been set: of a window whose points are there.
 #[inline(always)]
-unsafe fn store_maximum<T: Element, S: Simd<T>>(
-    simd: S,
-    sums: &Sums<S::Vector>,
-    floor: S::Vector,
-    out: &mut [T],
-    argmax: &mut [T],
-    start: usize,
-) {
-    let lane = |n: usize| T::FIRST_LANE + n as f64;
-    let lanes = [lane(0), lane(1), lane(S::LANES / 2), lane(S::LANES / 2 + 1)];
-    let (max, at) = sums.maximum(simd, &lanes);
+unsafe fn points_at<T>(points: &[T], place: u32) -> &[T] {
+    let place = place as usize;
     // SAFETY: the caller's promise.
-    unsafe {
-        simd.store(simd.max(floor, max), part_mut(out, start, S::LANES));
-        simd.store(at, part_mut(argmax, start, S::LANES));
+    unsafe { points.get_unchecked(place..place + SPAN) }
+}
+
+/// What becomes of a vector of windows' sums.
+struct Outputs<V> {
+    bias: V,
+    /// What outputs are at least.
+    floor: V,
+    /// The lanes of the positions where the way back picks pixels: in a vector that holds a row of
+    /// pixels and, in its second half, the one below.
+    lanes: [V; POSITIONS],
+}
+
+impl<V: Copy> Outputs<V> {
+    /// `picked` lanes are what the way back picks from.
+    #[inline(always)]
+    fn new<T: Element, S: Simd<T, Vector = V>>(
+        simd: S,
+        layer: &Channels<T>,
+        bias: V,
+        picked: usize,
+    ) -> Self {
+        let lane = |n: usize| T::FIRST_LANE + n as f64;
+        let lanes = [lane(0), lane(1), lane(picked / 2), lane(picked / 2 + 1)];
+        Self { bias, floor: layer.floor(simd), lanes: simd.constants(lanes) }
+    }
+
+    /// The layer's output and the lane of the maximum, up to the end of the slices.
+    #[inline(always)]
+    fn store<T: Element, S: Simd<T, Vector = V>>(
+        &self,
+        simd: S,
+        sums: [V; POSITIONS],
+        out: &mut [T],
+        argmax: &mut [T],
+    ) {
+        let (max, at) = maximum_named::<T, S, true>(simd, sums, self.lanes);
+        simd.store_up_to(simd.max(self.floor, simd.add(max, self.bias)), out);
+        simd.store_up_to(at, argmax);
     }
 }
