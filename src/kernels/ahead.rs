@@ -70,13 +70,14 @@ impl<'a> Ahead<'a> {
 
     #[inline(always)]
     fn ask_for(&self, lines: usize) {
-        let lines = lines.min(self.left.get());
+        let mut lines = lines.min(self.left.get());
         self.left.set(self.left.get() - lines);
         let (mut image, mut line) = (self.image.get(), self.line.get());
-        for _ in 0..lines {
+        while lines > 0 {
             let Some(at) = self.images.get(image) else { break };
-            simd::prefetch(self.x.wrapping_add(at * self.len + line * LINE));
-            line += 1;
+            let some = lines.min(self.lines - line);
+            simd::prefetch(self.x.wrapping_add(at * self.len + line * LINE), some);
+            (lines, line) = (lines - some, line + some);
             if line == self.lines {
                 (image, line) = (image + 1, 0);
             }

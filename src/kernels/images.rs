@@ -40,9 +40,7 @@ impl<'a, T: Copy> Images<'a, T> {
     pub fn expect(&self, n: usize, len: usize) {
         if n < self.count(len) {
             let image = self.get(n, len);
-            for at in (0..len).step_by(LINE / size_of::<T>()) {
-                prefetch_near(image[at..].as_ptr().cast());
-            }
+            prefetch_near(image.as_ptr().cast(), size_of_val(image).div_ceil(LINE));
         }
     }
 }

@@ -194,23 +194,23 @@ pub const LINE: usize = 64;
 #[repr(align(64))]
 pub struct Aligned<A>(pub A);
 
-/// Asks for the cache line at `p`, wherever that is, to be in the second-level cache soon, where the
-/// instruction set can: the first one is in use.
+/// Asks for so many cache lines from `p` on, wherever that is, to be in the second-level cache soon,
+/// where the instruction set can: the first one is in use.
 #[inline(always)]
-pub fn prefetch(p: *const u8) {
+pub fn prefetch(p: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
-    x86::prefetch(p);
+    (0..lines).for_each(|line| x86::prefetch(p.wrapping_add(line * LINE)));
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
+    let _ = (p, lines);
 }
 
-/// As [`prefetch`], but for the first-level cache, since the line is read next.
+/// As [`prefetch`], but for the first-level cache, since the lines are read next.
 #[inline(always)]
-pub fn prefetch_near(p: *const u8) {
+pub fn prefetch_near(p: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
-    x86::prefetch_near(p);
+    (0..lines).for_each(|line| x86::prefetch_near(p.wrapping_add(line * LINE)));
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
+    let _ = (p, lines);
 }
 
 /// Calls `visit` for the range of each vector in a slice of `len` elements. All but the last have a

@@ -62,21 +62,20 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
         for (image, windows) in foreground.windows.iter_mut().enumerate() {
             let x = images.get(image, h * w);
             ahead.ask();
-            let seen_in_it = part.set_image(simd, x, background, shape);
-            *windows = seen_in_it.windows;
-            sum = sum + seen_in_it.squares;
-            if loudness > seen_in_it.squares {
+            let in_it = part.set_image(simd, x, background, shape);
+            *windows = in_it.windows;
+            sum = sum + in_it.squares;
+            if loudness > in_it.squares {
                 return false;
             }
-            let len = windows.count();
-            seen += len;
-            let end = start + len * c_out;
+            seen += in_it.count;
+            let end = start + in_it.count * c_out;
             if 8 * seen > MOST_EIGHTHS * (image + 1) * count || end > out.len() {
                 return false;
             }
             ahead.ask();
             images.expect(image + 1, h * w);
-            part.store(simd, &mut out[start..end], &mut argmax[start..end], len);
+            part.store(simd, &mut out[start..end], &mut argmax[start..end], in_it.count);
             start = end;
         }
         if !(sum * squares).is_finite() {
@@ -119,6 +118,8 @@ struct Rows<'a, T, V> {
 struct Seen<T> {
     /// Windows that see more than the background.
     windows: Windows,
+    /// How many they are.
+    count: usize,
     /// The sum of the pixels' squares.
     squares: T,
 }
@@ -184,15 +185,15 @@ impl<T: Element> Part<'_, T> {
             *bits = windows_without(*bits) & ((1 << out_w) - 1);
         }
         let (mut windows, mut count) = (Windows::default(), 0);
-        let row = simd.numbers(|lane| POOL * lane);
+        let step = simd.splat(T::from_f64((POINTS * COLUMNS) as f64));
+        let mut places = simd.numbers(|lane| POOL * lane);
         for (i, &bits) in seen[..out_h].iter().enumerate() {
             windows.add(i * out_w, bits.into());
-            let start = simd.splat(T::from_f64((i * POINTS * COLUMNS) as f64));
-            let places = simd.compress(simd.add(row, start), bits);
-            simd.store_indices(places, &mut self.places[count..]);
+            simd.store_indices(simd.compress(places, bits), &mut self.places[count..]);
+            places = simd.add(places, step);
             count += bits.count_ones() as usize;
         }
-        Seen { windows, squares: simd.sum(simd.add(squares[0], squares[1])) }
+        Seen { windows, count, squares: simd.sum(simd.add(squares[0], squares[1])) }
     }
 
     /// Sets those of the first window to the background's.
