@@ -189,7 +189,7 @@ impl<T: Element, V: Copy> Filters<'_, T, V> {
             positions[window] = [left[0], right[0], left[1], right[1]];
         }
         let layer = self.layer;
-        layer.store_windows::<S, W, true>(simd, maxima, positions, self.bias, first + n);
+        layer.store_windows::<S, W, true>(simd, maxima, positions, Some(self.bias), first + n);
     }
 
     /// The convolution in both rows of `W` windows from `first` on, for both columns in a vector

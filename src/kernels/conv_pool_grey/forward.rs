@@ -81,17 +81,17 @@ fn forward_vectors<T: Element, S: Simd<T>, const K: usize>(
     // taps stay in the others.
     while S::SUMS >= SUMS_OF_MANY && window + 4 <= tiled {
         let sums = window_sums::<T, S, K, 4>(simd, &mut patches, &taps);
-        layer.store_windows::<S, 4, true>(simd, maxima, sums, bias, window);
+        layer.store_windows::<S, 4, true>(simd, maxima, sums, Some(bias), window);
         window += 4;
     }
     while S::SUMS < SUMS_OF_MANY && window < tiled {
         let sums = window_sums(simd, &mut patches, &taps);
-        layer.store_windows::<S, 1, true>(simd, maxima, sums, bias, window);
+        layer.store_windows::<S, 1, true>(simd, maxima, sums, Some(bias), window);
         window += 1;
     }
     while window < windows {
         let sums = window_sums(simd, &mut patches, &taps);
-        layer.store_windows::<S, 1, false>(simd, maxima, sums, bias, window);
+        layer.store_windows::<S, 1, false>(simd, maxima, sums, Some(bias), window);
         window += 1;
     }
 }
@@ -215,11 +215,11 @@ pub fn load_within<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> S:
 
 /// What is the same for all pairs of windows that share a vector, each with half of it.
 pub struct Pairs<V> {
-    /// The bias of both.
-    pub bias: V,
+    /// The bias of both, unless their sums have it.
+    pub bias: Option<V>,
     /// Of few channels, those of the two windows are one vector in memory: where its lanes come
     /// from. Else where those of the second window do.
-    behind: V,
+    pub behind: V,
 }
 
 /// Some of the layer's channels.
@@ -299,17 +299,23 @@ impl<'a, T: Element> Channels<'a, T> {
         taps
     }
 
+    /// As [`bias`](Self::bias), in two neighbouring lanes each.
+    #[inline(always)]
+    pub fn pair_bias<S: Simd<T>>(&self, simd: S) -> S::Vector {
+        let bias = self.bias(simd);
+        simd.zip(bias, bias)[0]
+    }
+
     /// What is the same for all pairs of windows.
     #[inline(always)]
     pub fn pairs<S: Simd<T>>(&self, simd: S) -> Pairs<S::Vector> {
-        let bias = self.bias(simd);
-        let bias = simd.zip(bias, bias)[0];
+        let bias = self.pair_bias(simd);
         let start = if self.c_out < S::LANES / 2 { self.c_out } else { 0 };
         let behind = simd.lane_names(
             #[inline(always)]
             |lane| if lane < start { lane } else { (lane - start + S::LANES / 2) % S::LANES },
         );
-        Pairs { bias: simd.unzip(bias, bias)[0], behind }
+        Pairs { bias: Some(simd.unzip(bias, bias)[0]), behind }
     }
 
     /// The layer's output and the places of the maxima, from the convolution at the four positions
@@ -319,10 +325,11 @@ impl<'a, T: Element> Channels<'a, T> {
         &self,
         simd: S,
         sums: [S::Vector; POSITIONS],
-        bias: S::Vector,
+        bias: Option<S::Vector>,
     ) -> (S::Vector, S::Vector) {
         let (max, at) = maximum::<T, S, FINITE>(simd, sums);
-        (self.rectified(simd, simd.add(max, bias)), at)
+        let max = bias.map_or(max, |bias| simd.add(max, bias));
+        (self.rectified(simd, max), at)
     }
 
     /// The output from the maximum with its bias.
@@ -345,7 +352,7 @@ impl<'a, T: Element> Channels<'a, T> {
         simd: S,
         maxima: &mut Maxima<T>,
         sums: [S::Vector; POSITIONS],
-        bias: S::Vector,
+        bias: Option<S::Vector>,
         window: usize,
         windows: usize,
     ) {
@@ -360,7 +367,7 @@ impl<'a, T: Element> Channels<'a, T> {
         simd: S,
         maxima: &mut Maxima<T>,
         sums: [[S::Vector; POSITIONS]; W],
-        bias: S::Vector,
+        bias: Option<S::Vector>,
         window: usize,
     ) {
         for n in 0..W {

@@ -3,7 +3,7 @@
 //! along the rows as well would take two thirds of the products, but more time: twice as many points
 //! of pixels to write, and more sums of products than there are products.
 
-use super::forward::{Channels, load_within};
+use super::forward::{Channels, Pairs, load_within};
 use super::patches::columns;
 use crate::kernels::conv::Maxima;
 use crate::kernels::filtering::three::{POINTS, TAPS, kernel_points, pixel_points};
@@ -180,39 +180,42 @@ fn store_windows<T: Element, S: Simd<T>, const ARGMAX: bool>(
             let taps = load_kernel(simd, kernel, layer);
             let points = points.as_flattened();
             if layer.fit_in_pairs::<S>() {
-                let pairs = layer.pairs(simd);
+                let bias = layer.pair_bias(simd);
+                let pairs = Pairs { bias: None, ..layer.pairs(simd) };
                 let mut n = 0;
                 while n + 2 <= windows {
                     let sums = [
-                        pair_sums(simd, &taps, &points[POOL * n..]),
-                        pair_sums(simd, &taps, &points[POOL * (n + 1)..]),
+                        pair_sums(simd, &taps, &points[POOL * n..], bias),
+                        pair_sums(simd, &taps, &points[POOL * (n + 1)..], bias),
                     ];
                     layer.store_pairs(simd, maxima, sums, &pairs, n);
                     n += 2;
                 }
                 if n < windows {
-                    let sums = pair_sums(simd, &taps, &points[POOL * n..]);
+                    let sums = pair_sums(simd, &taps, &points[POOL * n..], bias);
                     layer.store_pair::<S, true>(simd, maxima, sums, &pairs, n);
                 }
             } else {
                 let bias = layer.bias(simd);
                 for n in 0..windows {
-                    let sums = window_sums(simd, &taps, &points[POOL * n..]);
-                    layer.store_windows::<S, 1, true>(simd, maxima, [sums], bias, n);
+                    let sums = window_sums(simd, &taps, &points[POOL * n..], bias);
+                    layer.store_windows::<S, 1, true>(simd, maxima, [sums], None, n);
                 }
             }
         },
     );
 }
 
-/// The convolution at the four positions of a window, at whose points `points` begins.
+/// The convolution at the four positions of a window, at whose points `points` begins, with the
+/// bias.
 #[inline(always)]
 pub fn window_sums<T: Element, S: Simd<T>>(
     simd: S,
     taps: &Kernel<S::Vector>,
     points: &[T],
+    bias: S::Vector,
 ) -> [S::Vector; POSITIONS] {
-    let [upper, lower] = sums::<T, S, POOL>(simd, taps, points);
+    let [upper, lower] = sums::<T, S, POOL>(simd, taps, points, bias);
     [upper[0], upper[1], lower[0], lower[1]]
 }
 
@@ -222,8 +225,9 @@ pub fn pair_sums<T: Element, S: Simd<T>>(
     simd: S,
     taps: &Kernel<S::Vector>,
     points: &[T],
+    bias: S::Vector,
 ) -> [S::Vector; POOL] {
-    let [[upper], [lower]] = sums::<T, S, 1>(simd, taps, points);
+    let [[upper], [lower]] = sums::<T, S, 1>(simd, taps, points, bias);
     [upper, lower]
 }
 
@@ -233,10 +237,12 @@ fn sums<T: Element, S: Simd<T>, const C: usize>(
     simd: S,
     taps: &Kernel<S::Vector>,
     points: &[T],
+    bias: S::Vector,
 ) -> [[S::Vector; C]; POOL] {
     let points = &points[..SPAN];
-    // Below each other, they are `a + (b + c)` and `d + (b - c)`.
-    let b = products::<T, S, C>(simd, taps, points, 1, None);
+    // Below each other, they are `a + (b + c)` and `d + (b - c)`; with the bias in `b`, it costs
+    // nothing.
+    let b = products::<T, S, C>(simd, taps, points, 1, Some([bias; C]));
     let c = products::<T, S, C>(simd, taps, points, 2, None);
     let (mut upper, mut lower) = (b, b);
     for column in 0..C {

@@ -232,7 +232,8 @@ impl<T: Element> Part<'_, T> {
             #[inline(always)]
             |simd| {
                 let taps = three::load_kernel(simd, self.kernel, layer);
-                let outputs = Outputs::new(simd, layer, layer.bias(simd), S::LANES);
+                let bias = layer.bias(simd);
+                let outputs = Outputs::new(simd, layer, S::LANES);
                 let (o, c_out) = (layer.o, layer.c_out);
                 let points = self.points.as_flattened().as_flattened();
                 let len = places.len() * c_out;
@@ -243,7 +244,7 @@ impl<T: Element> Part<'_, T> {
                     // SAFETY: the place is one of those that are set; and there is a vector of
                     // channels for each.
                     unsafe {
-                        let sums = three::window_sums(simd, &taps, points_at(points, place));
+                        let sums = three::window_sums(simd, &taps, points_at(points, place), bias);
                         let out = part_mut(out, start, S::LANES);
                         outputs.store(simd, sums, out, part_mut(argmax, start, S::LANES));
                     }
@@ -266,7 +267,8 @@ impl<T: Element> Part<'_, T> {
             #[inline(always)]
             |simd| {
                 let taps = three::load_kernel(simd, self.kernel, layer);
-                let outputs = Outputs::new(simd, layer, layer.pairs(simd).bias, S::LANES / 2);
+                let bias = layer.pair_bias(simd);
+                let outputs = Outputs::new(simd, layer, S::LANES / 2);
                 let points = self.points.as_flattened().as_flattened();
                 let len = places.len() * layer.c_out;
                 assert_eq!(2 * layer.c_out, S::LANES, "half a vector");
@@ -277,14 +279,14 @@ impl<T: Element> Part<'_, T> {
                 for ((&[a, b], out), argmax) in places.iter().zip(&mut out).zip(&mut argmax) {
                     // SAFETY: the places are of those that are set.
                     let (a, b) = unsafe { (points_at(points, a), points_at(points, b)) };
-                    let a = three::pair_sums(simd, &taps, a);
-                    let b = three::pair_sums(simd, &taps, b);
+                    let a = three::pair_sums(simd, &taps, a, bias);
+                    let b = three::pair_sums(simd, &taps, b, bias);
                     outputs.store(simd, unzip(simd, a, b), out, argmax);
                 }
                 if let &[last] = last {
                     // SAFETY: as above.
                     let points = unsafe { points_at(points, last) };
-                    let sums = three::pair_sums(simd, &taps, points);
+                    let sums = three::pair_sums(simd, &taps, points, bias);
                     let (out, argmax) = (out.into_remainder(), argmax.into_remainder());
                     outputs.store(simd, unzip(simd, sums, sums), out, argmax);
                 }
@@ -306,7 +308,6 @@ unsafe fn points_at<T>(points: &[T], place: u32) -> &[T] {
 
 /// What becomes of a vector of windows' sums.
 struct Outputs<V> {
-    bias: V,
     /// What outputs are at least.
     floor: V,
     /// The lanes of the positions where the way back picks pixels: in a vector that holds a row of
@@ -320,12 +321,11 @@ impl<V: Copy> Outputs<V> {
     fn new<T: Element, S: Simd<T, Vector = V>>(
         simd: S,
         layer: &Channels<T>,
-        bias: V,
         picked: usize,
     ) -> Self {
         let lane = |n: usize| T::FIRST_LANE + n as f64;
         let lanes = [lane(0), lane(1), lane(picked / 2), lane(picked / 2 + 1)];
-        Self { bias, floor: layer.floor(simd), lanes: simd.constants(lanes) }
+        Self { floor: layer.floor(simd), lanes: simd.constants(lanes) }
     }
 
     /// The layer's output and the lane of the maximum, up to the end of the slices.
@@ -338,7 +338,7 @@ impl<V: Copy> Outputs<V> {
         argmax: &mut [T],
     ) {
         let (max, at) = maximum_named::<T, S, true>(simd, sums, self.lanes);
-        simd.store_up_to(simd.max(self.floor, simd.add(max, self.bias)), out);
+        simd.store_up_to(simd.max(self.floor, max), out);
         simd.store_up_to(at, argmax);
     }
 }
