@@ -120,8 +120,8 @@ class Arithmetic:
 
     - leaves out rows and columns of the convolution that the pooling drops;
     - takes 16 products for 36 (3x3), or 6 for 10 (5x5), where Winograd's filtering serves: with
-      channels enough, and on a first layer's one channel, where 3x3 take 24, with AVX-512 only; the
-      sums before and after them are not counted;
+      channels enough, and on a first layer's one channel, where 3x3 takes 24, and that with AVX-512
+      only; the sums before and after them are not counted;
     - computes the gradients of a convolution for one of the four positions in a window only, and
       there only if the pooled element is alive: a quarter, times the share of live elements. The
       first layer takes dead ones too;

@@ -209,8 +209,9 @@ impl Network {
                 // NumPy's new memory is whatever was there before; and the call may be interrupted.
                 out.fill(Default::default());
                 let x = pixels.source();
-                let predict = |poll: Poll<'_>| net.predict(out, x, images, augmented, threads, poll);
-                done = interruptible(py, work, predict);
+                done = interruptible(py, work, |poll| {
+                    net.predict(out, x, images, augmented, threads, poll)
+                });
             };
             // SAFETY: all elements are set before anything else.
             let out = unsafe { filled(py, &shape, fill) }?;

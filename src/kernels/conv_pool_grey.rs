@@ -39,7 +39,6 @@ mod five;
 mod foreground;
 mod forward;
 mod patches;
-
 mod three;
 
 pub use self::backward::grey_backward_kernel;

@@ -6,12 +6,14 @@ mod forward;
 pub use self::backward::grey_backward_foreground;
 pub use self::forward::grey_forward_foreground;
 
+use crate::kernels::conv_pool_grey::three::WINDOWS;
 use crate::kernels::filtering::three::TAPS;
 use crate::kernels::images::Images;
 use crate::kernels::shape::ConvPoolShape;
 use crate::kernels::simd::MAX_LANES;
 
-/// Most rows of windows, whose points are kept for an image at a time.
+/// Most rows of windows, and [`WINDOWS`] beside each other, whose points are kept for an image at a
+/// time.
 const ROWS: usize = 16;
 
 /// Eighths of the windows up to which it pays to leave the others out: of the first image, of the
@@ -22,14 +24,14 @@ const MOST_EIGHTHS: usize = 7;
 /// subtracted from each other, and must not be much larger than what is left.
 const MOST_CONTRAST: f64 = 16.0;
 
-/// Whether a shape's windows can be told apart: a row of them fits into a vector, an image of them
-/// where its points are kept, and a window's channels fill half a vector or whole ones.
+/// Whether a shape's windows can be told apart: the points of an image's pixels fit where they are
+/// kept, and a window's channels fill half a vector or whole ones.
 pub fn can_have_foreground(shape: &ConvPoolShape) -> bool {
     let (out_h, out_w, c_out) = shape.pool().output();
     super::supports(shape)
         && shape.conv().window() == (TAPS, TAPS)
         && out_h <= ROWS
-        && out_w < MAX_LANES
+        && out_w <= WINDOWS
         && (2 * c_out == MAX_LANES || c_out.is_multiple_of(MAX_LANES))
 }
 
@@ -101,11 +103,17 @@ mod tests {
     }
 
     /// Returns whether there was a foreground.
-    fn case(level: Level, shape: ConvPoolShape, n: usize, x: &[f32], relu: bool) -> bool {
+    fn case(
+        level: Level,
+        shape: ConvPoolShape,
+        n: usize,
+        x: &[f32],
+        (relu, with_bias): (bool, bool),
+    ) -> bool {
         let (conv, count) = (shape.conv(), shape.windows());
         let (c, len) = (conv.c_out(), n * shape.pool().output_len());
         let kernel: Vec<f32> = random(conv.kernel_len(), 2);
-        let bias: Option<Vec<f32>> = relu.then(|| random(c, 4));
+        let bias: Option<Vec<f32>> = with_bias.then(|| random(c, 4));
         let bias = bias.as_deref();
         // Beside each other or, in other cases, in the opposite order.
         let image_len = x.len() / n;
@@ -205,9 +213,14 @@ mod tests {
                         if !can_have_foreground(&shape) {
                             continue;
                         }
-                        for (background, relu) in [(0.0, false), (-0.5, true), (0.25, false)] {
+                        for (background, relu, with_bias) in [
+                            (0.0, false, true),
+                            (-0.5, true, true),
+                            (0.25, false, false),
+                            (0.5, true, false),
+                        ] {
                             let x = images(&shape, n, background);
-                            let pays = case(level, shape, n, &x, relu);
+                            let pays = case(level, shape, n, &x, (relu, with_bias));
                             // In small images, the boxes leave too little of the background.
                             assert!(if size.0 < 28 { told || !pays } else { told == pays });
                         }
@@ -222,16 +235,16 @@ mod tests {
         for_each_level(|level| {
             let shape = grey_shape((28, 28), Padding::Valid, 8);
             let len = 3 * shape.conv().padded_len();
-            assert!(!case(level, shape, 3, &random(len, 1), false));
+            assert!(!case(level, shape, 3, &random(len, 1), (false, false)));
             // One of them would drown in what the background comes to.
             let mut loud = images(&shape, 3, 1e3);
             loud[len / 3..2 * len / 3].copy_from_slice(&random::<f32>(len / 3, 1));
-            assert!(!case(level, shape, 3, &loud, false));
+            assert!(!case(level, shape, 3, &loud, (false, false)));
             for wrong in [f32::NAN, f32::INFINITY, f32::MAX] {
                 for at in [29, 400, len - 1] {
                     let mut x = images(&shape, 3, 0.0);
                     x[at] = wrong;
-                    assert!(!case(level, shape, 3, &x, false), "{wrong} at {at}");
+                    assert!(!case(level, shape, 3, &x, (false, false)), "{wrong} at {at}");
                 }
             }
         });

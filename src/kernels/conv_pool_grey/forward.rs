@@ -8,9 +8,9 @@ use crate::kernels::simd::{Element, Simd};
 
 /// `out[i, j, o] = relu(max over the window of (i, j) of conv(x, kernel)[.., .., o] + bias[o])`,
 /// and in `argmax`, if it is wanted, the position (0 to 3, row by row) of the first maximum; a NaN
-/// counts as the maximum, and ReLU keeps it. Of sums that would be equal, rounding may make another
-/// one the first; how sums are rounded depends on the instruction set, and on whether all numbers of
-/// the call are finite.
+/// counts as the maximum, and ReLU keeps it. Of sums that are equal but for rounding, in some cases
+/// with the bias, another one may be taken for the first; how sums are rounded depends on the
+/// instruction set, and on whether all numbers of the call are finite.
 ///
 /// `out` and `argmax` (n, pooled h, pooled w, c_out), `x` (n, h, w) with its padding, `kernel` (k,
 /// k, 1, c_out), `bias` (c_out,); for shapes that are [supported](super::supports).
@@ -319,7 +319,7 @@ impl<'a, T: Element> Channels<'a, T> {
     }
 
     /// The layer's output and the places of the maxima, from the convolution at the four positions
-    /// of the windows.
+    /// of the windows, and the bias, unless that is in the sums.
     #[inline(always)]
     fn pooled<S: Simd<T>, const FINITE: bool>(
         &self,
@@ -334,7 +334,7 @@ impl<'a, T: Element> Channels<'a, T> {
 
     /// The output from the maximum with its bias.
     #[inline(always)]
-    pub fn rectified<S: Simd<T>>(&self, simd: S, max: S::Vector) -> S::Vector {
+    fn rectified<S: Simd<T>>(&self, simd: S, max: S::Vector) -> S::Vector {
         if self.relu { simd.max(simd.zero(), max) } else { max }
     }
 

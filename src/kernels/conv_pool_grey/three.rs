@@ -1,7 +1,7 @@
-//! Forward with 3x3 filters by minimal filtering down the columns, F(2, 3): the two sums below each
-//! other in a pooling window take 4 products for each column of the filter, in place of 6. Filtering
-//! along the rows as well would take two thirds of the products, but more time: twice as many points
-//! of pixels to write, and more sums of products than there are products.
+//! Forward with 3x3 filters by minimal filtering down the columns, F(2, 3): the two sums below
+//! each other in a pooling window take 4 products for each column of the filter, in place of 6.
+//! Filtering along the rows as well would take two thirds of the products, but more time: twice as
+//! many points of pixels to write, and more sums of products than there are products.
 
 use super::forward::{Channels, Pairs, load_within};
 use super::patches::columns;
@@ -15,7 +15,7 @@ pub const CHANNELS: usize = 32;
 
 /// Windows beside each other whose points are kept at a time, of which the columns of pixels fill
 /// whole vectors.
-const WINDOWS: usize = MAX_LANES - 1;
+pub const WINDOWS: usize = MAX_LANES - 1;
 
 /// Columns of pixels that they see.
 pub const COLUMNS: usize = columns(TAPS, WINDOWS);
@@ -30,8 +30,8 @@ pub type Points<T> = [[T; COLUMNS]; POINTS];
 /// channel, one for each column of a window, if they [fit](Channels::fit_in_pairs).
 pub type Kernel<V> = [[V; TAPS]; POINTS];
 
-/// Whether this is the faster way for filters of side `k`. Where each of a window's points has to
-/// be spread over the lanes by an instruction of its own, that takes as long as the products saved.
+/// Whether this is the faster way for filters of side `k`. With few registers, and none to spare
+/// for points that are spread over the lanes, that takes as long as the products saved.
 #[inline(always)]
 pub fn pays<T: Element, S: Simd<T>>(_: S, k: usize) -> bool {
     S::BROADCASTS && k == TAPS
@@ -90,7 +90,8 @@ pub fn set_kernel<T: Element, S: Simd<T>>(
     }
 }
 
-/// Those for a vector of channels.
+/// The kernel's points for a vector of channels, of a part that begins at a multiple of
+/// [`CHANNELS`].
 #[inline(always)]
 pub fn load_kernel<T: Element, S: Simd<T>>(
     simd: S,
@@ -175,7 +176,7 @@ fn store_windows<T: Element, S: Simd<T>, const ARGMAX: bool>(
     simd.outlined(
         #[inline(always)]
         |simd| {
-            let windows = WINDOWS.min(out.len() / layer.c_out);
+            let windows = WINDOWS.min(out.len() / layer.c_out); // whose points there are
             let maxima = &mut Maxima::new(out, ARGMAX.then_some(argmax));
             let taps = load_kernel(simd, kernel, layer);
             let points = points.as_flattened();
@@ -240,8 +241,8 @@ fn sums<T: Element, S: Simd<T>, const C: usize>(
     bias: S::Vector,
 ) -> [[S::Vector; C]; POOL] {
     let points = &points[..SPAN];
-    // Below each other, they are `a + (b + c)` and `d + (b - c)`; with the bias in `b`, it costs
-    // nothing.
+    // Below each other, they are `a + (b + c)` and `d + (b - c)`: `filtering::three::outputs`, but
+    // in chains of products. With the bias in `b`, it costs nothing.
     let b = products::<T, S, C>(simd, taps, points, 1, Some([bias; C]));
     let c = products::<T, S, C>(simd, taps, points, 2, None);
     let (mut upper, mut lower) = (b, b);
@@ -261,13 +262,14 @@ fn products<T: Element, S: Simd<T>, const C: usize>(
     point: usize,
     start: Option<[S::Vector; C]>,
 ) -> [S::Vector; C] {
+    let from_nothing = start.is_none();
     let mut sums = start.unwrap_or([simd.zero(); C]);
     for x in 0..TAPS {
         for column in 0..C {
             let at = point * COLUMNS + x + column;
             let pixel =
                 if C == 1 { simd.splat_pair(&points[at..]) } else { simd.splat(points[at]) };
-            sums[column] = if x == 0 && start.is_none() {
+            sums[column] = if x == 0 && from_nothing {
                 simd.mul(taps[point][x], pixel)
             } else {
                 simd.mul_add(taps[point][x], pixel, sums[column])

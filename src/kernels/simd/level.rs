@@ -19,7 +19,7 @@ pub enum Level {
     /// AVX2 with FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
-    /// AVX-512 (F, VL, DQ, BW).
+    /// AVX-512 (F, VL, DQ, BW), and what finds and counts bits (BMI1, BMI2, POPCNT).
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
 }

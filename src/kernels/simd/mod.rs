@@ -126,7 +126,7 @@ pub trait Simd<T: Element>: Copy + sealed::InstructionSet {
         self.load(&picked)
     }
 
-    /// The lanes of `v` that have a bit, the first one's lowest, one behind the other; the others hold
+    /// The lanes of `v` that have a bit, the first one's lowest, one behind the other; then
     /// anything.
     #[inline(always)]
     fn compress(self, v: Self::Vector, bits: u32) -> Self::Vector {
@@ -194,12 +194,14 @@ pub const LINE: usize = 64;
 #[repr(align(64))]
 pub struct Aligned<A>(pub A);
 
-/// Asks for so many cache lines from `p` on, wherever that is, to be in the second-level cache soon,
-/// where the instruction set can: the first one is in use.
+/// Asks for so many cache lines from `p` on, wherever that is, to be in the second-level cache
+/// soon, where the instruction set can: the first one is in use.
 #[inline(always)]
 pub fn prefetch(p: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
-    (0..lines).for_each(|line| x86::prefetch(p.wrapping_add(line * LINE)));
+    for line in 0..lines {
+        x86::prefetch(p.wrapping_add(line * LINE));
+    }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (p, lines);
 }
@@ -208,7 +210,9 @@ pub fn prefetch(p: *const u8, lines: usize) {
 #[inline(always)]
 pub fn prefetch_near(p: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
-    (0..lines).for_each(|line| x86::prefetch_near(p.wrapping_add(line * LINE)));
+    for line in 0..lines {
+        x86::prefetch_near(p.wrapping_add(line * LINE));
+    }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (p, lines);
 }

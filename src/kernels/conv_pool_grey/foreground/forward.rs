@@ -50,32 +50,32 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
     ahead.divide(2 * n * c_out.div_ceil(CHANNELS));
     let mut kernel = [[[T::zero(); CHANNELS]; TAPS]; POINTS];
     let mut points = Aligned([[[T::zero(); COLUMNS]; POINTS]; ROWS]);
-    let mut places = [0; MOST_WINDOWS + MAX_LANES];
+    let mut places = [0; MOST_WINDOWS];
     for o in (0..c_out).step_by(CHANNELS) {
         let layer = layer.part(o, CHANNELS);
         three::set_kernel(simd, &mut kernel, &layer);
         let (points, places) = (&mut points.0, &mut places);
-        let mut part = Part { kernel: &kernel, points, places, layer: &layer };
+        let mut part = Part { kernel: &kernel, points, places, count: 0, layer: &layer };
         part.set_background(simd, background);
-        part.store(simd, foreground.background, &mut argmax[..c_out], 1);
+        part.store(simd, foreground.background, &mut argmax[..c_out]);
         let (mut sum, mut seen, mut start) = (T::zero(), 0, 0);
         for (image, windows) in foreground.windows.iter_mut().enumerate() {
             let x = images.get(image, h * w);
             ahead.ask();
-            let in_it = part.set_image(simd, x, background, shape);
-            *windows = in_it.windows;
-            sum = sum + in_it.squares;
-            if loudness > in_it.squares {
+            let found = part.set_image(simd, x, background, shape);
+            *windows = found.windows;
+            sum = sum + found.squares;
+            if loudness > found.squares {
                 return false;
             }
-            seen += in_it.count;
-            let end = start + in_it.count * c_out;
+            seen += part.count;
+            let end = start + part.count * c_out;
             if 8 * seen > MOST_EIGHTHS * (image + 1) * count || end > out.len() {
                 return false;
             }
             ahead.ask();
             images.expect(image + 1, h * w);
-            part.store(simd, &mut out[start..end], &mut argmax[start..end], in_it.count);
+            part.store(simd, &mut out[start..end], &mut argmax[start..end]);
             start = end;
         }
         if !(sum * squares).is_finite() {
@@ -90,8 +90,10 @@ struct Part<'a, T> {
     kernel: &'a Kernel<[T; CHANNELS]>,
     /// Of an image's pixels, for each row of windows.
     points: &'a mut [Points<T>; ROWS],
-    /// Where those of each window begin that sees more than the background, and room for a vector.
-    places: &'a mut [u32; MOST_WINDOWS + MAX_LANES],
+    /// Where the points of some windows begin.
+    places: &'a mut [u32; MOST_WINDOWS],
+    /// How many of the places are set; there are points for those.
+    count: usize,
     layer: &'a Channels<'a, T>,
 }
 
@@ -99,7 +101,6 @@ struct Part<'a, T> {
 const VECTORS: usize = COLUMNS / MAX_LANES;
 
 /// A row of pixels.
-#[derive(Clone, Copy)]
 struct Row<V> {
     pixels: [V; VECTORS],
     /// A bit for each pixel: whether it is the background's.
@@ -115,17 +116,16 @@ struct Rows<'a, T, V> {
 }
 
 /// What an image has.
-struct Seen<T> {
+struct Found<T> {
     /// Windows that see more than the background.
     windows: Windows,
-    /// How many they are.
-    count: usize,
-    /// The sum of the pixels' squares.
+    /// The sum of the squares of the pixels that windows see.
     squares: T,
 }
 
 impl<T: Element, V: Copy> Rows<'_, T, V> {
-    /// Row `y`, whose pixels' squares are added to `squares`. Beyond its end, there are zeros.
+    /// Row `y`, up to [`COLUMNS`], which no window sees beyond. Pixels' squares are added to
+    /// `squares`; behind the row's end there are zeros.
     #[inline(always)]
     fn get<S: Simd<T, Vector = V>>(&self, simd: S, y: usize, squares: &mut V) -> Row<V> {
         let row = &self.x[y * self.w..][..self.w];
@@ -152,7 +152,8 @@ fn windows_without(columns: u32) -> u32 {
 }
 
 impl<T: Element> Part<'_, T> {
-    /// Sets the points and the places to those of an image, at which `x` begins.
+    /// Sets the points to those of an image, at which `x` begins, and the places to those of the
+    /// windows that see more than the background.
     #[inline(always)]
     fn set_image<S: Simd<T>>(
         &mut self,
@@ -160,59 +161,66 @@ impl<T: Element> Part<'_, T> {
         x: &[T],
         background: T,
         shape: &ConvPoolShape,
-    ) -> Seen<T> {
+    ) -> Found<T> {
         let (_, w, _) = shape.conv().windows().padded();
         let (out_h, out_w, _) = shape.pool().output();
         let rows = Rows { x, w, background: simd.splat(background) };
         let mut squares = [simd.zero(); POOL];
-        let mut seen = [0; ROWS];
+        let mut same = [0; ROWS];
         // Two of four rows of pixels are under the next row of windows too.
         let mut above = [rows.get(simd, 0, &mut squares[0]), rows.get(simd, 1, &mut squares[1])];
         for (i, points) in self.points[..out_h].iter_mut().enumerate() {
             let y = POOL * (i + 1);
             let below =
                 [rows.get(simd, y, &mut squares[0]), rows.get(simd, y + 1, &mut squares[1])];
-            seen[i] = above[0].same & above[1].same & below[0].same & below[1].same;
+            same[i] = above[0].same & above[1].same & below[0].same & below[1].same;
             for n in 0..VECTORS {
-                let upper = [above[0].pixels[n], above[1].pixels[n]];
-                let lower = [below[0].pixels[n], below[1].pixels[n]];
-                let column = [upper[0], upper[1], lower[0], lower[1]];
-                three::set_columns(simd, points, column, n * S::LANES);
+                let [first, second, third, fourth] = [&above[0], &above[1], &below[0], &below[1]];
+                let pixels = [first.pixels[n], second.pixels[n], third.pixels[n], fourth.pixels[n]];
+                three::set_columns(simd, points, pixels, n * S::LANES);
             }
             above = below;
         }
-        for bits in &mut seen {
-            *bits = windows_without(*bits) & ((1 << out_w) - 1);
-        }
-        let (mut windows, mut count) = (Windows::default(), 0);
+        // All rows, be they used or not, fill a vector.
+        let seen = same.map(
+            #[inline(always)]
+            |columns| windows_without(columns) & ((1 << out_w) - 1),
+        );
+        let mut windows = Windows::default();
+        self.count = 0;
         let step = simd.splat(T::from_f64((POINTS * COLUMNS) as f64));
         let mut places = simd.numbers(|lane| POOL * lane);
         for (i, &bits) in seen[..out_h].iter().enumerate() {
             windows.add(i * out_w, bits.into());
-            simd.store_indices(simd.compress(places, bits), &mut self.places[count..]);
+            simd.store_indices(simd.compress(places, bits), &mut self.places[self.count..]);
             places = simd.add(places, step);
-            count += bits.count_ones() as usize;
+            self.count += bits.count_ones() as usize;
         }
-        Seen { windows, count, squares: simd.sum(simd.add(squares[0], squares[1])) }
+        Found { windows, squares: simd.sum(simd.add(squares[0], squares[1])) }
     }
 
-    /// Sets those of the first window to the background's.
+    /// Sets the points of a window that sees the background alone, and its place.
     #[inline(always)]
     fn set_background<S: Simd<T>>(&mut self, simd: S, background: T) {
         three::set_columns(simd, &mut self.points[0], [simd.splat(background); POINTS], 0);
-        self.places[0] = 0;
+        (self.places[0], self.count) = (0, 1);
     }
 
-    /// The outputs and the names of the maxima at the windows whose places are set, `count` of them.
+    /// All points, and the places that are set.
     #[inline(always)]
-    fn store<S: Simd<T>>(&self, simd: S, out: &mut [T], argmax: &mut [T], count: usize) {
-        let places = &self.places[..count];
+    fn set(&self) -> (&[T], &[u32]) {
+        (self.points.as_flattened().as_flattened(), &self.places[..self.count])
+    }
+
+    /// The outputs and the lanes of the maxima at the windows whose places are set.
+    #[inline(always)]
+    fn store<S: Simd<T>>(&self, simd: S, out: &mut [T], argmax: &mut [T]) {
         for o in (self.layer.o..self.layer.end).step_by(S::LANES) {
             let layer = self.layer.part(o, S::LANES);
             if layer.fit_in_pairs::<S>() {
-                self.store_pairs(simd, out, argmax, places, &layer);
+                self.store_pairs(simd, out, argmax, &layer);
             } else {
-                self.store_windows(simd, out, argmax, places, &layer);
+                self.store_windows(simd, out, argmax, &layer);
             }
         }
     }
@@ -225,7 +233,6 @@ impl<T: Element> Part<'_, T> {
         simd: S,
         out: &mut [T],
         argmax: &mut [T],
-        places: &[u32],
         layer: &Channels<T>,
     ) {
         simd.outlined(
@@ -235,7 +242,7 @@ impl<T: Element> Part<'_, T> {
                 let bias = layer.bias(simd);
                 let outputs = Outputs::new(simd, layer, S::LANES);
                 let (o, c_out) = (layer.o, layer.c_out);
-                let points = self.points.as_flattened().as_flattened();
+                let (points, places) = self.set();
                 let len = places.len() * c_out;
                 assert_eq!(layer.end - o, S::LANES, "whole vectors");
                 assert!(out.len() == len && argmax.len() == len, "a place for each window");
@@ -260,7 +267,6 @@ impl<T: Element> Part<'_, T> {
         simd: S,
         out: &mut [T],
         argmax: &mut [T],
-        places: &[u32],
         layer: &Channels<T>,
     ) {
         simd.outlined(
@@ -268,8 +274,8 @@ impl<T: Element> Part<'_, T> {
             |simd| {
                 let taps = three::load_kernel(simd, self.kernel, layer);
                 let bias = layer.pair_bias(simd);
-                let outputs = Outputs::new(simd, layer, S::LANES / 2);
-                let points = self.points.as_flattened().as_flattened();
+                let outputs = Outputs::new(simd, layer, <S::Narrow as Simd<T>>::LANES);
+                let (points, places) = self.set();
                 let len = places.len() * layer.c_out;
                 assert_eq!(2 * layer.c_out, S::LANES, "half a vector");
                 assert!(out.len() == len && argmax.len() == len, "a place for each window");
@@ -298,7 +304,7 @@ impl<T: Element> Part<'_, T> {
 /// The points of the window at a place.
 ///
 /// # Safety
-/// It is one of [`places`](Part::places) that have been set: of a window whose points are there.
+/// It is one of [`Part::set`].
 #[inline(always)]
 unsafe fn points_at<T>(points: &[T], place: u32) -> &[T] {
     let place = place as usize;
@@ -316,15 +322,11 @@ struct Outputs<V> {
 }
 
 impl<V: Copy> Outputs<V> {
-    /// `picked` lanes are what the way back picks from.
+    /// `lanes` have the vectors from which the way back picks.
     #[inline(always)]
-    fn new<T: Element, S: Simd<T, Vector = V>>(
-        simd: S,
-        layer: &Channels<T>,
-        picked: usize,
-    ) -> Self {
+    fn new<T: Element, S: Simd<T, Vector = V>>(simd: S, layer: &Channels<T>, lanes: usize) -> Self {
         let lane = |n: usize| T::FIRST_LANE + n as f64;
-        let lanes = [lane(0), lane(1), lane(picked / 2), lane(picked / 2 + 1)];
+        let lanes = [lane(0), lane(1), lane(lanes / 2), lane(lanes / 2 + 1)];
         Self { floor: layer.floor(simd), lanes: simd.constants(lanes) }
     }
 
