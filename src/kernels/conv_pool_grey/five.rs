@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::SUMS_OF_MANY;
-use super::forward::{Channels, Pairs, load_within};
+use super::forward::{Channels, Pairs, load_columns, store_columns};
 use super::patches::columns;
 use crate::kernels::conv::Maxima;
 use crate::kernels::filtering::five::{POINTS, TAPS, add_point, kernel_points, pixel_points};
@@ -90,14 +90,8 @@ fn at_points<T: Element, S: Simd<T>>(
 #[inline(always)]
 fn set_points<T: Element, S: Simd<T>>(simd: S, points: &mut Points<T>, x: &[T], w: usize) {
     for start in (0..COLUMNS.min(w)).step_by(S::LANES) {
-        let mut pixels = [simd.zero(); POINTS];
-        for y in 0..POINTS {
-            pixels[y] = load_within(simd, x, y * w + start);
-        }
-        let column = pixel_points(simd, pixels);
-        for point in 0..POINTS {
-            simd.store(column[point], &mut points[point][start..]);
-        }
+        let pixels = load_columns(simd, x, w, start);
+        store_columns(simd, points, pixel_points(simd, pixels), start);
     }
 }
 

@@ -206,10 +206,38 @@ pub fn unzip<T: Element, S: Simd<T>>(
 
 /// A vector from `start` on, with zeros beyond the end.
 #[inline(always)]
-pub fn load_within<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> S::Vector {
+fn load_within<T: Element, S: Simd<T>>(simd: S, x: &[T], start: usize) -> S::Vector {
     match x.get(start..start + S::LANES) {
         Some(x) => simd.load(x),
         None => simd.load_part(x.get(start..).unwrap_or_default()),
+    }
+}
+
+/// A vector of columns from `start` on, in `P` rows of pixels that are `w` apart.
+#[inline(always)]
+pub fn load_columns<T: Element, S: Simd<T>, const P: usize>(
+    simd: S,
+    x: &[T],
+    w: usize,
+    start: usize,
+) -> [S::Vector; P] {
+    let mut pixels = [simd.zero(); P];
+    for y in 0..P {
+        pixels[y] = load_within(simd, x, y * w + start);
+    }
+    pixels
+}
+
+/// Writes the points of a vector of columns, from `start` on.
+#[inline(always)]
+pub fn store_columns<T: Element, S: Simd<T>, const P: usize, const N: usize>(
+    simd: S,
+    points: &mut [[T; N]; P],
+    columns: [S::Vector; P],
+    start: usize,
+) {
+    for point in 0..P {
+        simd.store(columns[point], &mut points[point][start..]);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Filtering along the rows as well would take two thirds of the products, but more time: twice as
 //! many points of pixels to write, and more sums of products than there are products.
 
-use super::forward::{Channels, Pairs, load_within};
+use super::forward::{Channels, Pairs, load_columns, store_columns};
 use super::patches::columns;
 use crate::kernels::conv::Maxima;
 use crate::kernels::filtering::three::{POINTS, TAPS, kernel_points, pixel_points};
@@ -118,11 +118,7 @@ fn set_points<T: Element, S: Simd<T>>(
     windows: usize,
 ) {
     for start in (0..columns(TAPS, windows)).step_by(S::LANES) {
-        let mut pixels = [simd.zero(); POINTS];
-        for y in 0..POINTS {
-            pixels[y] = load_within(simd, x, y * w + start);
-        }
-        set_columns(simd, points, pixels, start);
+        set_columns(simd, points, load_columns(simd, x, w, start), start);
     }
 }
 
@@ -134,10 +130,7 @@ pub fn set_columns<T: Element, S: Simd<T>>(
     pixels: [S::Vector; POINTS],
     start: usize,
 ) {
-    let columns = pixel_points(simd, pixels);
-    for point in 0..POINTS {
-        simd.store(columns[point], &mut points[point][start..]);
-    }
+    store_columns(simd, points, pixel_points(simd, pixels), start);
 }
 
 /// The layer's outputs and the places of the maxima for windows beside each other.
