@@ -5,6 +5,7 @@ use std::cell::UnsafeCell;
 use std::ops::Range;
 
 use crate::kernels::foreground::Windows;
+use crate::kernels::loss::LossSums;
 use crate::kernels::simd::Element;
 use crate::network::BuildError;
 
@@ -31,6 +32,17 @@ impl<T: Element> Shared<T> {
     /// If there is not enough memory.
     pub fn zeros(len: usize) -> Result<Self, BuildError> {
         // SAFETY: floating-point numbers whose bytes are zero are zero.
+        unsafe { Self::zeroed(len) }
+    }
+}
+
+impl Shared<LossSums> {
+    /// So many of no rows.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn empty_sums(len: usize) -> Result<Self, BuildError> {
+        // SAFETY: they are numbers, which are zero if their bytes are.
         unsafe { Self::zeroed(len) }
     }
 }

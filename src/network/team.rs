@@ -5,7 +5,7 @@
 //! often shorter than what the operating system needs to wake a thread.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::network::processors::{Processor, cores, leave};
 
@@ -23,18 +23,29 @@ const WORK_OF_A_THREAD: usize = 4_000_000;
 #[repr(align(128))]
 pub struct Apart<V>(pub V);
 
-/// Where threads wait for each other. Between two meetings one of them alone may act.
+/// Where threads wait for each other, and agree on whether to stop.
+///
+/// Each says in a place of its own that it has come, and reads the places of all others: a cache
+/// line on its way from core to core takes 100 ns, and of two threads only one waits for one.
 #[derive(Debug)]
 pub struct Barrier {
     /// 0 until it is known how many threads there are.
     threads: AtomicUsize,
     spins: usize,
-    arrived: Apart<AtomicUsize>,
-    generation: Apart<AtomicUsize>,
+    /// What each thread said at its last two meetings, the one before them being over for all: see
+    /// [`word`].
+    said: Box<[Apart<[AtomicUsize; 2]>]>,
     broken: AtomicBool,
-    /// How many sleep; `generation` changes with the lock held.
-    sleeping: Mutex<usize>,
+    /// How many sleep, or are about to.
+    sleeping: AtomicUsize,
+    /// Held between a last look and falling asleep.
+    falling_asleep: Mutex<()>,
     wake: Condvar,
+}
+
+/// What a thread says at its meeting `number`, counted from 1.
+fn word(number: usize, stop: bool) -> usize {
+    number << 1 | usize::from(stop)
 }
 
 /// How many threads at most pay for a call of so many products.
@@ -52,10 +63,10 @@ impl Barrier {
         Self {
             threads: AtomicUsize::new(0),
             spins: if at_most <= cores() { SPINS } else { 0 },
-            arrived: Apart::default(),
-            generation: Apart::default(),
+            said: (0..at_most).map(|_| Apart::default()).collect(),
             broken: AtomicBool::new(false),
-            sleeping: Mutex::new(0),
+            sleeping: AtomicUsize::new(0),
+            falling_asleep: Mutex::new(()),
             wake: Condvar::new(),
         }
     }
@@ -65,43 +76,62 @@ impl Barrier {
         self.threads.load(Ordering::Relaxed)
     }
 
-    /// Waits until all have come. The last one runs `alone` before any of them goes on.
-    pub fn wait(&self, alone: impl FnOnce()) -> Result<(), Broken> {
+    /// Waits until all have come, and says to each of them whether any wants to stop.
+    pub fn wait(&self, worker: usize, stop: bool) -> Result<bool, Broken> {
         let threads = self.threads();
         if threads == 1 {
-            alone();
-            return Ok(());
+            return Ok(stop);
         }
-        let generation = self.generation.0.load(Ordering::Acquire);
-        if self.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == threads {
-            self.arrived.0.store(0, Ordering::Relaxed);
-            alone();
-            let sleeping = self.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
-            self.generation.0.store(generation.wrapping_add(1), Ordering::Release);
-            if *sleeping > 0 {
-                self.wake.notify_all();
+        let number = self.last_meeting(worker) + 1;
+        // Whoever is about to sleep counts itself before its last look at this word, and all
+        // threads see these four in the same order: so either it sees the word, or is woken.
+        self.said[worker].0[number % 2].store(word(number, stop), Ordering::SeqCst);
+        if self.sleeping.load(Ordering::SeqCst) > 0 {
+            self.wake_all();
+        }
+        let mut stops = stop;
+        for (_, other) in self.said[..threads].iter().enumerate().filter(|&(i, _)| i != worker) {
+            let said = &other.0[number % 2];
+            let waits = || {
+                said.load(Ordering::SeqCst) >> 1 != number && !self.broken.load(Ordering::Acquire)
+            };
+            self.wait_while(waits);
+            if self.broken.load(Ordering::Acquire) {
+                return Err(Broken);
             }
-            return Ok(());
+            stops |= said.load(Ordering::Acquire) == word(number, true);
         }
-        let waits = || {
-            self.generation.0.load(Ordering::Acquire) == generation
-                && !self.broken.load(Ordering::Acquire)
-        };
-        for _ in 0..self.spins {
+        Ok(stops)
+    }
+
+    /// The number of a thread's last meeting.
+    fn last_meeting(&self, worker: usize) -> usize {
+        let [even, odd] = &self.said[worker].0;
+        (even.load(Ordering::Relaxed) >> 1).max(odd.load(Ordering::Relaxed) >> 1)
+    }
+
+    fn wait_while(&self, waits: impl Fn() -> bool) {
+        for _ in 0..=self.spins {
             if !waits() {
-                break;
+                return;
             }
             std::hint::spin_loop();
         }
-        if waits() {
-            let mut sleeping = self.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
-            *sleeping += 1;
-            while waits() {
-                sleeping = self.wake.wait(sleeping).unwrap_or_else(PoisonError::into_inner);
-            }
-            *sleeping -= 1;
+        self.sleeping.fetch_add(1, Ordering::SeqCst);
+        let mut awake = self.falls_asleep();
+        while waits() {
+            awake = self.wake.wait(awake).unwrap_or_else(PoisonError::into_inner);
         }
-        if self.broken.load(Ordering::Acquire) { Err(Broken) } else { Ok(()) }
+        self.sleeping.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn falls_asleep(&self) -> MutexGuard<'_, ()> {
+        self.falling_asleep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_all(&self) {
+        drop(self.falls_asleep());
+        self.wake.notify_all();
     }
 }
 
@@ -111,9 +141,8 @@ struct Guard<'a>(&'a Barrier);
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let _sleeping = self.0.sleeping.lock().unwrap_or_else(PoisonError::into_inner);
             self.0.broken.store(true, Ordering::Release);
-            self.0.wake.notify_all();
+            self.0.wake_all();
         }
     }
 }
@@ -162,20 +191,30 @@ mod tests {
     #[test]
     fn nobody_passes_a_barrier_before_all_have_come() {
         for threads in [1, 2, 3, 7] {
-            let (count, met) = (AtomicUsize::new(0), AtomicUsize::new(0));
-            run(threads, |_, barrier| {
+            let count = AtomicUsize::new(0);
+            run(threads, |worker, barrier| {
                 for round in 1..=50 {
                     count.fetch_add(1, Ordering::Relaxed);
-                    let alone = || {
-                        assert_eq!(count.load(Ordering::Relaxed), round * threads);
-                        met.fetch_add(1, Ordering::Relaxed);
-                    };
-                    barrier.wait(alone).unwrap();
-                    assert_eq!(met.load(Ordering::Relaxed), round);
-                    barrier.wait(|| {}).unwrap();
+                    barrier.wait(worker, false).unwrap();
+                    assert_eq!(count.load(Ordering::Relaxed), round * threads);
+                    barrier.wait(worker, false).unwrap();
                 }
             });
-            assert_eq!(met.load(Ordering::Relaxed), 50);
+            assert_eq!(count.into_inner(), 50 * threads);
+        }
+    }
+
+    #[test]
+    fn all_are_told_at_the_same_meetings_that_one_wants_to_stop() {
+        for threads in [1, 2, 3, 7] {
+            run(threads, |worker, barrier| {
+                for round in 0..500 {
+                    // Two threads at most, and at some meetings none.
+                    let who = [round % (threads + 1), round % (2 * threads)];
+                    let stop = barrier.wait(worker, who.contains(&worker)).unwrap();
+                    assert_eq!(stop, who.iter().any(|&who| who < threads), "{threads} {round}");
+                }
+            });
         }
     }
 
@@ -187,7 +226,7 @@ mod tests {
                 if worker == 1 {
                     panic!("as intended");
                 }
-                if barrier.wait(|| {}).is_err() {
+                if barrier.wait(worker, false).is_err() {
                     sent_home.fetch_add(1, Ordering::Relaxed);
                 }
             });

@@ -247,14 +247,14 @@ impl<T: Element> Training<T> {
         self.stale = true;
         self.exchange.begin(params, most, threads)?;
         let phases = self.phases();
-        let job = Job::new(self, params, moving, examples, call, &phases, threads);
+        let job = Job::new(self, params, moving, examples, call, &phases, threads)?;
         team::run(threads, |worker, barrier| {
             let mut clock = Clock::new((worker == 0).then_some(poll));
             // A panic elsewhere is passed on where the threads are joined.
             let _: Result<(), Broken> = job.work(worker, barrier, &mut clock);
         });
-        let (outcome, steps) = job.end();
-        self.optimizer.steps += steps as u64;
+        let outcome = job.end();
+        self.optimizer.steps += outcome.losses.len() as u64;
         self.stale = outcome.stopped;
         Ok(outcome)
     }

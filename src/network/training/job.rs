@@ -2,20 +2,19 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-use super::{Call, Examples, MAX_CHUNKS, Outcome, Phase, Training, WORK_OF_DESCENT};
+use super::{Call, Examples, Outcome, Phase, Training, WORK_OF_DESCENT};
 use crate::kernels::ahead::Ahead;
 use crate::kernels::loss::{LossSums, Targets};
 use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::clock::Clock;
 use crate::network::exchange::{Shares, UPDATE};
-use crate::network::parts;
 use crate::network::plan::Block;
 use crate::network::shared::Shared;
 use crate::network::step::{Chunks, Model, Random, Turn};
 use crate::network::team::{Apart, Barrier, Broken};
+use crate::network::{BuildError, parts};
 
 /// One call of `train`, as all its threads see it.
 pub struct Job<'a, T> {
@@ -28,16 +27,17 @@ pub struct Job<'a, T> {
     shares: Shares,
     /// Beside what descends by itself with one chunk, and with several; none if nothing does.
     shares_beside_descent: [Option<Shares>; 2],
-    /// Pieces of work that have been taken, but for each thread's first one.
-    next: Apart<AtomicUsize>,
-    /// Of each chunk of the step.
-    sums: [Apart<Mutex<LossSums>>; MAX_CHUNKS],
-    outcome: Apart<Mutex<Outcome>>,
+    /// How often a thread has asked for a piece of work beside its first one.
+    asked: Apart<AtomicUsize>,
+    /// (steps, [`chunks`](Self::chunks))
+    sums: Shared<LossSums>,
+    /// Most chunks of a step.
+    chunks: usize,
     /// Whether somebody wants a stop.
     stop: AtomicBool,
     /// Whether all have agreed to stop.
     stopped: AtomicBool,
-    /// Steps that are whole.
+    /// Steps that are whole, as the first thread counts them.
     steps: Apart<AtomicUsize>,
 }
 
@@ -57,6 +57,9 @@ struct At {
 
 impl<'a, T: Element> Job<'a, T> {
     /// For so many threads.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
     pub fn new(
         training: &'a Training<T>,
         params: &'a Shared<T>,
@@ -65,13 +68,14 @@ impl<'a, T: Element> Job<'a, T> {
         call: Call<'a>,
         phases: &'a [Phase],
         threads: usize,
-    ) -> Self {
+    ) -> Result<Self, BuildError> {
         let shares = |left_out: &[Range<usize>]| Shares::new(params.len(), left_out, threads);
         let beside = |chunks| {
             let descended = training.descended(chunks);
             (!descended.is_empty()).then(|| shares(&descended))
         };
-        Self {
+        let chunks = training.most_chunks(call.batch.min(call.order.len()));
+        Ok(Self {
             training,
             params,
             moving,
@@ -80,23 +84,27 @@ impl<'a, T: Element> Job<'a, T> {
             phases,
             shares: shares(&[]),
             shares_beside_descent: [1, 2].map(beside),
-            next: Apart::default(),
-            sums: std::array::from_fn(|_| Apart::default()),
-            outcome: Apart(Mutex::new(Outcome {
-                losses: Vec::with_capacity(call.rates.len()),
-                ..Outcome::default()
-            })),
+            asked: Apart::default(),
+            sums: Shared::empty_sums(call.rates.len() * chunks)?,
+            chunks,
             stop: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             steps: Apart::default(),
-        }
+        })
     }
 
-    /// What came of it, and how many steps are whole.
-    pub fn end(self) -> (Outcome, usize) {
-        let mut outcome = self.outcome.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-        outcome.stopped = self.stopped.into_inner();
-        (outcome, self.steps.0.into_inner())
+    /// What came of the steps that are whole.
+    pub fn end(mut self) -> Outcome {
+        let steps = self.steps.0.into_inner();
+        let sums = &self.sums.get_mut()[..steps * self.chunks];
+        Outcome {
+            losses: sums
+                .chunks(self.chunks)
+                .map(|step| step.iter().map(|sums| sums.loss).sum())
+                .collect(),
+            correct: sums.iter().map(|sums| sums.correct).sum(),
+            stopped: self.stopped.into_inner(),
+        }
     }
 
     /// What each thread does. All take the same turns.
@@ -108,6 +116,7 @@ impl<'a, T: Element> Job<'a, T> {
     ) -> Result<(), Broken> {
         let (plan, threads) = (&self.training.plan, barrier.threads());
         let mut room = [T::zero(); UPDATE];
+        let mut dealt = 0;
         let batches = parts(self.call.order.len(), self.call.batch);
         for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
             let chunks = self.training.chunks(batch.len());
@@ -115,53 +124,57 @@ impl<'a, T: Element> Job<'a, T> {
             let short = plan.work.saturating_mul(batch.len()) <= WORK_OF_DESCENT;
             let descends = in_turn && short && self.beside_descent(chunks).is_some();
             let at = At { step, start: batch.start, chunks, threads, rate, descends };
-            for (number, phase) in self.phases.iter().enumerate() {
-                for chunk in self.turns(chunks.count(), worker, threads, self.training.meets()) {
-                    if self.stop.load(Ordering::Relaxed) && !descends {
+            for phase in self.phases {
+                let fixed = self.training.meets();
+                for chunk in self.turns(chunks.count(), worker, threads, fixed, &mut dealt) {
+                    if self.stops(&at) {
                         break;
                     }
                     self.chunk(worker, phase, &at, chunk, clock);
                 }
-                let last = number + 1 == self.phases.len();
-                barrier.wait(|| self.finish_phase(last, &at))?;
-            }
-            if self.stopped() {
-                return Ok(());
+                if barrier.wait(worker, self.stops(&at))? {
+                    self.stopped.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
             }
             self.update(&at, worker, threads, &mut room);
-            barrier.wait(|| {
-                self.next.0.store(0, Ordering::Relaxed);
-                self.steps.0.fetch_add(1, Ordering::Relaxed);
-                if self.stop.load(Ordering::Relaxed) {
-                    self.stopped.store(true, Ordering::Relaxed);
-                }
-            })?;
+            let stop = barrier.wait(worker, self.stop.load(Ordering::Relaxed))?;
             self.take_updates(&at, worker, threads);
-            if self.stopped() {
+            if worker == 0 {
+                self.steps.0.store(step + 1, Ordering::Relaxed);
+            }
+            if stop {
+                self.stopped.store(true, Ordering::Relaxed);
                 return Ok(());
             }
             if plan.prepared_len > 0 {
-                self.prepare(worker, threads);
-                barrier.wait(|| self.next.0.store(0, Ordering::Relaxed))?;
+                self.prepare(worker, threads, &mut dealt);
+                barrier.wait(worker, false)?;
             }
         }
         Ok(())
     }
 
     /// A thread's pieces of `count`: the first one is its own; and then, if they are `fixed`, those
-    /// that follow in turns, else those that nobody has taken yet.
+    /// that follow in turns, else those that nobody has taken yet. So many have been dealt before.
     fn turns(
         &self,
         count: usize,
         worker: usize,
         threads: usize,
         fixed: bool,
+        dealt: &mut usize,
     ) -> impl Iterator<Item = usize> {
         let own = (worker..if fixed { count } else { count.min(threads) }).step_by(threads);
         // With a thread for each piece, it costs nothing to find out that there are no more.
-        let dealt = !fixed && threads < count;
-        let next = move || threads + self.next.0.fetch_add(1, Ordering::Relaxed);
-        own.chain(std::iter::from_fn(move || dealt.then(next).filter(|&next| next < count)))
+        let deals = !fixed && threads < count;
+        let before = *dealt;
+        if deals {
+            // Each thread asks once in vain.
+            *dealt += count;
+        }
+        let next = move || threads + self.asked.0.fetch_add(1, Ordering::Relaxed) - before;
+        own.chain(std::iter::from_fn(move || deals.then(next).filter(|&next| next < count)))
     }
 
     /// The parameters that a thread computes with.
@@ -169,29 +182,9 @@ impl<'a, T: Element> Job<'a, T> {
         self.training.exchange.params(self.params, worker)
     }
 
-    fn stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
-    }
-
-    /// Done by one thread while the others wait.
-    fn finish_phase(&self, last: bool, at: &At) {
-        self.next.0.store(0, Ordering::Relaxed);
-        if !last {
-            return;
-        }
-        // A step whose nodes have descended is done.
-        if self.stop.load(Ordering::Relaxed) && !at.descends {
-            self.stopped.store(true, Ordering::Relaxed);
-            return;
-        }
-        let mut outcome = self.outcome.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut loss = 0.0;
-        for sums in &self.sums[..at.chunks.count()] {
-            let sums = std::mem::take(&mut *sums.0.lock().unwrap_or_else(PoisonError::into_inner));
-            loss += sums.loss;
-            outcome.correct += sums.correct;
-        }
-        outcome.losses.push(loss);
+    /// Whether to stop within a step: not where nodes have descended already.
+    fn stops(&self, at: &At) -> bool {
+        self.stop.load(Ordering::Relaxed) && !at.descends
     }
 
     /// Takes a chunk through a phase, or a part of it if there is a stop: then the step does not
@@ -233,7 +226,7 @@ impl<'a, T: Element> Job<'a, T> {
                 if clock.says_stop(plan.work_of_node(block.n)) {
                     self.stop.store(true, Ordering::Relaxed);
                 }
-                self.stop.load(Ordering::Relaxed) && !at.descends
+                self.stops(at)
             };
             if let Some(nodes) = &phase.forward
                 // SAFETY: as above.
@@ -242,7 +235,7 @@ impl<'a, T: Element> Job<'a, T> {
                 return;
             }
             if phase.loss {
-                self.loss(&block, at.start + row);
+                self.loss(&block, at, row);
             }
             if phase.loss || !phase.backward.is_empty() {
                 // SAFETY: each chunk has its gradient and each worker its extra one.
@@ -266,7 +259,7 @@ impl<'a, T: Element> Job<'a, T> {
                     run::add_gradient(gradient, extra);
                 }
             }
-            if self.stop.load(Ordering::Relaxed) && !at.descends {
+            if self.stops(at) {
                 return;
             }
         }
@@ -281,8 +274,9 @@ impl<'a, T: Element> Job<'a, T> {
         Ahead::new(self.examples.x, &order[start..end], self.training.plan.input_len, nodes)
     }
 
-    /// The loss of a block and its gradient; `start` is its first image's place in the order.
-    fn loss(&self, block: &Block<'_, T>, start: usize) {
+    /// The loss of a block and its gradient; `row` is its first image's place in the batch.
+    fn loss(&self, block: &Block<'_, T>, at: &At, row: usize) {
+        let start = at.start + row;
         let Training { plan, loss, end, .. } = self.training;
         let width = plan.width;
         let targets = match self.examples.targets {
@@ -299,8 +293,10 @@ impl<'a, T: Element> Job<'a, T> {
         // SAFETY: gone before the block goes on; a value and its gradient lie apart.
         let (x, d_x) = unsafe { (plan.value(block, *end), plan.d_value(block, *end)) };
         let scale = T::from_f64(1.0 / block.chunks.images as f64);
-        let mut sums = self.sums[block.chunk].0.lock().unwrap_or_else(PoisonError::into_inner);
-        run::loss_backward(d_x, &mut sums, x, targets, *loss, width, scale);
+        let sums = at.step * self.chunks + block.chunk;
+        // SAFETY: these are of this chunk, which is one thread's.
+        let sums = unsafe { &mut self.sums.write(sums..sums + 1)[0] };
+        run::loss_backward(d_x, sums, x, targets, *loss, width, scale);
     }
 
     /// A thread's share of updating parameters and moving averages by what the chunks have found,
@@ -351,9 +347,9 @@ impl<'a, T: Element> Job<'a, T> {
     }
 
     /// Makes of the new weights what the nodes want prepared.
-    fn prepare(&self, worker: usize, threads: usize) {
+    fn prepare(&self, worker: usize, threads: usize, dealt: &mut usize) {
         let Training { plan, prepared, .. } = self.training;
-        for i in self.turns(plan.len(), worker, threads, false) {
+        for i in self.turns(plan.len(), worker, threads, false, dealt) {
             // SAFETY: nobody writes weights now, and what node `i` wants is this piece of work's.
             unsafe {
                 let params = self.params(worker).read(0..self.params.len());
