@@ -157,7 +157,7 @@ def evaluate(network: "_core.Network", data: Data) -> Sums:
 
 def draw_seed(rng: "np.random.Generator") -> int:
     """A seed for the random numbers of an epoch's layers."""
-    return int(rng.integers(2**64, dtype=np.uint64))
+    return int(rng.bit_generator.random_raw())  # as `rng.integers(2**64, dtype=np.uint64)` would
 
 
 class Fit:

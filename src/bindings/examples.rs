@@ -81,7 +81,7 @@ impl<'py, T: Element + numpy::Element> Answers<'py, T> {
         output: &[usize],
         y: &Bound<'py, PyAny>,
         images: usize,
-        looked_at: impl Iterator<Item = usize>,
+        looked_at: impl Iterator<Item = usize> + Clone,
     ) -> PyResult<Self> {
         match loss {
             Loss::SparseCategoricalCrossentropy { .. } => {
@@ -111,28 +111,27 @@ impl<'py, T: Element + numpy::Element> Answers<'py, T> {
 /// The labels of the images that are looked at, if they are all classes.
 fn taken(
     labels: &[i64],
-    looked_at: impl Iterator<Item = usize>,
+    looked_at: impl Iterator<Item = usize> + Clone,
     classes: usize,
 ) -> PyResult<Vec<i64>> {
-    let label = |at: usize| {
-        let label = labels[at];
-        if usize::try_from(label).is_ok_and(|label| label < classes) {
-            return Ok(label);
-        }
-        Err(PyValueError::new_err(format!(
+    let is_class = |&label: &i64| usize::try_from(label).is_ok_and(|label| label < classes);
+    let taken: Vec<i64> = looked_at.clone().map(|at| labels[at]).collect();
+    match taken.iter().zip(looked_at).find(|(label, _)| !is_class(label)) {
+        None => Ok(taken),
+        Some((label, at)) => Err(PyValueError::new_err(format!(
             "y: expected classes from 0 to below {classes}, got {label} at index {at}"
-        )))
-    };
-    looked_at.map(label).collect()
+        ))),
+    }
 }
 
 /// Checked indices of images.
 pub fn indices(order: &[i64], images: usize) -> PyResult<Vec<usize>> {
-    let index = |&index: &i64| {
-        usize::try_from(index).ok().filter(|&image| image < images).ok_or_else(|| {
-            let why = format!("order: expected indices from 0 to below {images}, got {index}");
-            PyIndexError::new_err(why)
-        })
-    };
-    order.iter().map(index).collect()
+    let index = |&index: &i64| usize::try_from(index).unwrap_or(usize::MAX);
+    let indices: Vec<usize> = order.iter().map(index).collect();
+    match indices.iter().zip(order).find(|&(&index, _)| index >= images) {
+        None => Ok(indices),
+        Some((_, index)) => Err(PyIndexError::new_err(format!(
+            "order: expected indices from 0 to below {images}, got {index}"
+        ))),
+    }
 }

@@ -328,7 +328,7 @@ fn answers<'py, T: Element + numpy::Element>(
     net: &network::Network<T>,
     y: &Bound<'py, PyAny>,
     images: usize,
-    looked_at: impl Iterator<Item = usize>,
+    looked_at: impl Iterator<Item = usize> + Clone,
 ) -> PyResult<Answers<'py, T>> {
     let loss = net.loss().ok_or_else(not_compiled)?;
     Answers::new(loss, net.layers().output(), y, images, looked_at)
