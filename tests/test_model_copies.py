@@ -188,9 +188,7 @@ def test_a_copy_is_of_one_moment_even_if_each_call_lets_a_step_in() -> None:
             def call(*arguments: Any) -> Any:
                 result = getattr(self._network, name)(*arguments)
                 step = self._network.steps()
-                self._network.train(
-                    x, y, np.array([[step]]), 1, np.array([0.5]), np.uint64([0]), step
-                )
+                self._network.train(x, y, np.array([step]), 1, np.array([0.5]), 0, step)
                 return result
 
             return call

@@ -35,9 +35,7 @@ def noise(height: int = 6, width: int = 7, n: int = 12) -> Arrays:
 
 def step(net: Network, x: Any, y: Any, order: Any, **changes: Any) -> Any:
     """Train on one image a step."""
-    order = order[np.newaxis] if isinstance(order, np.ndarray) and order.ndim == 1 else order
-    others = {"batch": 1, "rates": np.full(np.size(order), 0.1)}
-    others |= {"seeds": np.zeros(1, np.uint64), "first": 0} | changes
+    others = {"batch": 1, "rates": np.full(np.size(order), 0.1), "seed": 0, "first": 0} | changes
     return net.train(x, y, order, *others.values())
 
 
@@ -88,13 +86,7 @@ def test_unfit_data_is_refused_before_the_first_step(
         ({"rates": np.array([0.1])}, ValueError, "rates: .* each of 2 steps, got 1"),
         ({"rates": np.array([0.1, np.nan])}, ValueError, "rates: expected finite .*, got NaN"),
         ({"rates": [0.1, 0.1]}, TypeError, "rates: .* float64, got list"),
-        (
-            {"order": np.zeros((1, 2, 1), np.int64)},
-            ValueError,
-            r"order: .* \(epochs, images\), got \(1, 2, 1\)",
-        ),
-        ({"seeds": np.zeros(2, np.uint64)}, ValueError, r"seeds: .* \(1,\), got \(2,\)"),
-        ({"seeds": np.zeros(1, np.int64)}, TypeError, "seeds: .* uint64, got .* int64"),
+        ({"seed": -1}, OverflowError, ""),
         ({"first": -1}, OverflowError, ""),
     ],
 )
@@ -131,10 +123,8 @@ def test_unfit_weights_are_refused_whole(
 
 def test_no_order_does_nothing() -> None:
     net, weights = network()
-    for order in (np.zeros(0, np.int64), np.zeros((1, 0), np.int64), np.zeros((0, 3), np.int64)):
-        seeds = np.zeros(1 if order.ndim == 1 else len(order), np.uint64)
-        losses, right, interrupt = step(net, *noise(), order, seeds=seeds)
-        assert (losses.tolist(), right.tolist(), interrupt) == ([], [], None)
+    losses, right = step(net, *noise(), np.zeros(0, np.int64))
+    assert (losses.tolist(), right) == ([], 0)
     assert_same(net.get_weights(), weights)
 
 
@@ -203,12 +193,11 @@ def test_arrays_in_any_layout_give_the_same(
     arranged = layout(x)
     np.testing.assert_array_equal(arranged, x)
     (net, _), (other, _) = network(), network()
-    losses, right, _ = step(net, x, y, np.concatenate([order, order[::-1]]))
-    rates = layout(np.full(10, 0.1))
-    orders, seeds = layout(np.stack([order, order[::-1]])), layout(np.array([0, 0], np.uint64))
-    got, got_right, _ = step(other, arranged, layout(y), orders, rates=rates, seeds=seeds)
+    losses, right = step(net, x, y, order)
+    rates = layout(np.full(5, 0.1))
+    got, got_right = step(other, arranged, layout(y), layout(order), rates=rates)
     np.testing.assert_array_equal(got, losses)
-    np.testing.assert_array_equal(got_right, right)
+    assert got_right == right
     assert_same(other.get_weights(), net.get_weights())
     assert other.evaluate(arranged, layout(y)) == net.evaluate(x, y)
     np.testing.assert_array_equal(other.predict(arranged), net.predict(x))

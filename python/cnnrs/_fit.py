@@ -1,4 +1,4 @@
-"""Training epoch by epoch, in Rust calls of many steps or, if nobody looks, of many epochs."""
+"""Training epoch by epoch, in calls of many steps that each are one Rust call."""
 
 import functools
 import math
@@ -93,7 +93,6 @@ class CallbackList:
         self.history = histories[-1] if histories else History()
         self._callbacks: list[Callback] = given if histories else [*given, self.history]
         self.wants_batches = False
-        self.only_history = [type(callback) for callback in self._callbacks] == [History]
         for callback in self._callbacks:
             callback.set_model(model)
             callback.set_params(params)
@@ -188,53 +187,15 @@ class Fit:
         self._rate = 0.0  # of the last step, once there was one
         self._warned = False
 
-    def epochs(
-        self, first: int, end: int, rng: "np.random.Generator", shuffle: bool
-    ) -> tuple[int, Logs]:
-        """Train the epoch `first`, or several before `end` if nobody looks between them.
-
-        Returns the next epoch, and the logs of the last one.
-        """
-        count = min(self._pace.steps // self._report.steps, end - first)
-        unseen = self._validation is None and self._report.is_silent
-        if count > 1 and unseen and self._callbacks.only_history:
-            return first + count, self._unseen(first, *self._draw(count, rng, shuffle))
-        return first + 1, self._epoch(first, rng, shuffle)
-
-    def _draw(self, epochs: int, rng: "np.random.Generator", shuffle: bool) -> tuple[Array, Array]:
-        """What each epoch takes: the order of its images (epochs, n), and its seed (epochs,)."""
-        orders = np.empty((epochs, len(self._data.x)), np.int64)
-        seeds = np.empty(epochs, np.uint64)
-        for epoch, order in enumerate(orders):
-            order[:] = np.arange(len(order))
-            if shuffle:
-                rng.shuffle(order)
-            seeds[epoch] = draw_seed(rng)
-        return orders, seeds
-
-    def _unseen(self, first: int, orders: Array, seeds: Array) -> Logs:
-        """Train these epochs in one call, tell the history, and return the last one's logs."""
-        losses, right, rates, interrupt = self._take(orders, seeds, 0)
-        logs: Logs = {}
-        steps = self._report.steps
-        for at in range(len(losses) // steps):
-            of_epoch = slice(at * steps, (at + 1) * steps)
-            self._callbacks.epoch_begin(first + at)
-            self._sums = Sums()
-            self._add(first + at, 0, orders[at], losses[of_epoch], right[of_epoch], rates[of_epoch])
-            logs = self._sums.logs(self._metric)
-            self._callbacks.epoch_end(first + at, logs)
-        if interrupt is not None:
-            raise interrupt
-        return logs
-
-    def _epoch(self, epoch: int, rng: "np.random.Generator", shuffle: bool) -> Logs:
+    def epoch(self, epoch: int, rng: "np.random.Generator", shuffle: bool) -> Logs:
         """Train one epoch, validate, tell the callbacks, and return the logs."""
         self._callbacks.epoch_begin(epoch)
         self._report.begin(epoch)
-        orders, seeds = self._draw(1, rng, shuffle)
+        order = np.arange(len(self._data.x), dtype=np.int64)
+        if shuffle:
+            rng.shuffle(order)
         start = time.perf_counter()
-        steps = self._train(epoch, orders, seeds)
+        steps = self._train(epoch, order, draw_seed(rng))
         seconds = time.perf_counter() - start
         logs = self._sums.logs(self._metric)
         if self._validation is not None:
@@ -250,7 +211,7 @@ class Fit:
         self._report.end(steps, seconds, logs)
         return logs
 
-    def _train(self, epoch: int, orders: Array, seeds: Array) -> int:
+    def _train(self, epoch: int, order: npt.NDArray[np.int64], seed: int) -> int:
         """Take the steps of an epoch, and return how many they were."""
         total, hooks = self._report.steps, self._callbacks.wants_batches
         done, self._sums = 0, Sums()
@@ -261,7 +222,7 @@ class Fit:
                     self._callbacks.batch_begin(done)
                 while True:
                     count = min(self._pace.steps, end - done)
-                    self._call(epoch, orders, seeds, done, count)
+                    self._call(epoch, order, seed, done, count)
                     done += count
                     if done == end or self._model.stop_training:
                         break
@@ -269,44 +230,27 @@ class Fit:
                     self._callbacks.batch_end(done - 1, self._sums.logs(self._metric))
         return done
 
-    def _call(self, epoch: int, orders: Array, seeds: Array, done: int, count: int) -> None:
+    def _call(
+        self, epoch: int, order: npt.NDArray[np.int64], seed: int, done: int, count: int
+    ) -> None:
         """Take `count` steps after `done` of the epoch, and add what they came to to the sums."""
-        part = orders[:, done * self._batch_size : (done + count) * self._batch_size]
-        losses, right, rates, interrupt = self._take(part, seeds, done)
-        if interrupt is not None:
-            raise interrupt
-        self._add(epoch, done, part[0], losses, right, rates)
-
-    def _take(
-        self, orders: Array, seeds: Array, done: int
-    ) -> tuple[Array, Array, Array, BaseException | None]:
-        """Take the steps of some epochs, or of a part of one after `done` of its steps.
-
-        Returns the losses, right predictions and rates of all steps, and what interrupted them.
-        """
+        part = order[done * self._batch_size : (done + count) * self._batch_size]
         network = self._network()
-        count = len(orders) * math.ceil(orders.shape[1] / self._batch_size)
         rates = self._model._rates(network.steps(), count)
         start = time.perf_counter()
-        losses, right, interrupt = network.train(
-            self._data.x, self._data.y, orders, self._batch_size, rates, seeds, done
+        losses, right = network.train(
+            self._data.x, self._data.y, part, self._batch_size, rates, seed, done
         )
         self._pace.took(count, time.perf_counter() - start)
-        return losses, right, rates, interrupt
-
-    def _add(
-        self, epoch: int, done: int, order: Array, losses: Array, right: Array, rates: Array
-    ) -> None:
-        """Add to the sums what steps after `done` of the epoch came to."""
         sums = self._sums
-        sums.images += len(order)
+        sums.images += len(part)
         # One after the other, so that the sum does not depend on how steps are cut into calls.
         sums.loss = functools.reduce(operator.add, losses.tolist(), sums.loss)
-        sums.right += int(right.sum())
-        self._report.update(len(order), sums.logs(self._metric))
+        sums.right += right
+        self._report.update(len(part), sums.logs(self._metric))
         if not (math.isfinite(sums.loss) or self._warned or np.isfinite(losses).all()):
             strange = int(np.isfinite(losses).argmin())
-            step, images = done + strange, order[strange * self._batch_size :][: self._batch_size]
+            step, images = done + strange, part[strange * self._batch_size :][: self._batch_size]
             if strange:
                 self._rate = float(rates[strange - 1])
             self._callbacks.loss_not_finite(epoch, step, float(losses[strange]))

@@ -57,11 +57,6 @@ class Report:
         if self._verbose == 1:
             say(self._heading)
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether the user sees nothing."""
-        return self._verbose == 0
-
     @contextmanager
     def bar(self) -> Iterator[None]:
         """Show a progress bar meanwhile, which is gone afterwards."""

@@ -293,10 +293,10 @@ class Sequential(Stored):
             report=Report(level, epochs=epochs, steps=steps, images=len(data.x)),
         )
         logs: dict[str, float] = {}
-        epoch = self._initial_epoch
-        trained = epoch > initial_epoch  # before a training that goes on here
-        while epoch < epochs:
-            epoch, logs = fit.epochs(epoch, epochs, self._rng, shuffle)
+        first = self._initial_epoch
+        trained = first > initial_epoch  # before a training that goes on here
+        for epoch in range(first, epochs):
+            logs = fit.epoch(epoch, self._rng, shuffle)
             trained = True
             self.history = called.history  # which a callback's own `fit` replaces
             if self.stop_training:

@@ -5,18 +5,17 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use numpy::PyArray1;
-use pyo3::exceptions::{PyBaseException, PyMemoryError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::array::{Elements, expect_shape, filled};
+use super::array::{Elements, filled};
 use super::config::num_threads;
 use super::examples::{Answers, Pixels, indices};
 use super::spec;
 use super::state::{Arrays, optimizer_copies, set_optimizer_state, set_weights, weight_copies};
 use super::turns::{Turn, Turns};
-use crate::kernels::shape::tuple;
 use crate::kernels::simd::Element;
 use crate::network::{self, BuildError, Call, Examples, LayerSpec, Poll};
 
@@ -32,10 +31,6 @@ impl From<BuildError> for PyErr {
         }
     }
 }
-
-/// Losses, right predictions and what ended the call: see [`Network::train`].
-type Trained<'py> =
-    (Bound<'py, PyArray1<f64>>, Bound<'py, PyArray1<usize>>, Option<Py<PyBaseException>>);
 
 /// A network of either element type.
 enum Net {
@@ -132,14 +127,9 @@ impl Network {
         Ok(with!(&mut *self.lock(py)?, net => net.compile(loss, rule, averaging))?)
     }
 
-    /// Takes steps on `batch_size` images each, the last one of an epoch on what is left: `order`
-    /// (epochs, images) says on which, `rates` has the learning rate of every step, `seeds`
-    /// (epochs,) what its random numbers follow from, and the first step of an epoch is its step
-    /// `first_step`. The arrays must not change meanwhile.
-    ///
-    /// Returns for each step the sum of its images' losses and how many of them were predicted
-    /// right; and the exception of a signal's handler that ended the call after fewer steps, or
-    /// None.
+    /// Takes one step for every rate, on `batch_size` of the images `order` each. Returns the sum
+    /// of the images' losses of each step, and how many images were predicted right, each in its
+    /// own step. The arrays must not change meanwhile.
     fn train<'py>(
         &self,
         py: Python<'py>,
@@ -148,24 +138,16 @@ impl Network {
         order: &Bound<'py, PyAny>,
         batch_size: usize,
         rates: &Bound<'py, PyAny>,
-        seeds: &Bound<'py, PyAny>,
+        seed: u64,
         first_step: u64,
-    ) -> PyResult<Trained<'py>> {
+    ) -> PyResult<(Bound<'py, PyArray1<f64>>, usize)> {
         let order = Elements::<i64>::new("order", order)?;
         let rates = Elements::<f64>::new("rates", rates)?.to_vec();
-        let seeds = Elements::<u64>::new("seeds", seeds)?;
-        let &[epochs, epoch] = order.shape() else {
-            let got = tuple(order.shape());
-            let why = format!("order: expected shape (epochs, images), got {got}");
-            return Err(PyValueError::new_err(why));
-        };
-        expect_shape("seeds", seeds.shape(), &[epochs])?;
-        let seeds = seeds.to_vec();
         if batch_size == 0 {
             let why = "batch_size: expected at least 1, got 0";
             return Err(PyValueError::new_err(why));
         }
-        let steps = epochs * epoch.div_ceil(batch_size);
+        let steps = order.len().div_ceil(batch_size);
         if rates.len() != steps {
             let why = format!("rates: expected one for each of {steps} steps, got {}", rates.len());
             return Err(PyValueError::new_err(why));
@@ -180,20 +162,11 @@ impl Network {
             let answers = answers(net, y, pixels.images(), order.iter().copied())?;
             let examples = Examples { x: pixels.source(), targets: answers.targets() };
             let (work, threads) = (net.work(order.len()), num_threads());
-            let call = Call {
-                order: &order,
-                epoch: epoch.max(1),
-                batch: batch_size,
-                rates: &rates,
-                seeds: &seeds,
-                first_step,
-                threads,
-            };
+            let call =
+                Call { order: &order, batch: batch_size, rates: &rates, seed, first_step, threads };
             let train = |poll: Poll<'_>| net.train(examples, call, poll);
-            let (outcome, interrupt) = stoppable(py, work, train)?;
-            let losses = PyArray1::from_vec(py, outcome.losses);
-            let right = PyArray1::from_vec(py, outcome.correct);
-            Ok((losses, right, interrupt.map(|error| error.into_value(py))))
+            let outcome = interruptible(py, work, train)?;
+            Ok((PyArray1::from_vec(py, outcome.losses), outcome.correct))
         })
     }
 
@@ -212,7 +185,7 @@ impl Network {
             let work = net.work(images);
             let evaluate = |poll: Poll<'_>| net.evaluate(examples, images, threads, poll);
             let outcome = interruptible(py, work, evaluate)?;
-            Ok((outcome.losses.iter().sum(), outcome.correct.iter().sum()))
+            Ok((outcome.losses.iter().sum(), outcome.correct))
         })
     }
 
@@ -338,24 +311,13 @@ fn not_compiled() -> PyErr {
     PyRuntimeError::new_err("expected a call of compile first, got none")
 }
 
-/// Runs `call`, and raises what a signal's handler has raised meanwhile.
+/// Runs `call` of so many products, forward; what it polls is whether a signal has come. If it is
+/// worth it, this is without the interpreter's lock.
 fn interruptible<R: Send>(
     py: Python<'_>,
     work: usize,
     call: impl FnOnce(Poll<'_>) -> Result<R, BuildError> + Send,
 ) -> PyResult<R> {
-    let (result, interrupt) = stoppable(py, work, call)?;
-    interrupt.map_or(Ok(result), Err)
-}
-
-/// Runs `call` of so many products, forward; what it polls is whether a signal has come whose
-/// handler raises, and that is returned too. If it is worth it, this is without the interpreter's
-/// lock.
-fn stoppable<R: Send>(
-    py: Python<'_>,
-    work: usize,
-    call: impl FnOnce(Poll<'_>) -> Result<R, BuildError> + Send,
-) -> PyResult<(R, Option<PyErr>)> {
     let signal = Mutex::new(None);
     let keeps_lock = work < WORK_WITHOUT_LOCK;
     let handles_signals = keeps_lock || is_main_thread(py)?;
@@ -368,7 +330,10 @@ fn stoppable<R: Send>(
         true
     };
     let result = if keeps_lock { call(&poll) } else { py.detach(|| call(&poll)) };
-    Ok((result?, signal.into_inner().unwrap_or_else(PoisonError::into_inner)))
+    match signal.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(result?),
+    }
 }
 
 /// Whether signals are handled in this thread; in others, to ask for them would only be to wait for

@@ -279,7 +279,7 @@ impl<T: Element> Network<T> {
         )?;
         let loss = sums.iter().map(|sums| sums.loss).sum();
         let correct = sums.iter().map(|sums| sums.correct).sum();
-        Ok(Outcome { losses: vec![loss], correct: vec![correct], stopped })
+        Ok(Outcome { losses: vec![loss], correct, stopped })
     }
 
     /// What the network says of each image: `out` (images, output). With `augmented`, images are

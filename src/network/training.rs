@@ -18,7 +18,7 @@ use crate::network::plan::Plan;
 use crate::network::shared::Shared;
 use crate::network::step::{Chunks, Model};
 use crate::network::team::{self, Broken};
-use crate::network::{BuildError, Mode, parts};
+use crate::network::{BuildError, Mode};
 
 /// Most chunks that a batch is divided into, each with a gradient of its own: enough for the
 /// threads that a small network keeps busy.
@@ -60,47 +60,16 @@ pub struct Examples<'a, T> {
 pub struct Call<'a> {
     /// Which images, in turn; each below the number of images.
     pub order: &'a [usize],
-    /// Images an epoch, at least 1.
-    pub epoch: usize,
-    /// Images a step, at least 1; the last step of an epoch takes what is left.
+    /// Images a step, at least 1; the last step takes what is left.
     pub batch: usize,
     /// The learning rate of each step.
     pub rates: &'a [f64],
-    /// Of the random numbers of each epoch.
-    pub seeds: &'a [u64],
-    /// The number of an epoch's first step, for the random numbers.
+    /// Of the random numbers.
+    pub seed: u64,
+    /// The number of the first step, for the random numbers.
     pub first_step: u64,
     /// At least 1.
     pub threads: usize,
-}
-
-/// The images of a step.
-#[derive(Clone, Debug)]
-struct Batch {
-    /// Their places in the order.
-    images: Range<usize>,
-    /// Of the random numbers.
-    seed: u64,
-    /// The step's number in its epoch, for the random numbers.
-    step: u64,
-}
-
-impl Call<'_> {
-    /// The steps.
-    fn batches(&self) -> impl Iterator<Item = Batch> {
-        parts(self.order.len(), self.epoch).zip(self.seeds).flat_map(|(epoch, &seed)| {
-            let numbered = (self.first_step..).zip(parts(epoch.len(), self.batch));
-            numbered.map(move |(step, part)| {
-                let images = epoch.start + part.start..epoch.start + part.end;
-                Batch { images, seed, step }
-            })
-        })
-    }
-
-    /// Images of the largest step.
-    fn largest_batch(&self) -> usize {
-        self.batch.min(self.epoch).min(self.order.len())
-    }
 }
 
 /// What came of a call.
@@ -108,8 +77,8 @@ impl Call<'_> {
 pub struct Outcome {
     /// The sum of the images' losses, for each step; for an evaluation, one for all.
     pub losses: Vec<f64>,
-    /// How many of the images were predicted right, likewise.
-    pub correct: Vec<usize>,
+    /// How many of the images were predicted right.
+    pub correct: usize,
     /// Whether the call was stopped before its end; all steps up to then are whole.
     pub stopped: bool,
 }
@@ -253,7 +222,7 @@ impl<T: Element> Training<T> {
         call: Call<'_>,
         poll: Poll<'_>,
     ) -> Result<Outcome, BuildError> {
-        let batch = call.largest_batch();
+        let batch = call.batch.min(call.order.len());
         let chunks = self.make_room(layers, batch)?;
         let forward = |images| self.plan.work.saturating_mul(images);
         let threads = if forward(batch) < WORK_FOR_THREADS {

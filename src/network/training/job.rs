@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::{Batch, Call, Examples, Outcome, Phase, Training, WORK_OF_DESCENT};
+use super::{Call, Examples, Outcome, Phase, Training, WORK_OF_DESCENT};
 use crate::kernels::ahead::Ahead;
 use crate::kernels::loss::{LossSums, Targets};
 use crate::kernels::run;
@@ -25,8 +25,8 @@ pub struct Job<'a, T> {
     call: Call<'a>,
     phases: &'a [Phase],
     shares: Shares,
-    /// With one chunk, and with several; none if nothing descends by itself.
-    descents: [Option<Descent>; 2],
+    /// Beside what descends by itself with one chunk, and with several; none if nothing does.
+    shares_beside_descent: [Option<Shares>; 2],
     /// How often a thread has asked for a piece of work beside its first one.
     asked: Apart<AtomicUsize>,
     /// (steps, [`chunks`](Self::chunks))
@@ -41,30 +41,18 @@ pub struct Job<'a, T> {
     steps: Apart<AtomicUsize>,
 }
 
-/// What descends by itself.
-struct Descent {
-    params: Vec<Range<usize>>,
-    /// Of all others.
-    shares: Shares,
-}
-
 /// A step of the call.
-struct At<'a> {
+struct At {
     step: usize,
-    batch: Batch,
+    /// Its first image in the order.
+    start: usize,
     chunks: Chunks,
     /// At work.
     threads: usize,
     rate: f64,
-    /// Where one thread takes one block after the other and there is nothing but descent.
-    descent: Option<&'a Descent>,
-}
-
-impl At<'_> {
-    /// The parameters that have descended by themselves.
-    fn descended(&self) -> &[Range<usize>] {
-        self.descent.map_or(&[], |descent| &descent.params)
-    }
+    /// Whether nodes descend by themselves, because one thread takes one block after the other and
+    /// there is nothing but descent.
+    descends: bool,
 }
 
 impl<'a, T: Element> Job<'a, T> {
@@ -82,11 +70,11 @@ impl<'a, T: Element> Job<'a, T> {
         threads: usize,
     ) -> Result<Self, BuildError> {
         let shares = |left_out: &[Range<usize>]| Shares::new(params.len(), left_out, threads);
-        let descent = |chunks| {
-            let params = training.descended(chunks);
-            (!params.is_empty()).then(|| Descent { shares: shares(&params), params })
+        let beside = |chunks| {
+            let descended = training.descended(chunks);
+            (!descended.is_empty()).then(|| shares(&descended))
         };
-        let chunks = training.most_chunks(call.largest_batch());
+        let chunks = training.most_chunks(call.batch.min(call.order.len()));
         Ok(Self {
             training,
             params,
@@ -95,7 +83,7 @@ impl<'a, T: Element> Job<'a, T> {
             call,
             phases,
             shares: shares(&[]),
-            descents: [1, 2].map(descent),
+            shares_beside_descent: [1, 2].map(beside),
             asked: Apart::default(),
             sums: Shared::empty_sums(call.rates.len() * chunks)?,
             chunks,
@@ -107,12 +95,14 @@ impl<'a, T: Element> Job<'a, T> {
 
     /// What came of the steps that are whole.
     pub fn end(mut self) -> Outcome {
-        let whole = self.steps.0.into_inner() * self.chunks;
-        let sums = &self.sums.get_mut()[..whole];
-        let steps = || sums.chunks(self.chunks);
+        let steps = self.steps.0.into_inner();
+        let sums = &self.sums.get_mut()[..steps * self.chunks];
         Outcome {
-            losses: steps().map(|step| step.iter().map(|sums| sums.loss).sum()).collect(),
-            correct: steps().map(|step| step.iter().map(|sums| sums.correct).sum()).collect(),
+            losses: sums
+                .chunks(self.chunks)
+                .map(|step| step.iter().map(|sums| sums.loss).sum())
+                .collect(),
+            correct: sums.iter().map(|sums| sums.correct).sum(),
             stopped: self.stopped.into_inner(),
         }
     }
@@ -127,14 +117,13 @@ impl<'a, T: Element> Job<'a, T> {
         let (plan, threads) = (&self.training.plan, barrier.threads());
         let mut room = [T::zero(); UPDATE];
         let mut dealt = 0;
-        for ((step, batch), &rate) in self.call.batches().enumerate().zip(self.call.rates) {
-            let images = batch.images.len();
-            let chunks = self.training.chunks(images);
+        let batches = parts(self.call.order.len(), self.call.batch);
+        for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
+            let chunks = self.training.chunks(batch.len());
             let in_turn = chunks.len <= plan.block && (chunks.count() == 1 || threads == 1);
-            let short = plan.work.saturating_mul(images) <= WORK_OF_DESCENT;
-            let descent = self.descents[usize::from(chunks.count() > 1)].as_ref();
-            let descent = descent.filter(|_| in_turn && short);
-            let at = At { step, batch, chunks, threads, rate, descent };
+            let short = plan.work.saturating_mul(batch.len()) <= WORK_OF_DESCENT;
+            let descends = in_turn && short && self.beside_descent(chunks).is_some();
+            let at = At { step, start: batch.start, chunks, threads, rate, descends };
             for phase in self.phases {
                 let fixed = self.training.meets();
                 for chunk in self.turns(chunks.count(), worker, threads, fixed, &mut dealt) {
@@ -194,26 +183,19 @@ impl<'a, T: Element> Job<'a, T> {
     }
 
     /// Whether to stop within a step: not where nodes have descended already.
-    fn stops(&self, at: &At<'_>) -> bool {
-        self.stop.load(Ordering::Relaxed) && at.descent.is_none()
+    fn stops(&self, at: &At) -> bool {
+        self.stop.load(Ordering::Relaxed) && !at.descends
     }
 
     /// Takes a chunk through a phase, or a part of it if there is a stop: then the step does not
     /// count.
-    fn chunk(
-        &self,
-        worker: usize,
-        phase: &Phase,
-        at: &At<'_>,
-        chunk: usize,
-        clock: &mut Clock<'_>,
-    ) {
+    fn chunk(&self, worker: usize, phase: &Phase, at: &At, chunk: usize, clock: &mut Clock<'_>) {
         let Training { plan, exchange, .. } = self.training;
         let images = at.chunks.images_of(chunk);
         let arena = if self.training.meets() { chunk } else { worker };
         for (number, part) in parts(images.len(), plan.block).enumerate() {
             let (row, n) = (images.start + part.start, part.len());
-            let order = &self.call.order[at.batch.images.start + row..];
+            let order = &self.call.order[at.start + row..];
             let ahead = self.ahead(phase, order, n, at.threads);
             let images = plan.in_place(self.examples.x, &order[..n]);
             let block = Block {
@@ -221,8 +203,8 @@ impl<'a, T: Element> Job<'a, T> {
                 windows: &self.training.windows[arena],
                 n,
                 random: Random {
-                    seed: at.batch.seed,
-                    step: at.batch.step,
+                    seed: self.call.seed,
+                    step: self.call.first_step + at.step as u64,
                     row: row as u64,
                     iteration: self.training.optimizer.steps + at.step as u64,
                 },
@@ -260,7 +242,7 @@ impl<'a, T: Element> Job<'a, T> {
                 let (gradient, extra) =
                     unsafe { (exchange.gradient(chunk), self.training.extra(worker)) };
                 let nodes = phase.backward.clone();
-                if at.descent.is_some() {
+                if at.descends {
                     let (first, last) = (chunk == 0, chunk + 1 == at.chunks.count());
                     let turn = Turn { first, last, rate: T::from_f64(at.rate) };
                     // SAFETY: as above; chunks that descend are of one block and, as `in_turn` says,
@@ -293,8 +275,8 @@ impl<'a, T: Element> Job<'a, T> {
     }
 
     /// The loss of a block and its gradient; `row` is its first image's place in the batch.
-    fn loss(&self, block: &Block<'_, T>, at: &At<'_>, row: usize) {
-        let start = at.batch.images.start + row;
+    fn loss(&self, block: &Block<'_, T>, at: &At, row: usize) {
+        let start = at.start + row;
         let Training { plan, loss, end, .. } = self.training;
         let width = plan.width;
         let targets = match self.examples.targets {
@@ -319,7 +301,7 @@ impl<'a, T: Element> Job<'a, T> {
 
     /// A thread's share of updating parameters and moving averages by what the chunks have found,
     /// with room for a part's gradient.
-    fn update(&self, at: &At<'_>, worker: usize, threads: usize, room: &mut [T; UPDATE]) {
+    fn update(&self, at: &At, worker: usize, threads: usize, room: &mut [T; UPDATE]) {
         let Training { plan, optimizer, exchange, stats, arenas, .. } = self.training;
         let step = optimizer.steps + at.step as u64 + 1;
         let chunks = at.chunks.count();
@@ -340,18 +322,14 @@ impl<'a, T: Element> Job<'a, T> {
                 exchange.put(own, part, worker, chunks.max(threads));
             }
         }
-        for part in at.descended().iter().filter(|_| worker == 0) {
-            // SAFETY: the first thread's alone, too: it has had the only chunk, or there are no
-            // others.
-            unsafe { exchange.put(own, part, worker, chunks.max(threads)) };
-        }
     }
 
-    /// Makes the parameters that others have updated a thread's own.
-    fn take_updates(&self, at: &At<'_>, worker: usize, threads: usize) {
+    /// Makes the parameters that others have updated a thread's own. Those that nodes have
+    /// descended on stay with the first thread, which the others leave them to: if there are
+    /// others, a step of one block is what is left of the images, and the call's last.
+    fn take_updates(&self, at: &At, worker: usize, threads: usize) {
         let own = self.params(worker);
-        let descended = at.descended().iter().filter(|_| worker != 0);
-        for part in self.shares(at).others(worker, threads).chain(descended) {
+        for part in self.shares(at).others(worker, threads) {
             // SAFETY: the updates are over; the thread's parameters are its own, and so is its
             // chunk's gradient up to the next meeting.
             unsafe { self.training.exchange.take(own, part, worker) };
@@ -359,8 +337,13 @@ impl<'a, T: Element> Job<'a, T> {
     }
 
     /// Who updates what in a step.
-    fn shares<'s>(&'s self, at: &At<'s>) -> &'s Shares {
-        at.descent.map_or(&self.shares, |descent| &descent.shares)
+    fn shares(&self, at: &At) -> &Shares {
+        let beside = self.beside_descent(at.chunks).filter(|_| at.descends);
+        beside.unwrap_or(&self.shares)
+    }
+
+    fn beside_descent(&self, chunks: Chunks) -> Option<&Shares> {
+        self.shares_beside_descent[usize::from(chunks.count() > 1)].as_ref()
     }
 
     /// Makes of the new weights what the nodes want prepared.
