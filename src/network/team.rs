@@ -32,8 +32,8 @@ pub struct Barrier {
     /// 0 until it is known how many threads there are.
     threads: AtomicUsize,
     spins: usize,
-    /// What each thread said at its last two meetings, the one before them being over for all: see
-    /// [`word`].
+    /// What each thread said at its last two meetings: see [`word`]. All have left the one before
+    /// them, or it could not have come to the last one.
     said: Box<[Apart<[AtomicUsize; 2]>]>,
     broken: AtomicBool,
     /// How many sleep, or are about to.
@@ -83,25 +83,20 @@ impl Barrier {
             return Ok(stop);
         }
         let number = self.last_meeting(worker) + 1;
-        // Whoever is about to sleep counts itself before its last look at this word, and all
-        // threads see these four in the same order: so either it sees the word, or is woken.
+        let said = || self.said[..threads].iter().map(|said| &said.0[number % 2]);
+        let all_have_come = || said().all(|said| said.load(Ordering::SeqCst) >> 1 == number);
+        // Whoever is about to sleep counts itself before its last look at these words, and all
+        // threads see all four in the same order: so the last one to come sees that somebody
+        // sleeps, or that one sees that all have come.
         self.said[worker].0[number % 2].store(word(number, stop), Ordering::SeqCst);
-        if self.sleeping.load(Ordering::SeqCst) > 0 {
+        if self.sleeping.load(Ordering::SeqCst) > 0 && all_have_come() {
             self.wake_all();
         }
-        let mut stops = stop;
-        for (_, other) in self.said[..threads].iter().enumerate().filter(|&(i, _)| i != worker) {
-            let said = &other.0[number % 2];
-            let waits = || {
-                said.load(Ordering::SeqCst) >> 1 != number && !self.broken.load(Ordering::Acquire)
-            };
-            self.wait_while(waits);
-            if self.broken.load(Ordering::Acquire) {
-                return Err(Broken);
-            }
-            stops |= said.load(Ordering::Acquire) == word(number, true);
+        self.wait_until(|| all_have_come() || self.broken.load(Ordering::Acquire));
+        if self.broken.load(Ordering::Acquire) {
+            return Err(Broken);
         }
-        Ok(stops)
+        Ok(said().any(|said| said.load(Ordering::Relaxed) == word(number, true)))
     }
 
     /// The number of a thread's last meeting.
@@ -110,27 +105,28 @@ impl Barrier {
         (even.load(Ordering::Relaxed) >> 1).max(odd.load(Ordering::Relaxed) >> 1)
     }
 
-    fn wait_while(&self, waits: impl Fn() -> bool) {
+    fn wait_until(&self, over: impl Fn() -> bool) {
         for _ in 0..=self.spins {
-            if !waits() {
+            if over() {
                 return;
             }
             std::hint::spin_loop();
         }
         self.sleeping.fetch_add(1, Ordering::SeqCst);
-        let mut awake = self.falls_asleep();
-        while waits() {
+        let mut awake = self.lock();
+        while !over() {
             awake = self.wake.wait(awake).unwrap_or_else(PoisonError::into_inner);
         }
         self.sleeping.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn falls_asleep(&self) -> MutexGuard<'_, ()> {
+    fn lock(&self) -> MutexGuard<'_, ()> {
         self.falling_asleep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// None of them is between its last look and its sleep.
     fn wake_all(&self) {
-        drop(self.falls_asleep());
+        drop(self.lock());
         self.wake.notify_all();
     }
 }

@@ -27,7 +27,7 @@ pub struct Job<'a, T> {
     shares: Shares,
     /// Beside what descends by itself with one chunk, and with several; none if nothing does.
     shares_beside_descent: [Option<Shares>; 2],
-    /// How often a thread has asked for a piece of work beside its first one.
+    /// How often threads have asked for a piece of work beside their first ones.
     asked: Apart<AtomicUsize>,
     /// (steps, [`chunks`](Self::chunks))
     sums: Shared<LossSums>,
@@ -116,7 +116,7 @@ impl<'a, T: Element> Job<'a, T> {
     ) -> Result<(), Broken> {
         let (plan, threads) = (&self.training.plan, barrier.threads());
         let mut room = [T::zero(); UPDATE];
-        let mut dealt = 0;
+        let mut asked = 0;
         let batches = parts(self.call.order.len(), self.call.batch);
         for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
             let chunks = self.training.chunks(batch.len());
@@ -126,7 +126,7 @@ impl<'a, T: Element> Job<'a, T> {
             let at = At { step, start: batch.start, chunks, threads, rate, descends };
             for phase in self.phases {
                 let fixed = self.training.meets();
-                for chunk in self.turns(chunks.count(), worker, threads, fixed, &mut dealt) {
+                for chunk in self.turns(chunks.count(), worker, threads, fixed, &mut asked) {
                     if self.stops(&at) {
                         break;
                     }
@@ -148,7 +148,7 @@ impl<'a, T: Element> Job<'a, T> {
                 return Ok(());
             }
             if plan.prepared_len > 0 {
-                self.prepare(worker, threads, &mut dealt);
+                self.prepare(worker, threads, &mut asked);
                 barrier.wait(worker, false)?;
             }
         }
@@ -156,22 +156,23 @@ impl<'a, T: Element> Job<'a, T> {
     }
 
     /// A thread's pieces of `count`: the first one is its own; and then, if they are `fixed`, those
-    /// that follow in turns, else those that nobody has taken yet. So many have been dealt before.
+    /// that follow in turns, else those that nobody has taken yet. Threads have `asked` so often
+    /// before.
     fn turns(
         &self,
         count: usize,
         worker: usize,
         threads: usize,
         fixed: bool,
-        dealt: &mut usize,
+        asked: &mut usize,
     ) -> impl Iterator<Item = usize> {
         let own = (worker..if fixed { count } else { count.min(threads) }).step_by(threads);
         // With a thread for each piece, it costs nothing to find out that there are no more.
         let deals = !fixed && threads < count;
-        let before = *dealt;
+        let before = *asked;
         if deals {
-            // Each thread asks once in vain.
-            *dealt += count;
+            // For all pieces but the first ones, and each thread once in vain.
+            *asked += count;
         }
         let next = move || threads + self.asked.0.fetch_add(1, Ordering::Relaxed) - before;
         own.chain(std::iter::from_fn(move || deals.then(next).filter(|&next| next < count)))
@@ -347,9 +348,9 @@ impl<'a, T: Element> Job<'a, T> {
     }
 
     /// Makes of the new weights what the nodes want prepared.
-    fn prepare(&self, worker: usize, threads: usize, dealt: &mut usize) {
+    fn prepare(&self, worker: usize, threads: usize, asked: &mut usize) {
         let Training { plan, prepared, .. } = self.training;
-        for i in self.turns(plan.len(), worker, threads, false, dealt) {
+        for i in self.turns(plan.len(), worker, threads, false, asked) {
             // SAFETY: nobody writes weights now, and what node `i` wants is this piece of work's.
             unsafe {
                 let params = self.params(worker).read(0..self.params.len());
