@@ -137,9 +137,9 @@ impl<'a, T: Element> Job<'a, T> {
                     return Ok(());
                 }
             }
-            self.update(&at, worker, threads, &mut room);
+            self.update(&at, worker, &mut room);
             let stop = barrier.wait(worker, self.stop.load(Ordering::Relaxed))?;
-            self.take_updates(&at, worker, threads);
+            self.take_updates(&at, worker);
             if worker == 0 {
                 self.steps.0.store(step + 1, Ordering::Relaxed);
             }
@@ -302,7 +302,8 @@ impl<'a, T: Element> Job<'a, T> {
 
     /// A thread's share of updating parameters and moving averages by what the chunks have found,
     /// with room for a part's gradient.
-    fn update(&self, at: &At, worker: usize, threads: usize, room: &mut [T; UPDATE]) {
+    fn update(&self, at: &At, worker: usize, room: &mut [T; UPDATE]) {
+        let threads = at.threads;
         let Training { plan, optimizer, exchange, stats, arenas, .. } = self.training;
         let step = optimizer.steps + at.step as u64 + 1;
         let chunks = at.chunks.count();
@@ -328,9 +329,9 @@ impl<'a, T: Element> Job<'a, T> {
     /// Makes the parameters that others have updated a thread's own. Those that nodes have
     /// descended on stay with the first thread, which the others leave them to: if there are
     /// others, a step of one block is what is left of the images, and the call's last.
-    fn take_updates(&self, at: &At, worker: usize, threads: usize) {
+    fn take_updates(&self, at: &At, worker: usize) {
         let own = self.params(worker);
-        for part in self.shares(at).others(worker, threads) {
+        for part in self.shares(at).others(worker, at.threads) {
             // SAFETY: the updates are over; the thread's parameters are its own, and so is its
             // chunk's gradient up to the next meeting.
             unsafe { self.training.exchange.take(own, part, worker) };
