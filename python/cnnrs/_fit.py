@@ -156,7 +156,8 @@ def evaluate(network: "_core.Network", data: Data) -> Sums:
 
 def draw_seed(rng: "np.random.Generator") -> int:
     """A seed for the random numbers of an epoch's layers."""
-    return int(rng.bit_generator.random_raw())  # as `rng.integers(2**64, dtype=np.uint64)` would
+    # For NumPy's default generator, `rng.integers(2**64, dtype=np.uint64)`: in 0.2 us, not 1.3.
+    return int(rng.bit_generator.random_raw())
 
 
 class Fit:
