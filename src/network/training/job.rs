@@ -119,32 +119,26 @@ impl<'a, T: Element> Job<'a, T> {
         let mut asked = 0;
         let batches = parts(self.call.order.len(), self.call.batch);
         for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
-            let chunks = self.training.chunks(batch.len());
-            let in_turn = chunks.len <= plan.block && (chunks.count() == 1 || threads == 1);
-            let short = plan.work.saturating_mul(batch.len()) <= WORK_OF_DESCENT;
-            let descends = in_turn && short && self.beside_descent(chunks).is_some();
-            let at = At { step, start: batch.start, chunks, threads, rate, descends };
+            let at = self.at(step, batch, threads, rate);
             for phase in self.phases {
                 let fixed = self.training.meets();
-                for chunk in self.turns(chunks.count(), worker, threads, fixed, &mut asked) {
+                for chunk in self.turns(at.chunks.count(), worker, threads, fixed, &mut asked) {
                     if self.stops(&at) {
                         break;
                     }
                     self.chunk(worker, phase, &at, chunk, clock);
                 }
-                if barrier.wait(worker, self.stops(&at))? {
-                    self.stopped.store(true, Ordering::Relaxed);
+                if self.all_stop(barrier, worker, self.stops(&at))? {
                     return Ok(());
                 }
             }
             self.update(&at, worker, &mut room);
-            let stop = barrier.wait(worker, self.stop.load(Ordering::Relaxed))?;
+            let stop = self.all_stop(barrier, worker, self.stop.load(Ordering::Relaxed))?;
             self.take_updates(&at, worker);
             if worker == 0 {
                 self.steps.0.store(step + 1, Ordering::Relaxed);
             }
             if stop {
-                self.stopped.store(true, Ordering::Relaxed);
                 return Ok(());
             }
             if plan.prepared_len > 0 {
@@ -153,6 +147,25 @@ impl<'a, T: Element> Job<'a, T> {
             }
         }
         Ok(())
+    }
+
+    /// How a step is taken whose images have these places in the order.
+    fn at(&self, step: usize, batch: Range<usize>, threads: usize, rate: f64) -> At {
+        let plan = &self.training.plan;
+        let chunks = self.training.chunks(batch.len());
+        let in_turn = chunks.len <= plan.block && (chunks.count() == 1 || threads == 1);
+        let short = plan.work.saturating_mul(batch.len()) <= WORK_OF_DESCENT;
+        let descends = in_turn && short && self.beside_descent(chunks).is_some();
+        At { step, start: batch.start, chunks, threads, rate, descends }
+    }
+
+    /// Waits for the other threads; whether any of them wants to stop, and so all do.
+    fn all_stop(&self, barrier: &Barrier, worker: usize, stop: bool) -> Result<bool, Broken> {
+        let stop = barrier.wait(worker, stop)?;
+        if stop {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+        Ok(stop)
     }
 
     /// A thread's pieces of `count`: the first one is its own; and then, if they are `fixed`, those
