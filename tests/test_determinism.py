@@ -2,6 +2,8 @@
 children and after interruptions."""
 
 import os
+import platform
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, TypeAlias
@@ -275,6 +277,101 @@ def test_forked_children_train_as_their_parent_does(beside: bool) -> None:
     """Also while another thread of the parent trains."""
     done = python(f"{PREAMBLE}\nBESIDE = {beside}\n{FORK}")
     assert done.stdout == "equal\n", done.stderr
+
+
+HELPERS = """
+cnnrs.set_num_threads(2)
+x, y = digits(500)
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+alone = threads()
+model_of("convnet").fit(x, y, verbose=0)
+helped = threads()
+pid = os.fork()
+if pid == 0:
+    os._exit(threads())
+forked = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+print(helped - alone, threads() - alone, forked)
+"""
+
+
+@forks
+def test_a_fork_leaves_no_threads_behind() -> None:
+    """Those that wait for their thread's next call; Python 3.12 and newer would warn of them."""
+    # NumPy's own threads end with a fork.
+    done = python(f"{PREAMBLE}\n{HELPERS}", OPENBLAS_NUM_THREADS="1")
+    assert (done.stdout, done.stderr) == ("1 0 1\n", "")
+
+
+FORKED_BY_C = """
+import ctypes
+
+cnnrs.set_num_threads(2)
+x, y = digits(500)
+model, expected = model_of("convnet"), model_of("convnet")
+for twin in (model, expected):
+    twin.fit(x, y, verbose=0)
+expected.fit(x, y, verbose=0)
+
+def parent_of(fork):
+    pid = fork()
+    if pid:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    signal.alarm(15)  # ends a process that waits for ever
+
+# The first child has inherited what is known of a thread, and no thread; Python does not tell it.
+parent_of(ctypes.PyDLL(None).fork)
+parent_of(os.fork)
+model.fit(x, y, verbose=0)
+assert_same_bits(model.get_weights(), expected.get_weights())
+os._exit(7)
+"""
+
+
+@forks
+def test_a_child_that_python_has_not_forked_has_threads_of_its_own() -> None:
+    done = python(f"{PREAMBLE}\n{FORKED_BY_C}")
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+FLUSHING = """
+import ctypes
+
+def flush_subnormals():
+    environment = (ctypes.c_uint32 * 8)()  # of glibc on x86-64: its last word is MXCSR
+    libm = ctypes.CDLL("libm.so.6")
+    libm.fegetenv(environment)
+    environment[7] |= 0x8040
+    libm.fesetenv(environment)
+
+def trained():
+    model = cnnrs.Sequential([cnnrs.Flatten(input_shape=(28, 28, 1)), cnnrs.Dense(64)])
+    model.compile(cnnrs.optimizers.SGD(1.0), "mean_squared_error")
+    kernel, bias = (np.zeros_like(array) for array in model.get_weights())
+    model.set_weights([kernel, bias])
+    model.fit(x, y, batch_size=256, shuffle=False, verbose=0)
+    return model.get_weights()
+
+# Gradients, too, are subnormal.
+x = np.full((2048, 28, 28, 1), 1e-38, np.float32)
+y = np.full((2048, 64), 1e-2, np.float32)
+cnnrs.set_num_threads(2)
+kept, _ = trained()
+flush_subnormals()
+flushed, _ = trained()
+print(*(int((kernel.view(np.uint32) != 0).sum()) for kernel in (kept, flushed)))
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="glibc's fenv_t for x86-64"
+)
+def test_all_threads_take_subnormal_numbers_for_zeros_if_their_caller_does() -> None:
+    """Some libraries tell the thread that imports them to do so."""
+    done = python(f"{PREAMBLE}\n{FLUSHING}", CNNRS_SIMD="scalar")
+    assert (done.stdout, done.stderr) == (f"{784 * 64} 0\n", "")
 
 
 STILL_WORKS = """

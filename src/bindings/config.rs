@@ -8,7 +8,7 @@ use numpy::{PyArray1, PyArrayMethods, dtype};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::turns::count_forks;
+use super::turns::look_after_forks;
 use crate::dispatch;
 use crate::kernels::peak::{multiply_add_chains, operations_of_a_round};
 use crate::kernels::simd;
@@ -53,7 +53,7 @@ pub fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
     };
     THREADS.store(threads, Ordering::Relaxed);
     warm_up(module.py())?;
-    count_forks(module.py())?;
+    look_after_forks(module.py())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("BUILD_PROFILE", if cfg!(debug_assertions) { "debug" } else { "release" })
 }

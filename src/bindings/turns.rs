@@ -11,6 +11,8 @@ use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::network::dismiss_helpers;
+
 /// How long a thread waits before it looks whether a signal has come.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -108,19 +110,26 @@ impl Drop for Turn<'_> {
 /// takes half a microsecond on some machines.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// Counts forks from now on, where there are any.
+/// Counts forks from now on, where there are any, and forks no thread's helpers with it: Python
+/// warns of a process that has threads.
 ///
 /// # Errors
 /// If Python does not let it.
-pub fn count_forks(py: Python<'_>) -> PyResult<()> {
+pub fn look_after_forks(py: Python<'_>) -> PyResult<()> {
     let os = py.import("os")?;
     let register = match os.getattr("register_at_fork") {
         Err(error) if error.is_instance_of::<PyAttributeError>(py) => return Ok(()), // Windows
         register => register?,
     };
     let hooks = PyDict::new(py);
+    hooks.set_item("before", wrap_pyfunction!(dismiss, py)?)?;
     hooks.set_item("after_in_child", wrap_pyfunction!(count_fork, py)?)?;
     register.call((), Some(&hooks)).map(drop)
+}
+
+#[pyfunction]
+fn dismiss(py: Python<'_>) {
+    py.detach(dismiss_helpers);
 }
 
 #[pyfunction]

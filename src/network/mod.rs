@@ -3,6 +3,7 @@
 
 mod clock;
 mod exchange;
+mod helpers;
 mod layers;
 mod model;
 mod optimizer;
@@ -24,6 +25,7 @@ use std::ops::Range;
 use crate::kernels::shape::ShapeError;
 
 pub use clock::Poll;
+pub use helpers::dismiss as dismiss_helpers;
 pub use layers::{Layer, Layers, Weight};
 pub use model::Network;
 pub use optimizer::{Averaging, Optimizer, Rule};

@@ -11,6 +11,7 @@ use crate::kernels::run;
 use crate::kernels::shape::{ShapeError, tuple};
 use crate::kernels::simd::Element;
 use crate::network::clock::{Clock, Poll};
+use crate::network::helpers;
 use crate::network::layers::{Layers, Weight};
 use crate::network::optimizer::{Averaging, Optimizer, Rule};
 use crate::network::plan::{Block, Plan};
@@ -81,7 +82,7 @@ impl<T: Element> Inference<T> {
         }
         let blocks = images.div_ceil(plan.block);
         let work = plan.work.saturating_mul(images);
-        let threads = threads.min(blocks).min(team::most_threads(work)).max(1);
+        let threads = threads.min(blocks).min(helpers::most_that_pay(work)).max(1);
         while arenas.len() < threads {
             arenas.push(Shared::zeros(plan.arena_len)?);
         }

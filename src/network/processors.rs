@@ -1,8 +1,9 @@
 //! The processors that threads run on.
 //!
-//! Linux starts a thread on its parent's processor if it finds none idle, and in a virtual machine
-//! it does not take one for idle that the host has put to rest. The two then share a processor for
-//! some milliseconds, beside an idle one, and are slower together than the parent would be alone.
+//! Linux starts or wakes a thread on its caller's processor if it finds none idle, and in a virtual
+//! machine it does not take one for idle that the host has put to rest. The two then share a
+//! processor for some milliseconds, beside an idle one, and are slower together than the caller would
+//! be alone.
 
 use std::sync::OnceLock;
 
@@ -13,11 +14,12 @@ pub fn cores() -> usize {
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-pub use system::{Processor, leave};
+pub use system::{Allowed, Processor, leave};
 
 #[cfg(target_os = "linux")]
 mod system {
-    use rustix::thread::{sched_getaffinity, sched_getcpu, sched_setaffinity};
+    use super::cores;
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
     /// Where a thread runs.
     #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,22 @@ mod system {
         /// This thread's, now.
         pub fn current() -> Self {
             Self(sched_getcpu())
+        }
+    }
+
+    /// The processors that a thread may run on, if the system tells.
+    #[derive(PartialEq, Eq)]
+    pub struct Allowed(Option<CpuSet>);
+
+    impl Allowed {
+        /// This thread's, now.
+        pub fn current() -> Self {
+            Self(sched_getaffinity(None).ok())
+        }
+
+        /// How many they are.
+        pub fn count(&self) -> usize {
+            self.0.map_or_else(cores, |set| set.count() as usize)
         }
     }
 
@@ -47,8 +65,6 @@ mod system {
 
     #[cfg(test)]
     mod tests {
-        use rustix::thread::CpuSet;
-
         use super::*;
 
         #[test]
@@ -71,6 +87,8 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
+    use super::cores;
+
     /// Where a thread runs: other systems are left to choose.
     #[derive(Clone, Copy)]
     pub struct Processor;
@@ -79,6 +97,22 @@ mod system {
         /// This thread's, now.
         pub fn current() -> Self {
             Self
+        }
+    }
+
+    /// The processors that a thread may run on: all.
+    #[derive(PartialEq, Eq)]
+    pub struct Allowed;
+
+    impl Allowed {
+        /// This thread's, now.
+        pub fn current() -> Self {
+            Self
+        }
+
+        /// How many they are.
+        pub fn count(&self) -> usize {
+            cores()
         }
     }
 

@@ -1,21 +1,17 @@
 //! Threads that work through the same program side by side, meeting at barriers.
 //!
-//! There is no pool that outlives a call: threads are scoped to it, so a process may fork between
-//! calls, and two networks may train at once. Waking up is a matter of spinning: a training step is
-//! often shorter than what the operating system needs to wake a thread.
+//! They spin while they wait: a training step is often shorter than what the operating system needs
+//! to wake a thread.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::network::helpers;
 use crate::network::processors::{Processor, cores, leave};
 
 /// How often a waiting thread looks before it goes to sleep: some tens of microseconds, longer than
 /// the phases of a small network take and much shorter than a time slice.
 const SPINS: usize = 2_000;
-
-/// Products of a call for each thread, at least: some 75 us of work. A thread takes up to 100 us to
-/// begin where the host first has to wake a virtual processor, and each takes its parent some time.
-const WORK_OF_A_THREAD: usize = 4_000_000;
 
 /// A value that shares no cache line with others: one thread's writing would make the other threads
 /// fetch these again. Twice the line, because processors fetch lines in pairs.
@@ -29,8 +25,7 @@ pub struct Apart<V>(pub V);
 /// line on its way from core to core takes 100 ns, and of two threads only one waits for one.
 #[derive(Debug)]
 pub struct Barrier {
-    /// 0 until it is known how many threads there are.
-    threads: AtomicUsize,
+    threads: usize,
     spins: usize,
     /// What each thread said at its last two meetings: see [`word`]. All have left the one before
     /// them, or it could not have come to the last one.
@@ -48,22 +43,16 @@ fn word(number: usize, stop: bool) -> usize {
     number << 1 | usize::from(stop)
 }
 
-/// How many threads at most pay for a call of so many products.
-pub fn most_threads(work: usize) -> usize {
-    (work / WORK_OF_A_THREAD).max(1)
-}
-
 /// A thread of the team has panicked, and will not come any more.
 #[derive(Debug)]
 pub struct Broken;
 
 impl Barrier {
-    /// For at most so many threads.
-    fn new(at_most: usize) -> Self {
+    fn new(threads: usize) -> Self {
         Self {
-            threads: AtomicUsize::new(0),
-            spins: if at_most <= cores() { SPINS } else { 0 },
-            said: (0..at_most).map(|_| Apart::default()).collect(),
+            threads,
+            spins: if threads <= cores() { SPINS } else { 0 },
+            said: (0..threads).map(|_| Apart::default()).collect(),
             broken: AtomicBool::new(false),
             sleeping: AtomicUsize::new(0),
             falling_asleep: Mutex::new(()),
@@ -71,19 +60,18 @@ impl Barrier {
         }
     }
 
-    /// How many threads meet, once they work.
+    /// How many threads meet.
     pub fn threads(&self) -> usize {
-        self.threads.load(Ordering::Relaxed)
+        self.threads
     }
 
     /// Waits until all have come, and says to each of them whether any wants to stop.
     pub fn wait(&self, worker: usize, stop: bool) -> Result<bool, Broken> {
-        let threads = self.threads();
-        if threads == 1 {
+        if self.threads == 1 {
             return Ok(stop);
         }
         let number = self.last_meeting(worker) + 1;
-        let said = || self.said[..threads].iter().map(|said| &said.0[number % 2]);
+        let said = || self.said.iter().map(|said| &said.0[number % 2]);
         let all_have_come = || said().all(|said| said.load(Ordering::SeqCst) >> 1 == number);
         // Whoever is about to sleep counts itself before its last look at these words, and all
         // threads see all four in the same order: so the last one to come sees that somebody
@@ -146,37 +134,15 @@ impl Drop for Guard<'_> {
 /// Runs `work(0, barrier)` on this thread and the same for 1, 2, ... beside it, on as many threads
 /// as wanted or, if the system has no more, on fewer.
 pub fn run(wanted: usize, work: impl Fn(usize, &Barrier) + Sync) {
-    let barrier = Barrier::new(wanted);
-    if wanted <= 1 {
-        barrier.threads.store(1, Ordering::Relaxed);
-        return work(0, &barrier);
-    }
-    let guarded = |worker| {
-        let _guard = Guard(&barrier);
-        work(worker, &barrier);
-    };
-    std::thread::scope(|scope| {
-        let mut threads = 1;
-        while threads < wanted {
-            let thread = std::thread::Builder::new().name(format!("cnnrs-{threads}"));
-            let (barrier, guarded, worker) = (&barrier, &guarded, threads);
-            let parent = Processor::current();
-            let beside = move || {
-                leave(parent);
-                while barrier.threads.load(Ordering::Acquire) == 0 {
-                    std::thread::yield_now();
-                }
-                guarded(worker);
-            };
-            if thread.spawn_scoped(scope, beside).is_err() {
-                break;
-            }
-            // If it has been put behind this one, it leaves now instead of when this one waits.
-            std::thread::yield_now();
-            threads += 1;
+    let caller = (wanted > 1).then(Processor::current);
+    let barrier = OnceLock::new();
+    helpers::run(wanted, |worker, threads| {
+        if worker > 0 {
+            caller.map(leave);
         }
-        barrier.threads.store(threads, Ordering::Release);
-        guarded(0);
+        let barrier = barrier.get_or_init(|| Barrier::new(threads));
+        let _guard = Guard(barrier);
+        work(worker, barrier);
     });
 }
 

@@ -12,6 +12,7 @@ use crate::kernels::rescale::Source;
 use crate::kernels::simd::Element;
 use crate::network::clock::{Clock, Poll};
 use crate::network::exchange::Exchange;
+use crate::network::helpers;
 use crate::network::layers::Layers;
 use crate::network::optimizer::{Averaging, Optimizer, Rule};
 use crate::network::plan::Plan;
@@ -229,7 +230,7 @@ impl<T: Element> Training<T> {
             1
         } else {
             // The way back takes twice as many products as the way forward.
-            let pay = team::most_threads(forward(call.order.len()).saturating_mul(3));
+            let pay = helpers::most_that_pay(forward(call.order.len()).saturating_mul(3));
             call.threads.min(chunks.count()).min(pay)
         };
         let most = self.most_chunks(batch);
@@ -250,7 +251,7 @@ impl<T: Element> Training<T> {
         let job = Job::new(self, params, moving, examples, call, &phases, threads)?;
         team::run(threads, |worker, barrier| {
             let mut clock = Clock::new((worker == 0).then_some(poll));
-            // A panic elsewhere is passed on where the threads are joined.
+            // It comes of a panic elsewhere, which `run` passes on.
             let _: Result<(), Broken> = job.work(worker, barrier, &mut clock);
         });
         let outcome = job.end();

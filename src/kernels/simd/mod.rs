@@ -217,6 +217,33 @@ pub fn prefetch_near(p: *const u8, lines: usize) {
     let _ = (p, lines);
 }
 
+/// How this thread rounds, whether it takes subnormal numbers for zeros, and the like: what another
+/// thread needs to have in common with it to come to the same bits.
+pub fn float_mode() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        /// Bits that say what has happened so far.
+        const EVENTS: u32 = 0x3f;
+        let mut mode = 0_u32;
+        // SAFETY: every x86-64 has this instruction, and it writes these four bytes.
+        unsafe {
+            std::arch::asm!("stmxcsr [{}]", in(reg) &raw mut mode, options(nostack, preserves_flags))
+        };
+        u64::from(mode & !EVENTS)
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let mode: u64;
+        // SAFETY: it reads a register that every process may read.
+        unsafe {
+            std::arch::asm!("mrs {}, fpcr", out(reg) mode, options(nomem, nostack, preserves_flags))
+        };
+        mode
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    0
+}
+
 /// Calls `visit` for the range of each vector in a slice of `len` elements. All but the last have a
 /// length that the compiler knows.
 #[inline(always)]
