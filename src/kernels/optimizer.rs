@@ -2,6 +2,16 @@
 
 use super::simd::{Element, Simd, for_each_vector};
 
+/// `x`, or 0 where it is subnormal. Without a gradient, a mean would become subnormal and stay so for
+/// ever: nine tenths of the smallest number are rounded to that number. And Intel's processors take
+/// over a hundred cycles for a product with one.
+#[inline(always)]
+fn normal_or_zero<T: Element, S: Simd<T>>(simd: S, x: S::Vector) -> S::Vector {
+    let size = simd.max(x, simd.sub(simd.zero(), x));
+    let subnormal = simd.greater(simd.splat(T::min_positive_value()), size);
+    simd.select(subnormal, simd.zero(), x)
+}
+
 /// `params -= rate * grad`
 #[inline(always)]
 pub fn sgd<T: Element, S: Simd<T>>(simd: S, params: &mut [T], grad: &[T], rate: f64) {
@@ -43,7 +53,7 @@ pub fn sgd_momentum<T: Element, S: Simd<T>>(
             let velocity = &mut velocity[at.clone()];
             let step = simd.mul(rate, simd.load_up_to(&grad[at]));
             let decayed = simd.mul(momentum, simd.load_up_to(velocity));
-            let v = simd.sub(decayed, step);
+            let v = normal_or_zero(simd, simd.sub(decayed, step));
             simd.store_up_to(v, velocity);
             let change = if nesterov { simd.sub(simd.mul(momentum, v), step) } else { v };
             simd.store_up_to(simd.add(simd.load_up_to(params), change), params);
@@ -85,8 +95,8 @@ pub fn adam<T: Element, S: Simd<T>>(
     let Adam { beta_1, beta_2, epsilon, weight_decay } = *rule;
     let steps = t as f64;
     let alpha = rate * (1.0 - beta_2.powf(steps)).sqrt() / (1.0 - beta_1.powf(steps));
-    let [alpha, new_1, new_2, epsilon, decay] =
-        simd.constants([alpha, 1.0 - beta_1, 1.0 - beta_2, epsilon, -(weight_decay * rate)]);
+    let [minus_alpha, new_1, new_2, epsilon, decay] =
+        simd.constants([-alpha, 1.0 - beta_1, 1.0 - beta_2, epsilon, -(weight_decay * rate)]);
     for_each_vector(
         simd,
         params.len(),
@@ -99,11 +109,13 @@ pub fn adam<T: Element, S: Simd<T>>(
             let square = simd.load_up_to(v);
             let mean = simd.mul_add(simd.sub(g, mean), new_1, mean);
             let square = simd.mul_add(simd.sub(simd.mul(g, g), square), new_2, square);
+            let (mean, square) = (normal_or_zero(simd, mean), normal_or_zero(simd, square));
             simd.store_up_to(mean, m);
             simd.store_up_to(square, v);
             let w = simd.mul_add(w, decay, w);
-            let change = simd.div(simd.mul(alpha, mean), simd.add(simd.sqrt(square), epsilon));
-            simd.store_up_to(simd.sub(w, change), params);
+            // Divided first: `alpha * mean` may be subnormal for a hundred steps before the mean is.
+            let change = simd.div(mean, simd.add(simd.sqrt(square), epsilon));
+            simd.store_up_to(simd.mul_add(minus_alpha, change, w), params);
         },
     );
 }
@@ -331,6 +343,29 @@ mod tests {
         assert_close(&params, &[0.9, 1.1], 4);
     }
 
+    /// From 1, a velocity and the means of a gradient that is 0 from then on.
+    fn fading_case<T: Element>(level: Level, steps: u64) {
+        let rule = Adam { beta_1: 0.9, beta_2: 0.5, epsilon: 1e-7, weight_decay: 0.0 };
+        let [mut w, grad] = [[T::zero(); 3]; 2];
+        let [mut velocity, mut m, mut v] = [[T::one(); 3]; 3];
+        dispatch!(T, level, simd => for t in 1..=steps {
+            sgd_momentum(simd, &mut w, &mut velocity, &grad, 0.1, 0.9, false);
+            adam(simd, &mut w, &mut m, &mut v, &grad, 0.1, &rule, t);
+            for x in [velocity, m, v].as_flattened() {
+                assert!(x.is_normal() || x.is_zero(), "{x:?} after {t} steps");
+            }
+        });
+        assert_eq!([velocity, m, v], [[T::zero(); 3]; 3]);
+    }
+
+    #[test]
+    fn what_fades_comes_to_zero() {
+        for_each_level(|level| {
+            fading_case::<f32>(level, 1000);
+            fading_case::<f64>(level, 7000);
+        });
+    }
+
     #[test]
     fn nan_stays() {
         for_each_level(|level| {
@@ -338,6 +373,11 @@ mod tests {
             let rule = Adam { beta_1: 0.9, beta_2: 0.999, epsilon: 1e-7, weight_decay: 0.0 };
             dispatch!(f32, level, simd => {
                 adam(simd, &mut w, &mut m, &mut v, &[0.0, f32::NAN, 1.0], 0.1, &rule, 1)
+            });
+            assert_eq!(w.map(f32::is_nan), [false, true, false]);
+            let (mut w, mut velocity) = ([1f32; 3], [0.0, f32::NAN, 1.0]);
+            dispatch!(f32, level, simd => {
+                sgd_momentum(simd, &mut w, &mut velocity, &[0.0; 3], 0.1, 0.9, true)
             });
             assert_eq!(w.map(f32::is_nan), [false, true, false]);
         });
