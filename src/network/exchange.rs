@@ -13,8 +13,9 @@ pub const UPDATE: usize = 4096;
 
 /// Bytes of parameters up to which each thread has its own. Those of larger networks, and their
 /// gradients, do not stay in the second-level cache until they are written again: so they are
-/// shared.
+/// shared. In a network of few products for each parameter, there is less between.
 const COPIED: usize = 1 << 17;
+const COPIED_OF_FEW_PRODUCTS: usize = 1 << 19;
 
 /// Gradients begin at multiples of so many elements, and so at cache lines, whatever the type.
 const LINES: usize = 2 * ALIGNMENT;
@@ -32,19 +33,23 @@ const LINES: usize = 2 * ALIGNMENT;
 pub struct Exchange<T> {
     /// Parameters.
     len: usize,
+    /// Whether each thread has its own.
+    copied: bool,
     /// (chunks, [`stride`](Self::stride))
     gradients: Shared<T>,
-    /// The parameters of each thread but the first, if they are few.
+    /// The parameters of each thread but the first, if they are copied.
     copies: Vec<Shared<T>>,
 }
 
 impl<T: Element> Exchange<T> {
-    /// Of so many parameters.
+    /// Of so many parameters, of a network of few products for each of them or of more.
     ///
     /// # Errors
     /// If there is not enough memory.
-    pub fn new(len: usize) -> Result<Self, BuildError> {
-        Ok(Self { len, gradients: Shared::zeros(0)?, copies: vec![] })
+    pub fn new(len: usize, few_products: bool) -> Result<Self, BuildError> {
+        let most = if few_products { COPIED_OF_FEW_PRODUCTS } else { COPIED };
+        let copied = len.saturating_mul(size_of::<T>()) <= most;
+        Ok(Self { len, copied, gradients: Shared::zeros(0)?, copies: vec![] })
     }
 
     /// Provides for batches of at most so many chunks, one for each thread at least, and lets each
@@ -62,9 +67,8 @@ impl<T: Element> Exchange<T> {
         if self.gradients.len() < len {
             self.gradients = Shared::zeros(len)?;
         }
-        let few = self.len * size_of::<T>() <= COPIED;
-        self.copies.truncate(if few { threads - 1 } else { 0 });
-        while few && self.copies.len() + 1 < threads {
+        self.copies.truncate(if self.copied { threads - 1 } else { 0 });
+        while self.copied && self.copies.len() + 1 < threads {
             self.copies.push(Shared::zeros(self.len)?);
         }
         for copy in &mut self.copies {
@@ -227,11 +231,11 @@ mod tests {
 
     /// What threads see after each has written its chunk's gradient and updated a third of `len`
     /// parameters by the sum; and how many sets of parameters there are.
-    fn updated(len: usize) -> (Vec<Vec<f64>>, usize) {
+    fn updated(len: usize, few_products: bool) -> (Vec<Vec<f64>>, usize) {
         let (chunks, threads) = (4, 3);
         let mut params = Shared::zeros(len).unwrap();
         params.get_mut().fill(0.5);
-        let mut exchange = Exchange::<f64>::new(len).unwrap();
+        let mut exchange = Exchange::<f64>::new(len, few_products).unwrap();
         exchange.begin(&mut params, chunks, threads).unwrap();
         let shares = Shares::new(len, &[], threads);
         let mut room = [0.0; UPDATE];
@@ -260,12 +264,14 @@ mod tests {
 
     #[test]
     fn every_thread_sees_every_update() {
-        let few = COPIED / size_of::<f64>();
-        for (len, sets) in [(1, 3), (100, 3), (few, 3), (few + 1, 1)] {
-            let (seen, counted) = updated(len);
-            assert_eq!(counted, sets, "{len}");
-            for params in seen {
-                assert!(params.iter().all(|&w| w == 0.5 - 15.0), "{len}");
+        for (few_products, copied) in [(false, COPIED), (true, COPIED_OF_FEW_PRODUCTS)] {
+            let few = copied / size_of::<f64>();
+            for (len, sets) in [(1, 3), (100, 3), (few, 3), (few + 1, 1)] {
+                let (seen, counted) = updated(len, few_products);
+                assert_eq!(counted, sets, "{len}");
+                for params in seen {
+                    assert!(params.iter().all(|&w| w == 0.5 - 15.0), "{len}");
+                }
             }
         }
     }
@@ -273,7 +279,7 @@ mod tests {
     #[test]
     fn parameters_are_seen_anew_at_each_beginning() {
         let mut params = Shared::zeros(3).unwrap();
-        let mut exchange = Exchange::<f32>::new(3).unwrap();
+        let mut exchange = Exchange::<f32>::new(3, false).unwrap();
         for (threads, value) in [(3, 1.0), (1, 2.0), (2, 3.0)] {
             params.get_mut().fill(value);
             exchange.begin(&mut params, threads, threads).unwrap();
