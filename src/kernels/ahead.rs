@@ -71,6 +71,9 @@ impl<'a> Ahead<'a> {
     #[inline(always)]
     fn ask_for(&self, lines: usize) {
         let mut lines = lines.min(self.left.get());
+        if lines == 0 {
+            return;
+        }
         self.left.set(self.left.get() - lines);
         let (mut image, mut line) = (self.image.get(), self.line.get());
         while lines > 0 {

@@ -51,6 +51,7 @@ pub use self::forward::grey_forward;
 mod tests {
     use super::*;
     use crate::dispatch;
+    use crate::kernels::ahead::Ahead;
     use crate::kernels::conv::tests::bits;
     use crate::kernels::reference::conv_pool as reference;
     use crate::kernels::shape::{ConvShape, POSITIONS, Padding};
@@ -97,7 +98,7 @@ mod tests {
                     let mut out = vec![<$t>::NAN; pooled];
                     let (at, bias) = (wanted.then_some(&mut argmax[..]), bias.as_deref());
                     dispatch!($t, level, simd => grey_forward(
-                        simd, &mut out, at, &x, &kernel, bias, relu, &shape, n,
+                        simd, &mut out, at, &x, &kernel, bias, relu, &Ahead::nothing(), &shape, n,
                     ));
                     out
                 });
@@ -118,7 +119,9 @@ mod tests {
             let mut expected = d_kernel.clone();
             reference::conv_d_kernel(&mut expected, &d_full, &x, conv, n);
             dispatch!($t, level, simd => {
-                grey_backward_kernel(simd, &mut d_kernel, &d_out, &argmax, &x, &shape, n)
+                grey_backward_kernel(
+                    simd, &mut d_kernel, &d_out, &argmax, &x, &Ahead::nothing(), &shape, n,
+                )
             });
             assert_close(&d_kernel, &expected, pooled / conv.c_out());
             argmax
@@ -195,7 +198,8 @@ mod tests {
                     kernel[8 * filters..].fill(2.0);
                     let (mut out, mut argmax) = (vec![0.0; 25 * filters], vec![0.0; 25 * filters]);
                     dispatch!(f32, level, simd => grey_forward(
-                        simd, &mut out, Some(&mut argmax), &x, &kernel, None, true, &shape, 1,
+                        simd, &mut out, Some(&mut argmax), &x, &kernel, None, true, &Ahead::nothing(),
+                        &shape, 1,
                     ));
                     assert!(out[..24 * filters].iter().all(|&x| x == 0.0));
                     assert!(out[24 * filters..].iter().all(|&x| x == f32::INFINITY));

@@ -69,10 +69,11 @@ kernels! {
     conv_backward::sum_rows(out: &mut [T], x: &[T]);
     conv_pool_grey::grey_forward(
         out: &mut [T], argmax: Option<&mut [T]>, x: &[T], kernel: &[T], bias: Option<&[T]>,
-        relu: bool, shape: &ConvPoolShape, n: usize,
+        relu: bool, ahead: &Ahead, shape: &ConvPoolShape, n: usize,
     );
     conv_pool_grey::grey_backward_kernel(
-        d_kernel: &mut [T], d_out: &[T], argmax: &[T], x: &[T], shape: &ConvPoolShape, n: usize,
+        d_kernel: &mut [T], d_out: &[T], argmax: &[T], x: &[T], ahead: &Ahead,
+        shape: &ConvPoolShape, n: usize,
     );
     conv_pool_grey::grey_backward_foreground(
         d_kernel: &mut [T], d_bias: Option<&mut [T]>, d_out: &[T], argmax: &[T],

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::patches::{Patch, Patches, columns};
+use crate::kernels::ahead::Ahead;
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
 
@@ -18,6 +19,7 @@ pub fn grey_backward_kernel<T: Element, S: Simd<T>>(
     d_out: &[T],
     argmax: &[T],
     x: &[T],
+    ahead: &Ahead,
     shape: &ConvPoolShape,
     n: usize,
 ) {
@@ -25,7 +27,8 @@ pub fn grey_backward_kernel<T: Element, S: Simd<T>>(
     shape.check(d_out, argmax, x, d_kernel, n);
     let c_out = shape.conv().c_out();
     let (_, windows, _) = shape.pool().output();
-    let gradient = Gradient { d_out, argmax, c_out, windows };
+    let gradient = Gradient { d_out, argmax, c_out, windows, ahead };
+    ahead.divide(d_out.len() / (windows * c_out));
     for_window!(shape, K => for o in (0..c_out).step_by(S::LANES) {
         // Half a vector of channels takes half the time.
         if c_out - o <= <S::Narrow as Simd<T>>::LANES && fit::<T, S::Narrow>(K, 1) {
@@ -79,6 +82,7 @@ struct Gradient<'a, T> {
     c_out: usize,
     /// Windows in a row.
     windows: usize,
+    ahead: &'a Ahead<'a>,
 }
 
 /// For vectors that hold two rows of a patch: each lane picks the pixel that its maximum met, so
@@ -108,11 +112,12 @@ fn pick_two<T: Element, S: Simd<T>, const K: usize>(
     gradient: &Gradient<T>,
     mut patches: Patches<T, K>,
 ) -> [[S::Vector; K]; K] {
-    let &Gradient { d_out, argmax, c_out, windows } = gradient;
+    let &Gradient { d_out, argmax, c_out, windows, ahead } = gradient;
     let second = simd.numbers(|lane| if lane < c_out { 0 } else { POOL });
     let mut sums = [[simd.zero(); K]; K];
     let rows = |x| <[T]>::chunks_exact(x, windows * c_out);
     for (d_out, argmax) in rows(d_out).zip(rows(argmax)) {
+        ahead.ask();
         let pairs = |x| <[T]>::chunks(x, 2 * c_out);
         for (d_out, argmax) in pairs(d_out).zip(pairs(argmax)) {
             let (d, at) = (simd.load_up_to(d_out), simd.load_up_to(argmax));

@@ -141,7 +141,7 @@ mod tests {
         }
         let (mut all, mut all_at) = (out.clone(), argmax.clone());
         dispatch!(f32, level, simd => grey_forward(
-            simd, &mut all, Some(&mut all_at), x, &kernel, bias, relu, &shape, n,
+            simd, &mut all, Some(&mut all_at), x, &kernel, bias, relu, &Ahead::nothing(), &shape, n,
         ));
         let rest = foreground.background.to_vec();
         assert_eq!(bits(&unpacked(&out, foreground.windows, &rest, count)), bits(&all));
@@ -191,7 +191,7 @@ mod tests {
             );
         });
         dispatch!(f64, level, simd => grey_backward_kernel(
-            simd, &mut expected, &d_all, &all_at, &exact_x, &shape, n,
+            simd, &mut expected, &d_all, &all_at, &exact_x, &Ahead::nothing(), &shape, n,
         ));
         assert_close(&d_kernel, &rounded(&expected), n * count);
         assert_close(&d_bias, &rounded(&expected_bias), n * count);

@@ -2,6 +2,7 @@
 
 use super::patches::{Patch, Patches};
 use super::{SUMS_OF_MANY, five, three};
+use crate::kernels::ahead::Ahead;
 use crate::kernels::conv::{Maxima, maximum};
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Element, Simd};
@@ -23,6 +24,7 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     kernel: &[T],
     bias: Option<&[T]>,
     relu: bool,
+    ahead: &Ahead,
     shape: &ConvPoolShape,
     n: usize,
 ) {
@@ -34,7 +36,7 @@ pub fn grey_forward<T: Element, S: Simd<T>>(
     let layer = Channels::new(kernel, bias, relu, c_out, finite);
     for_window!(shape, K => {
         if finite && three::pays(simd, K) {
-            return three::forward(simd, &mut maxima, x, &layer, shape);
+            return three::forward(simd, &mut maxima, x, &layer, ahead, shape);
         }
         for o in (0..c_out).step_by(S::LANES) {
             let layer = layer.part(o, S::LANES);

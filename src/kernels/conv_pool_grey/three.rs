@@ -5,6 +5,7 @@
 
 use super::forward::{Channels, Pairs, load_columns, store_columns};
 use super::patches::columns;
+use crate::kernels::ahead::Ahead;
 use crate::kernels::conv::Maxima;
 use crate::kernels::filtering::three::{POINTS, TAPS, kernel_points, pixel_points};
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
@@ -46,10 +47,13 @@ pub fn forward<T: Element, S: Simd<T>>(
     maxima: &mut Maxima<T>,
     x: &[T],
     layer: &Channels<T>,
+    ahead: &Ahead,
     shape: &ConvPoolShape,
 ) {
     let (h, w, _) = shape.conv().windows().padded();
     let (out_h, out_w, c_out) = shape.pool().output();
+    let rows = x.len() / (h * w) * out_h;
+    ahead.divide(rows * out_w.div_ceil(WINDOWS) * c_out.div_ceil(CHANNELS));
     let mut kernel = [[[T::zero(); CHANNELS]; TAPS]; POINTS];
     let mut points = Aligned([[T::zero(); COLUMNS]; POINTS]);
     for o in (0..c_out).step_by(CHANNELS) {
@@ -59,6 +63,7 @@ pub fn forward<T: Element, S: Simd<T>>(
             for j in (0..out_w).step_by(WINDOWS) {
                 let windows = WINDOWS.min(out_w - j);
                 for i in 0..out_h {
+                    ahead.ask();
                     set_points(simd, &mut points.0, &x[POOL * (i * w + j)..], w, windows);
                     let first = ((image * out_h + i) * out_w + j) * c_out;
                     let maxima = maxima.part(first..first + windows * c_out);

@@ -246,7 +246,7 @@ impl<T: Element> Step<T> for ConvStep {
                 if let Some(apart) = apart {
                     x = apart.gather(n);
                 }
-                run::grey_forward(out, argmax, x, kernel, bias, relu, shape, n);
+                run::grey_forward(out, argmax, x, kernel, bias, relu, ahead, shape, n);
             }
             Output::Taps(Some(shape)) => {
                 run::conv_pool_forward(out, argmax, x, taps, bias, relu, shape, n)
@@ -290,7 +290,7 @@ impl<T: Element> Step<T> for ConvStep {
         }
         match (&self.conv.pooling, self.kernel_scratch_len::<T>(n)) {
             (Pooling::MaxOfGrey(shape), _) => {
-                run::grey_backward_kernel(d_kernel, d_out, argmax, x, shape, n)
+                run::grey_backward_kernel(d_kernel, d_out, argmax, x, pass.ahead, shape, n)
             }
             (Pooling::Max(shape), _) => {
                 run::sparse_backward_kernel(d_kernel, d_out, argmax, x, shape, n)
