@@ -95,6 +95,8 @@ pub fn adam<T: Element, S: Simd<T>>(
     let Adam { beta_1, beta_2, epsilon, weight_decay } = *rule;
     let steps = t as f64;
     let alpha = rate * (1.0 - beta_2.powf(steps)).sqrt() / (1.0 - beta_1.powf(steps));
+    // Where `v` has come to zero and there is no epsilon: no smaller one would be normal.
+    let least = simd.splat(T::min_positive_value().sqrt());
     let [minus_alpha, new_1, new_2, epsilon, decay] =
         simd.constants([-alpha, 1.0 - beta_1, 1.0 - beta_2, epsilon, -(weight_decay * rate)]);
     for_each_vector(
@@ -114,7 +116,8 @@ pub fn adam<T: Element, S: Simd<T>>(
             simd.store_up_to(square, v);
             let w = simd.mul_add(w, decay, w);
             // Divided first: `alpha * mean` may be subnormal for a hundred steps before the mean is.
-            let change = simd.div(mean, simd.add(simd.sqrt(square), epsilon));
+            let root = simd.max(least, simd.sqrt(square));
+            let change = simd.div(mean, simd.add(root, epsilon));
             simd.store_up_to(simd.mul_add(minus_alpha, change, w), params);
         },
     );
@@ -345,7 +348,7 @@ mod tests {
 
     /// From 1, a velocity and the means of a gradient that is 0 from then on.
     fn fading_case<T: Element>(level: Level, steps: u64) {
-        let rule = Adam { beta_1: 0.9, beta_2: 0.5, epsilon: 1e-7, weight_decay: 0.0 };
+        let rule = Adam { beta_1: 0.9, beta_2: 0.5, epsilon: 0.0, weight_decay: 0.0 };
         let [mut w, grad] = [[T::zero(); 3]; 2];
         let [mut velocity, mut m, mut v] = [[T::one(); 3]; 3];
         dispatch!(T, level, simd => for t in 1..=steps {
@@ -356,6 +359,7 @@ mod tests {
             }
         });
         assert_eq!([velocity, m, v], [[T::zero(); 3]; 3]);
+        assert!(w.iter().all(|w| w.is_finite()), "{w:?}");
     }
 
     #[test]
