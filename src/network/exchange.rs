@@ -13,7 +13,8 @@ pub const UPDATE: usize = 4096;
 
 /// Bytes of parameters up to which each thread has its own. Those of larger networks, and their
 /// gradients, do not stay in the second-level cache until they are written again: so they are
-/// shared. In a network of few products for each parameter, there is less between.
+/// shared. In a network of few products for each parameter, not much else comes between: up to here
+/// it pays, on a machine with 2 MB of that cache.
 const COPIED: usize = 1 << 17;
 const COPIED_OF_FEW_PRODUCTS: usize = 1 << 19;
 
@@ -52,8 +53,8 @@ impl<T: Element> Exchange<T> {
         Ok(Self { len, copied, gradients: Shared::zeros(0)?, copies: vec![] })
     }
 
-    /// Provides for batches of at most so many chunks, one for each thread at least, and lets each
-    /// thread see these parameters.
+    /// Provides for so many steps of batches of at most so many chunks, one for each thread at least,
+    /// and lets each thread see these parameters. One step makes no use of copies.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -62,13 +63,15 @@ impl<T: Element> Exchange<T> {
         params: &mut Shared<T>,
         chunks: usize,
         threads: usize,
+        steps: usize,
     ) -> Result<(), BuildError> {
+        let copied = self.copied && steps > 1;
         let len = chunks * self.stride();
         if self.gradients.len() < len {
             self.gradients = Shared::zeros(len)?;
         }
-        self.copies.truncate(if self.copied { threads - 1 } else { 0 });
-        while self.copied && self.copies.len() + 1 < threads {
+        self.copies.truncate(if copied { threads - 1 } else { 0 });
+        while copied && self.copies.len() + 1 < threads {
             self.copies.push(Shared::zeros(self.len)?);
         }
         for copy in &mut self.copies {
@@ -236,7 +239,7 @@ mod tests {
         let mut params = Shared::zeros(len).unwrap();
         params.get_mut().fill(0.5);
         let mut exchange = Exchange::<f64>::new(len, few_products).unwrap();
-        exchange.begin(&mut params, chunks, threads).unwrap();
+        exchange.begin(&mut params, chunks, threads, 2).unwrap();
         let shares = Shares::new(len, &[], threads);
         let mut room = [0.0; UPDATE];
         // SAFETY: one thread does everything, and no slice is in use when the next one is made.
@@ -280,9 +283,9 @@ mod tests {
     fn parameters_are_seen_anew_at_each_beginning() {
         let mut params = Shared::zeros(3).unwrap();
         let mut exchange = Exchange::<f32>::new(3, false).unwrap();
-        for (threads, value) in [(3, 1.0), (1, 2.0), (2, 3.0)] {
+        for (threads, steps, value) in [(3, 2, 1.0), (1, 2, 2.0), (2, 1, 3.0), (2, 9, 4.0)] {
             params.get_mut().fill(value);
-            exchange.begin(&mut params, threads, threads).unwrap();
+            exchange.begin(&mut params, threads, threads, steps).unwrap();
             for worker in 0..threads {
                 // SAFETY: nobody writes.
                 assert_eq!(unsafe { exchange.params(&params, worker).read(0..3) }, [value; 3]);

@@ -250,7 +250,7 @@ impl<T: Element> Training<T> {
         }
         // Until it is known how the call has ended, be it in a panic.
         self.stale = true;
-        self.exchange.begin(params, most, threads)?;
+        self.exchange.begin(params, most, threads, call.rates.len())?;
         let phases = self.phases();
         let job = Job::new(self, params, moving, examples, call, &phases, threads)?;
         team::run(threads, |worker, barrier| {
