@@ -110,8 +110,8 @@ impl Drop for Turn<'_> {
 /// takes half a microsecond on some machines.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// Counts forks from now on, where there are any, and forks no thread's helpers with it: Python
-/// warns of a process that has threads.
+/// Counts forks from now on, where there are any, and sends the helpers of a thread home before it
+/// forks: Python warns of a process that has threads.
 ///
 /// # Errors
 /// If Python does not let it.
