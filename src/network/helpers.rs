@@ -32,7 +32,7 @@ const WORK_BESIDE_ASLEEP: usize = 4_000_000;
 thread_local! {
     static HELPERS: Cell<Option<Helpers>> = const { Cell::new(None) };
     /// When this thread last had work for helpers, were they awake.
-    static LAST: Cell<Option<Instant>> = const { Cell::new(None) };
+    static LAST_WORK: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// What is to be done, by a thread of that number.
@@ -99,15 +99,11 @@ pub fn most_that_pay(work: usize) -> usize {
         return 1;
     }
     // If they sleep all the same, it pays to wake them for the calls that follow.
-    let awake = had_work().is_some_and(|before| before.elapsed() < PATIENCE);
+    let last = LAST_WORK.replace(Some(Instant::now()));
+    let awake = last.is_some_and(|last| last.elapsed() < PATIENCE);
     // More than there are processors are never awake.
     let most = || beside_awake.min(Allowed::current().count());
     if awake { most() } else { (work / WORK_BESIDE_ASLEEP).max(1) }
-}
-
-/// Says that there is work for helpers; when there was before.
-fn had_work() -> Option<Instant> {
-    LAST.replace(Some(Instant::now()))
 }
 
 /// Runs `work(0, threads)` on this thread and `work(1, threads)`, ... beside it, on as many threads
@@ -121,7 +117,7 @@ pub fn run(wanted: usize, work: impl Fn(usize, usize) + Sync) {
     helpers.provide(wanted - 1);
     helpers.run(wanted, work);
     HELPERS.set(Some(helpers));
-    had_work();
+    LAST_WORK.set(Some(Instant::now()));
 }
 
 /// Sends this thread's helpers home: a process that is about to fork had better not have any.
@@ -134,7 +130,7 @@ pub fn dismiss() {
             let _: std::thread::Result<()> = helper.thread.join();
         }
     }
-    LAST.set(None);
+    LAST_WORK.set(None);
 }
 
 impl Origin {
