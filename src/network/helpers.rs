@@ -108,7 +108,7 @@ pub fn most_that_pay(work: usize) -> usize {
 
 /// Runs `work(0, threads)` on this thread and `work(1, threads)`, ... beside it, on as many threads
 /// as wanted or, if the system has no more, on fewer. Panics if `work` does on any of them.
-pub fn run(wanted: usize, work: impl Fn(usize, usize) + Sync) {
+pub fn run(wanted: usize, work: &(dyn Fn(usize, usize) + Sync)) {
     if wanted <= 1 {
         return work(0, 1);
     }
@@ -160,7 +160,7 @@ impl Helpers {
         }
     }
 
-    fn run(&self, wanted: usize, work: impl Fn(usize, usize) + Sync) {
+    fn run(&self, wanted: usize, work: &(dyn Fn(usize, usize) + Sync)) {
         let helpers = &self.all[..self.all.len().min(wanted - 1)];
         let threads = helpers.len() + 1;
         // With fewer processors, those who look out keep others from their work.
@@ -282,7 +282,7 @@ mod tests {
     /// The threads of a run.
     fn threads(wanted: usize) -> Vec<ThreadId> {
         let ids = Mutex::new(vec![]);
-        run(wanted, |number, threads| {
+        run(wanted, &|number, threads| {
             assert_eq!(threads, wanted);
             ids.lock().unwrap().push((number, std::thread::current().id()));
         });
@@ -304,7 +304,7 @@ mod tests {
         let others = std::thread::spawn(|| threads(3)).join().unwrap();
         assert!(others.iter().all(|other| !first.contains(other)));
         // And within a run, the helpers are away.
-        run(2, |number, _| {
+        run(2, &|number, _| {
             if number == 0 {
                 assert!(threads(3)[1..].iter().all(|other| !first.contains(other)));
             }
@@ -327,7 +327,7 @@ mod tests {
         }
         let (held, ended) = sync_channel(1);
         std::thread::spawn(move || {
-            run(3, |number, _| HELD.set((number > 0).then(|| held.clone())));
+            run(3, &|number, _| HELD.set((number > 0).then(|| held.clone())));
         });
         assert_eq!(ended.recv(), Err(RecvError));
     }
@@ -337,7 +337,7 @@ mod tests {
         for who in 0..3 {
             let done = Mutex::new(0);
             let panicked = catch_unwind(AssertUnwindSafe(|| {
-                run(3, |number, _| {
+                run(3, &|number, _| {
                     if number == who {
                         panic!("as intended");
                     }
@@ -366,7 +366,7 @@ mod tests {
             let most = Allowed::current().count().min(3);
             assert!((0..1000).any(|_| most_that_pay(work) == most));
             assert_eq!(most_that_pay(0), 1);
-            run(2, |_, _| ());
+            run(2, &|_, _| ());
             dismiss();
             assert_eq!(most_that_pay(work), 1);
         })

@@ -136,7 +136,7 @@ impl Drop for Guard<'_> {
 pub fn run(wanted: usize, work: impl Fn(usize, &Barrier) + Sync) {
     let caller = (wanted > 1).then(Processor::current);
     let barrier = OnceLock::new();
-    helpers::run(wanted, |worker, threads| {
+    helpers::run(wanted, &|worker, threads| {
         if worker > 0 {
             caller.map(leave);
         }
