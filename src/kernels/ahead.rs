@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use crate::kernels::images::Cut;
 use crate::kernels::rescale::Source;
 use crate::kernels::simd::{self, LINE};
 
@@ -13,11 +14,11 @@ const MOST: usize = 128;
 /// a time. The machine works on some ten requests at once, and more of them make it wait.
 #[derive(Debug)]
 pub struct Ahead<'a> {
-    /// The first image; nothing is read through it.
+    /// The first image's part; nothing is read through it.
     x: *const u8,
     images: &'a [usize],
-    /// Bytes of an image, and lines of it that are asked for.
-    len: usize,
+    /// Bytes from one image to the next one, and lines of each that are asked for.
+    step: usize,
     lines: usize,
     /// Lines of all images in a kernel's share.
     share: usize,
@@ -30,19 +31,20 @@ pub struct Ahead<'a> {
 }
 
 impl<'a> Ahead<'a> {
-    /// For some images of `x`, each of `len` elements, which are asked for in so many shares.
-    pub fn new(x: Source<'a>, images: &'a [usize], len: usize, shares: usize) -> Self {
+    /// For `len` elements of some images of `x`, which are asked for in so many shares.
+    pub fn new(x: Source<'a>, images: &'a [usize], cut: Cut, len: usize, shares: usize) -> Self {
         let zero = || Cell::new(0);
-        let len = len * x.element_size();
-        let lines = len.div_ceil(LINE).min(MOST);
+        let size = x.element_size();
+        let (step, lines) = (cut.image_len * size, (len * size).div_ceil(LINE).min(MOST));
         let share = (images.len() * lines).div_ceil(shares.max(1));
         let (image, line, left, turn) = (zero(), zero(), zero(), zero());
-        Self { x: x.address(), images, len, lines, share, image, line, left, turn }
+        let x = x.address().wrapping_add(cut.start * size);
+        Self { x, images, step, lines, share, image, line, left, turn }
     }
 
     /// For no images.
     pub fn nothing() -> Self {
-        Self::new(Source::U8(&[]), &[], 0, 0)
+        Self::new(Source::U8(&[]), &[], Cut::whole(0), 0, 0)
     }
 
     /// Begins the share of a kernel.
@@ -79,7 +81,7 @@ impl<'a> Ahead<'a> {
         while lines > 0 {
             let Some(at) = self.images.get(image) else { break };
             let some = lines.min(self.lines - line);
-            simd::prefetch(self.x.wrapping_add(at * self.len + line * LINE), some);
+            simd::prefetch(self.x.wrapping_add(at * self.step + line * LINE), some);
             (lines, line) = (lines - some, line + some);
             if line == self.lines {
                 (image, line) = (image + 1, 0);
@@ -99,7 +101,8 @@ mod tests {
         for (len, images, shares) in [(0, 2, 3), (1, 0, 1), (1, 3, 5), (7, 3, 2), (3000, 2, 4)] {
             let x = vec![0.0f64; 4 * len];
             let order = [3, 0, 2];
-            let ahead = Ahead::new(Source::F64(&x), &order[..images], len, shares);
+            let (x, cut) = (Source::F64(&x), Cut::whole(len));
+            let ahead = Ahead::new(x, &order[..images], cut, len, shares);
             let mut turns = 0;
             for _ in 0..shares {
                 ahead.begin();

@@ -111,14 +111,14 @@ impl<T: Element> Inference<T> {
                 };
                 // SAFETY: the arena is the worker's.
                 unsafe { plan.read(&block, x, at.clone()) };
-                let stops = || {
+                let mut stops = || {
                     if clock.says_stop(plan.work_of_node(block.n)) {
                         stop.store(true, Ordering::Relaxed);
                     }
                     stop.load(Ordering::Relaxed)
                 };
                 // SAFETY: as above.
-                if unsafe { plan.forward(&block, 0..end, stops) } {
+                if unsafe { plan.forward(&block, 0..end, &mut stops) } {
                     // SAFETY: the block has been run, and is not run again before this is over.
                     visit(at, unsafe { plan.value(&block, end) }, out);
                 }

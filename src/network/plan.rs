@@ -8,7 +8,7 @@ use builder::Builder;
 
 use crate::kernels::ahead::Ahead;
 use crate::kernels::foreground::{Foreground, MOST_IMAGES, Windows};
-use crate::kernels::images::{Apart, Images};
+use crate::kernels::images::{Apart, Cut, Images};
 use crate::kernels::rescale::Source;
 use crate::kernels::run;
 use crate::kernels::simd::Element;
@@ -53,8 +53,10 @@ pub struct Plan<T> {
     /// What is done to the images as they are read.
     scale: T,
     offset: T,
-    /// Elements of an image.
+    /// Elements of an image, or of the part of it that the plan is for.
     pub input_len: usize,
+    /// Which part.
+    pub cut: Cut,
     /// Most images in a block.
     pub block: usize,
     /// Images in a block, at most, that a large batch is better off with.
@@ -197,7 +199,8 @@ impl<T: Element> Plan<T> {
     /// other or, if the first node takes such, apart.
     pub fn in_place<'a>(&self, x: Source<'a>, order: &'a [usize]) -> Option<Images<'a, T>> {
         let (&first, n) = (order.first()?, order.len());
-        if order.iter().copied().eq(first..first + n) {
+        let whole = self.cut == Cut::whole(self.input_len);
+        if whole && order.iter().copied().eq(first..first + n) {
             return self.beside(x, first..first + n);
         }
         let node = self.nodes.first().filter(|node| node.step.takes_apart())?;
@@ -205,7 +208,7 @@ impl<T: Element> Plan<T> {
             return None;
         }
         let all = x.unchanged(self.scale, self.offset)?;
-        Some(Images::Apart { all, order })
+        Some(Images::Apart { all, order, cut: self.cut })
     }
 
     /// Reads the block's images, which are `images` of `x`, unless they stay where they are.
@@ -226,7 +229,7 @@ impl<T: Element> Plan<T> {
         let room = unsafe { block.arena.write(self.value_range(block.n, 0)) };
         let len = self.input_len;
         for (out, image) in room.chunks_exact_mut(len).zip(images) {
-            run::read(out, x, image * len..(image + 1) * len, self.scale, self.offset);
+            run::read(out, x, self.cut.of(image, len), self.scale, self.offset);
         }
     }
 
@@ -279,7 +282,7 @@ impl<T: Element> Plan<T> {
         &self,
         block: &Block<'_, T>,
         nodes: Range<usize>,
-        mut stops: impl FnMut() -> bool,
+        stops: &mut dyn FnMut() -> bool,
     ) -> bool {
         assert!(block.n <= self.block, "images of a block");
         for i in nodes.clone() {
@@ -339,7 +342,7 @@ impl<T: Element> Plan<T> {
         nodes: Range<usize>,
         d_params: &mut [T],
         mut descent: Option<(Turn<T>, &mut [T])>,
-        mut stops: impl FnMut() -> bool,
+        stops: &mut dyn FnMut() -> bool,
     ) {
         assert!(block.n <= self.block, "images of a block");
         for i in nodes.clone().rev() {

@@ -59,6 +59,7 @@ mod tests {
     use crate::kernels::conv::tests::bits;
     use crate::kernels::conv_pool_grey::{grey_backward_kernel, grey_forward};
     use crate::kernels::foreground::{Foreground, Windows, is_told_apart};
+    use crate::kernels::images::Cut;
     use crate::kernels::shape::{ConvShape, Padding};
     use crate::kernels::simd::{Element, Level, MAX_LANES};
     use crate::kernels::testing::{assert_close, for_each_level, random};
@@ -120,7 +121,7 @@ mod tests {
         let backwards: Vec<f32> = x.chunks_exact(image_len).rev().flatten().copied().collect();
         let order: Vec<usize> = (0..n).rev().collect();
         let images = &if relu {
-            Images::Apart { all: &backwards, order: &order }
+            Images::Apart { all: &backwards, order: &order, cut: Cut::whole(image_len) }
         } else {
             Images::Beside(x)
         };

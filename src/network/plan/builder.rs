@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{Meeting, Node, Plan};
 use crate::kernels::activation::Activation;
+use crate::kernels::images::Cut;
 use crate::kernels::shape::{ConvShape, DenseShape, PoolShape, ShapeError, checked_len};
 use crate::kernels::simd::Element;
 use crate::kernels::warp::ImageShape;
@@ -339,6 +340,7 @@ impl<'a, T: Element> Builder<'a, T> {
             scale: T::from_f64(self.scale),
             offset: T::from_f64(self.offset),
             input_len,
+            cut: Cut::whole(input_len),
             width,
             block,
             longest_block,

@@ -285,7 +285,8 @@ impl<'a, T: Element> Job<'a, T> {
         let start = order.len().min(n * threads);
         let end = if phase.first { order.len().min(start + n) } else { start };
         let nodes = phase.forward.as_ref().map_or(0, Range::len) + phase.backward.len();
-        Ahead::new(self.examples.x, &order[start..end], self.training.plan.input_len, nodes)
+        let plan = &self.training.plan;
+        Ahead::new(self.examples.x, &order[start..end], plan.cut, plan.input_len, nodes)
     }
 
     /// The loss of a block and its gradient; `row` is its first image's place in the batch.
