@@ -110,7 +110,7 @@ def test_threads_change_no_bit_of_other_rules_and_types(dtype: str, rule: Optimi
         assert_same_bits(other, results[0])
 
 
-@pytest.mark.parametrize(("n", "batch"), [(67, 64), (110, 32), (300, 128)])
+@pytest.mark.parametrize(("n", "batch"), [(67, 64), (103, 17), (110, 32), (300, 128)])
 @pytest.mark.parametrize("net", NETS)
 def test_threads_change_no_bit_where_layers_descend_by_themselves(
     net: str, n: int, batch: int

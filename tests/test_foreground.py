@@ -30,7 +30,7 @@ def model(dtype, filters, padding, relu, use_bias):
 
 
 @pytest.mark.parametrize("background", [0.0, -0.5, 1.0])
-@pytest.mark.parametrize("batch_size", [2, 13, 70])
+@pytest.mark.parametrize("batch_size", [2, 13, 30, 70])
 @pytest.mark.parametrize(
     ("filters", "padding", "relu", "use_bias"),
     [(8, "valid", False, False), (8, "same", True, True), (16, "valid", True, False)],
@@ -52,7 +52,7 @@ def test_training_equals_that_in_float64(background, batch_size, filters, paddin
 
 
 @pytest.mark.parametrize("seen", ["a part", "all", "all of some"])
-@pytest.mark.parametrize("batch_size", [1, 9, 80])
+@pytest.mark.parametrize("batch_size", [1, 9, 30, 80])
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_images_left_where_they_lie_train_as_copies_do(seen, padding, batch_size):
     """Those of another type than the model's are copied."""

@@ -140,6 +140,12 @@ impl<T: Element> Plan<T> {
         self.work.saturating_mul(n) / self.len().max(1)
     }
 
+    /// Products of a training step of `n` images: the way back takes twice as many as the way
+    /// forward.
+    pub fn work_of_training(&self, n: usize) -> usize {
+        self.work.saturating_mul(n).saturating_mul(3)
+    }
+
     /// Whether the last step is a softmax, of which a loss may want the input.
     pub fn ends_in_softmax(&self) -> bool {
         self.ends_in_softmax

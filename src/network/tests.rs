@@ -1,6 +1,7 @@
-//! Networks as a whole: threads, interruptions, fusing, and by files gradients and averages.
+//! Networks as a whole: threads, interruptions, fusing, and by files averages, bands and gradients.
 
 mod averages;
+mod bands;
 mod gradients;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -291,12 +292,21 @@ fn a_stop_leaves_whole_steps() {
         net.compile(SPARSE, PLAIN, None).unwrap();
         net
     };
+    let divided_by_rows = || {
+        let pool = LayerKind::MaxPool(halving());
+        let kinds = [conv(16, 3, RELU), pool, LayerKind::Flatten, dense(10, Activation::Softmax)];
+        let mut net = network(&[12, 12, 1], &kinds);
+        net.compile(SPARSE, PLAIN, None).unwrap();
+        net
+    };
     let (_, x, labels) = busy();
     let order: Vec<usize> = (0..150).cycle().take(60_000).collect();
     let taken: Vec<i64> = order.iter().map(|&image| labels[image]).collect();
     let examples = Examples { x: Source::F64(&x), targets: Targets::Labels(&taken) };
     let busy = || busy().0;
-    for (make, batch) in [(&busy as &dyn Fn() -> _, 1), (&busy, 64), (&descending, 1)] {
+    for (make, batch) in
+        [(&busy as &dyn Fn() -> _, 1), (&busy, 64), (&descending, 1), (&divided_by_rows, 64)]
+    {
         let rates = vec![1e-4; order.len().div_ceil(batch)];
         let polls = AtomicUsize::new(0);
         let poll = || polls.fetch_add(1, Ordering::Relaxed) > 0;

@@ -1,13 +1,15 @@
 //! Training: what it needs, how a batch is divided, and a call of many steps.
 
+mod bands;
 mod job;
 
 use std::ops::Range;
 
+use bands::{BANDS, Bands};
 use job::Job;
 
-use crate::kernels::foreground::Windows;
-use crate::kernels::loss::{Loss, Targets};
+use crate::kernels::foreground::{MOST_IMAGES, Windows};
+use crate::kernels::loss::{Loss, LossSums, Targets};
 use crate::kernels::rescale::Source;
 use crate::kernels::simd::Element;
 use crate::network::clock::{Clock, Poll};
@@ -48,6 +50,10 @@ const GRADIENT_BYTES_FOR_THREADS: usize = 1 << 30;
 /// 30 us of work, forward and backward.
 const WORK_FOR_THREADS: usize = 500_000;
 
+/// Products of one step, forward, from which on a batch that would be one chunk is divided by rows
+/// of windows: one thread takes a tenth longer then, and two take two thirds of the time.
+const WORK_FOR_BANDS: usize = 1_000_000;
+
 /// Products of one step, forward, up to which nodes may descend by themselves: such a step cannot
 /// be stopped, and so takes some milliseconds at most.
 const WORK_OF_DESCENT: usize = 1 << 26;
@@ -59,6 +65,31 @@ pub struct Examples<'a, T> {
     pub x: Source<'a>,
     /// Values for all images, or labels for those that are looked at, in their order.
     pub targets: Targets<'a, T>,
+}
+
+impl<'a, T: Element> Examples<'a, T> {
+    /// Of those images that have these places in the order. Values of `width` are brought together
+    /// in the room, which they fill.
+    fn targets_of<'b>(
+        &self,
+        order: &[usize],
+        places: Range<usize>,
+        width: usize,
+        room: &'b mut [T],
+    ) -> Targets<'b, T>
+    where
+        'a: 'b,
+    {
+        match self.targets {
+            Targets::Labels(labels) => Targets::Labels(&labels[places]),
+            Targets::Values(y) => {
+                for (row, &image) in room.chunks_exact_mut(width).zip(&order[places]) {
+                    row.copy_from_slice(&y[image * width..][..width]);
+                }
+                Targets::Values(room)
+            }
+        }
+    }
 }
 
 /// What to train on, and how.
@@ -89,6 +120,18 @@ pub struct Outcome {
     pub stopped: bool,
 }
 
+impl Outcome {
+    /// Of some steps with so many sums each.
+    fn new(sums: &[LossSums], each: usize, stopped: bool) -> Self {
+        let loss = |step: &[LossSums]| step.iter().map(|sums| sums.loss).sum();
+        Self {
+            losses: sums.chunks(each).map(loss).collect(),
+            correct: sums.iter().map(|sums| sums.correct).sum(),
+            stopped,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Training<T> {
     plan: Plan<T>,
@@ -113,6 +156,8 @@ pub struct Training<T> {
     /// For all blocks of a chunk but the first, a gradient for each thread; for the sum of chunks
     /// that descend, one.
     extra: Vec<Shared<T>>,
+    /// If small batches may be divided by rows of windows.
+    bands: Option<Bands<T>>,
 }
 
 /// Where the loss begins, and which: a softmax in front of a cross-entropy is a part of it.
@@ -190,6 +235,7 @@ impl<T: Element> Training<T> {
             arenas: vec![],
             windows: vec![],
             extra: vec![],
+            bands: Bands::new(layers, end)?,
             plan,
         })
     }
@@ -227,16 +273,16 @@ impl<T: Element> Training<T> {
         call: Call<'_>,
         poll: Poll<'_>,
     ) -> Result<Outcome, BuildError> {
+        let by_rows = self.takes_bands(call.batch).then(|| self.threads(call, BANDS));
+        if let (Some(threads), Some(bands)) = (by_rows, &mut self.bands) {
+            let outcome = bands.run(params.get_mut(), examples, call, self.loss, threads, poll)?;
+            self.optimizer.steps += outcome.losses.len() as u64;
+            self.stale = true;
+            return Ok(outcome);
+        }
         let batch = call.batch.min(call.order.len());
         let chunks = self.make_room(layers, batch)?;
-        let forward = |images| self.plan.work.saturating_mul(images);
-        let threads = if forward(batch) < WORK_FOR_THREADS {
-            1
-        } else {
-            // The way back takes twice as many products as the way forward.
-            let pay = helpers::most_that_pay(forward(call.order.len()).saturating_mul(3));
-            call.threads.min(chunks.count()).min(pay)
-        };
+        let threads = self.threads(call, chunks.count());
         let most = self.most_chunks(batch);
         self.make_arenas(if self.meets() { most } else { threads })?;
         let descends = !self.descended(1).is_empty();
@@ -262,6 +308,25 @@ impl<T: Element> Training<T> {
         self.optimizer.steps += outcome.losses.len() as u64;
         self.stale = outcome.stopped;
         Ok(outcome)
+    }
+
+    /// How many threads pay for a call that has work for so many.
+    fn threads(&self, call: Call<'_>, most: usize) -> usize {
+        let images = call.order.len();
+        if self.plan.work.saturating_mul(call.batch.min(images)) < WORK_FOR_THREADS {
+            return 1;
+        }
+        call.threads.min(most).min(helpers::most_that_pay(self.plan.work_of_training(images)))
+    }
+
+    /// Whether batches of that size are divided by rows of windows: those that have no more chunks
+    /// than there are bands.
+    fn takes_bands(&self, batch: usize) -> bool {
+        self.bands.is_some()
+            && self.optimizer.is_plain()
+            && batch <= MOST_IMAGES
+            && self.chunks(batch).count() <= BANDS
+            && (WORK_FOR_BANDS..=WORK_OF_DESCENT).contains(&self.plan.work.saturating_mul(batch))
     }
 
     /// How a batch is divided: by its size, never by the number of threads.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::{Call, Examples, Outcome, Phase, Training, WORK_OF_DESCENT};
 use crate::kernels::ahead::Ahead;
-use crate::kernels::loss::{LossSums, Targets};
+use crate::kernels::loss::LossSums;
 use crate::kernels::run;
 use crate::kernels::simd::Element;
 use crate::network::clock::Clock;
@@ -97,14 +97,7 @@ impl<'a, T: Element> Job<'a, T> {
     pub fn end(mut self) -> Outcome {
         let steps = self.steps.0.into_inner();
         let sums = &self.sums.get_mut()[..steps * self.chunks];
-        Outcome {
-            losses: sums
-                .chunks(self.chunks)
-                .map(|step| step.iter().map(|sums| sums.loss).sum())
-                .collect(),
-            correct: sums.iter().map(|sums| sums.correct).sum(),
-            stopped: self.stopped.into_inner(),
-        }
+        Outcome::new(sums, self.chunks, self.stopped.into_inner())
     }
 
     /// What each thread does. All take the same turns.
@@ -293,25 +286,17 @@ impl<'a, T: Element> Job<'a, T> {
     fn loss(&self, block: &Block<'_, T>, at: &At, row: usize) {
         let start = at.start + row;
         let Training { plan, loss, end, .. } = self.training;
-        let width = plan.width;
-        let targets = match self.examples.targets {
-            Targets::Labels(labels) => Targets::Labels(&labels[start..start + block.n]),
-            Targets::Values(y) => {
-                // SAFETY: gone before the block's next loss.
-                let rows = unsafe { plan.targets(block) };
-                for (row, &image) in rows.chunks_exact_mut(width).zip(&self.call.order[start..]) {
-                    row.copy_from_slice(&y[image * width..][..width]);
-                }
-                Targets::Values(rows)
-            }
-        };
+        // SAFETY: gone before the block's next loss.
+        let room = unsafe { plan.targets(block) };
+        let places = start..start + block.n;
+        let targets = self.examples.targets_of(self.call.order, places, plan.width, room);
         // SAFETY: gone before the block goes on; a value and its gradient lie apart.
         let (x, d_x) = unsafe { (plan.value(block, *end), plan.d_value(block, *end)) };
         let scale = T::from_f64(1.0 / block.chunks.images as f64);
         let sums = at.step * self.chunks + block.chunk;
         // SAFETY: these are of this chunk, which is one thread's.
         let sums = unsafe { &mut self.sums.write(sums..sums + 1)[0] };
-        run::loss_backward(d_x, sums, x, targets, *loss, width, scale);
+        run::loss_backward(d_x, sums, x, targets, *loss, plan.width, scale);
     }
 
     /// A thread's share of updating parameters and moving averages by what the chunks have found,
