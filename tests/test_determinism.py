@@ -116,7 +116,8 @@ def test_threads_change_no_bit_where_layers_descend_by_themselves(
     net: str, n: int, batch: int
 ) -> None:
     """In all steps of one thread, which takes chunk after chunk; with more threads, in an epoch's
-    last step, if that is so short that one thread takes it alone."""
+    last step, if that is so short that one thread takes it alone. Small batches of the tutorial's
+    network are divided by rows, which descend by themselves in all steps."""
     x, y = digits(n)
     results = []
     for threads in THREADS:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import cnnrs
-from cnnrs import BatchNormalization, Dense, Flatten, Input, Sequential
+from cnnrs import BatchNormalization, Dense, Flatten, Input, Sequential, layers
 from cnnrs._fit import CALL_SECONDS, GROWTH, Pace
 from cnnrs.callbacks import Callback, History
 from cnnrs.losses import MeanSquaredError
 from cnnrs.optimizers import SGD, Adam, AdamW
-from cnnrs.utils import to_categorical
+from cnnrs.utils import set_random_seed, to_categorical
 from model_under_test import (
     SPARSE,
     Plain,
@@ -26,6 +26,7 @@ from model_under_test import (
     differ,
     small_model,
 )
+from nets_under_test import digits, tutorial
 
 # What is learnt
 
@@ -304,6 +305,20 @@ def test_batches_larger_than_the_data() -> None:
     default.fit(x, y, None, verbose=0)
     assert_same_weights(larger, all_at_once)
     assert_same_weights(default, all_at_once)
+
+
+def test_a_step_is_the_same_however_large_it_could_have_been() -> None:
+    """Thirty images of the tutorial's network are divided otherwise than sixty are."""
+    x, y = digits(30)
+    trained = []
+    for batch_size in (30, 64, 1000):
+        set_random_seed(1)
+        model = Sequential(tutorial(layers))
+        model.compile("sgd", SPARSE)
+        model.fit(x, y, batch_size, epochs=3, verbose=0)
+        trained.append(model)
+    for other in trained[1:]:
+        assert_same_weights(other, trained[0])
 
 
 # A loss that is not finite

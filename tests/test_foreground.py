@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnnrs import Sequential
-from cnnrs.layers import Activation, Conv2D, Dense, Flatten, Input, MaxPooling2D
+from cnnrs.layers import Activation, Conv2D, Dense, Flatten, Input, MaxPooling2D, Rescaling
 from cnnrs.optimizers import SGD
 from cnnrs.utils import set_random_seed
 
@@ -20,10 +20,10 @@ def pictures(n, background, rng):
     return x, rng.integers(0, CLASSES, n)
 
 
-def model(dtype, filters, padding, relu, use_bias):
+def model(dtype, filters, padding, relu, use_bias, *first):
     activation = "relu" if relu else None
     conv = Conv2D(filters, 3, padding=padding, use_bias=use_bias, activation=activation)
-    layers = [Input((28, 28, 1)), conv, MaxPooling2D(2), Flatten(), Dense(CLASSES)]
+    layers = [Input((28, 28, 1)), *first, conv, MaxPooling2D(2), Flatten(), Dense(CLASSES)]
     made = Sequential([*layers, Activation("softmax")], dtype=dtype)
     made.compile(SGD(0.01), "sparse_categorical_crossentropy")
     return made
@@ -70,6 +70,22 @@ def test_images_left_where_they_lie_train_as_copies_do(seen, padding, batch_size
         trained.append([*made.get_weights(), made.history.history["loss"], made.predict(given)])
     for left, copy in zip(*trained, strict=True):
         np.testing.assert_array_equal(left, copy)
+
+
+@pytest.mark.parametrize("batch_size", [9, 30])
+def test_bytes_train_as_the_numbers_they_stand_for(batch_size):
+    """They are read as such, a batch that is divided by rows in two parts."""
+    rng = np.random.default_rng(7)
+    x, y = pictures(100, 0.0, rng)
+    images = (np.abs(x) * 80).astype(np.uint8)
+    trained = []
+    for given in (images, images.astype(np.float64)):
+        set_random_seed(3)
+        made = model("float32", 8, "valid", True, True, Rescaling(1 / 255, -0.5))
+        made.fit(given, y, batch_size, epochs=2, verbose=0)
+        trained.append([*made.get_weights(), made.history.history["loss"]])
+    for ours, theirs in zip(*trained, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -180,7 +180,8 @@ class Fit:
         self._loss = model.loss  # that the labels are for
         self._metric = model._metric
         self._sums = Sums()  # of the epoch so far, or since a callback changed the loss
-        self._batch_size = batch_size
+        # No more than there are: how a step is computed depends on it.
+        self._batch_size = min(batch_size, len(data.x))
         self._steps_per_execution = steps_per_execution
         self._callbacks = callbacks
         self._report = report

@@ -165,6 +165,12 @@ impl<T: Element> Network<T> {
         self.training.as_mut().map(Training::optimizer)
     }
 
+    /// Whether a training divides batches of that size by the rows of their images.
+    #[cfg(test)]
+    pub fn divides_by_rows(&self, batch: usize) -> bool {
+        self.training.as_ref().is_some_and(|training| training.divides_by_rows(batch))
+    }
+
     /// The weight's elements, as they are stored.
     pub fn weight(&mut self, weight: &Weight) -> &mut [T] {
         let all = if weight.trainable { &mut self.params } else { &mut self.moving };

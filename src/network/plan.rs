@@ -55,7 +55,7 @@ pub struct Plan<T> {
     offset: T,
     /// Elements of an image, or of the part of it that the plan is for.
     pub input_len: usize,
-    /// Which part.
+    /// Where that lies.
     pub cut: Cut,
     /// Most images in a block.
     pub block: usize,
@@ -130,6 +130,16 @@ impl<T: Element> Plan<T> {
         Ok(builder.plan(block, max_chunks)?)
     }
 
+    /// The same for a part of larger images.
+    pub fn of_part(self, cut: Cut) -> Self {
+        assert!(cut.start + self.input_len <= cut.image_len, "a part of an image");
+        Self { cut, ..self }
+    }
+
+    fn is_of_whole_images(&self) -> bool {
+        self.cut == Cut::whole(self.input_len)
+    }
+
     /// How many steps there are.
     pub fn len(&self) -> usize {
         self.nodes.len()
@@ -196,7 +206,7 @@ impl<T: Element> Plan<T> {
 
     /// Images of `x` that lie beside each other, if they are as the network wants them.
     pub fn beside<'a>(&self, x: Source<'a>, images: Range<usize>) -> Option<Images<'a, T>> {
-        let all = x.unchanged(self.scale, self.offset)?;
+        let all = x.unchanged(self.scale, self.offset).filter(|_| self.is_of_whole_images())?;
         let len = self.input_len;
         Some(Images::Beside(&all[images.start * len..images.end * len]))
     }
@@ -205,8 +215,7 @@ impl<T: Element> Plan<T> {
     /// other or, if the first node takes such, apart.
     pub fn in_place<'a>(&self, x: Source<'a>, order: &'a [usize]) -> Option<Images<'a, T>> {
         let (&first, n) = (order.first()?, order.len());
-        let whole = self.cut == Cut::whole(self.input_len);
-        if whole && order.iter().copied().eq(first..first + n) {
+        if self.is_of_whole_images() && order.iter().copied().eq(first..first + n) {
             return self.beside(x, first..first + n);
         }
         let node = self.nodes.first().filter(|node| node.step.takes_apart())?;

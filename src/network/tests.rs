@@ -294,9 +294,10 @@ fn a_stop_leaves_whole_steps() {
     };
     let divided_by_rows = || {
         let pool = LayerKind::MaxPool(halving());
-        let kinds = [conv(16, 3, RELU), pool, LayerKind::Flatten, dense(10, Activation::Softmax)];
+        let kinds = [conv(64, 3, RELU), pool, LayerKind::Flatten, dense(10, Activation::Softmax)];
         let mut net = network(&[12, 12, 1], &kinds);
         net.compile(SPARSE, PLAIN, None).unwrap();
+        assert!(net.divides_by_rows(32));
         net
     };
     let (_, x, labels) = busy();
@@ -305,7 +306,7 @@ fn a_stop_leaves_whole_steps() {
     let examples = Examples { x: Source::F64(&x), targets: Targets::Labels(&taken) };
     let busy = || busy().0;
     for (make, batch) in
-        [(&busy as &dyn Fn() -> _, 1), (&busy, 64), (&descending, 1), (&divided_by_rows, 64)]
+        [(&busy as &dyn Fn() -> _, 1), (&busy, 64), (&descending, 1), (&divided_by_rows, 32)]
     {
         let rates = vec![1e-4; order.len().div_ceil(batch)];
         let polls = AtomicUsize::new(0);

@@ -50,8 +50,9 @@ const GRADIENT_BYTES_FOR_THREADS: usize = 1 << 30;
 /// 30 us of work, forward and backward.
 const WORK_FOR_THREADS: usize = 500_000;
 
-/// Products of one step, forward, from which on a batch that would be one chunk is divided by rows
-/// of windows: one thread takes a tenth longer then, and two take two thirds of the time.
+/// Products of one step, forward, from which on a batch of one chunk or two is divided by rows of
+/// windows. One thread takes a tenth longer for the smallest such batch, and two take two thirds of
+/// the time; one takes no longer for a batch of two chunks.
 const WORK_FOR_BANDS: usize = 1_000_000;
 
 /// Products of one step, forward, up to which nodes may descend by themselves: such a step cannot
@@ -156,7 +157,7 @@ pub struct Training<T> {
     /// For all blocks of a chunk but the first, a gradient for each thread; for the sum of chunks
     /// that descend, one.
     extra: Vec<Shared<T>>,
-    /// If small batches may be divided by rows of windows.
+    /// For small batches, if the network can be divided by rows of windows.
     bands: Option<Bands<T>>,
 }
 
@@ -273,7 +274,9 @@ impl<T: Element> Training<T> {
         call: Call<'_>,
         poll: Poll<'_>,
     ) -> Result<Outcome, BuildError> {
-        let by_rows = self.takes_bands(call.batch).then(|| self.threads(call, BANDS));
+        // That of the call, also for a last step of fewer images: wherever an epoch is cut into calls,
+        // its steps are the same.
+        let by_rows = self.divides_by_rows(call.batch).then(|| self.threads(call, BANDS));
         if let (Some(threads), Some(bands)) = (by_rows, &mut self.bands) {
             let outcome = bands.run(params.get_mut(), examples, call, self.loss, threads, poll)?;
             self.optimizer.steps += outcome.losses.len() as u64;
@@ -321,7 +324,7 @@ impl<T: Element> Training<T> {
 
     /// Whether batches of that size are divided by rows of windows: those that have no more chunks
     /// than there are bands.
-    fn takes_bands(&self, batch: usize) -> bool {
+    pub fn divides_by_rows(&self, batch: usize) -> bool {
         self.bands.is_some()
             && self.optimizer.is_plain()
             && batch <= MOST_IMAGES

@@ -30,7 +30,7 @@ use crate::network::steps::Pooling;
 use crate::network::team::{self, Apart, Barrier, Broken};
 use crate::network::{BuildError, Mode, parts};
 
-/// How many bands there are: threads that small batches have work for.
+/// How many bands there are, an upper and a lower one: threads that small batches have work for.
 pub const BANDS: usize = 2;
 
 /// Nodes of such a network up to the loss.
@@ -42,13 +42,13 @@ pub struct Bands<T> {
     parts: [Part; BANDS],
     /// All of them, once there was a batch.
     bands: Vec<Band<T>>,
-    /// Nothing, where statistics would be.
-    none: Shared<T>,
+    /// Of which there are none.
+    stats: Shared<T>,
 }
 
 /// What a band is of a network.
 #[derive(Debug)]
-pub struct Part {
+struct Part {
     /// Its layers, a network of their own.
     layers: Layers,
     /// The rows of an image that they see.
@@ -71,9 +71,9 @@ struct Band<T> {
     plan: Plan<T>,
     place: Place,
     params: Shared<T>,
-    /// Of the convolution's parameters; the dense layer's descend by themselves.
+    /// Of all its parameters, but set for those of the convolution; the others descend by themselves.
     gradient: Shared<T>,
-    /// The dense bias's gradient, and room for the sum of all bands' gradients.
+    /// As long: room for the dense bias's gradient, and then for the sum of all bands' gradients.
     sum: Shared<T>,
     arena: Shared<T>,
     windows: Shared<Windows>,
@@ -82,14 +82,14 @@ struct Band<T> {
 }
 
 /// A network that can be cut into bands.
-struct Whole<'a> {
+struct Divisible<'a> {
     layers: &'a [Layer],
     conv: usize,
     dense: usize,
     shape: ConvPoolShape,
 }
 
-impl<'a> Whole<'a> {
+impl<'a> Divisible<'a> {
     /// None for a network of other layers than those, up to the node that the loss takes, or of too
     /// few rows of windows.
     fn new(layers: &'a [Layer], end: usize) -> Option<Self> {
@@ -111,7 +111,7 @@ impl<'a> Whole<'a> {
         fits.then_some(Self { layers, conv: conv.layer, dense: dense.layer, shape })
     }
 
-    /// Whose rows of windows are as many as another one's, or one more.
+    /// The upper band, which has the middle row of an odd number of rows, or the lower one.
     fn part(&self, band: usize) -> Result<Part, ShapeError> {
         let conv = self.shape.conv();
         let ((h, w, _), (rows, columns, c)) = (conv.input(), self.shape.pool().output());
@@ -153,8 +153,7 @@ impl<'a> Whole<'a> {
 impl<T: Element> Band<T> {
     /// For batches of at most so many images.
     fn new(part: &Part, images: usize) -> Result<Self, BuildError> {
-        let mut plan = Plan::new(&part.layers, Mode::Training, Some(images), 1)?;
-        plan.cut = part.seen;
+        let plan = Plan::new(&part.layers, Mode::Training, Some(images), 1)?.of_part(part.seen);
         let zeros = || Shared::zeros(part.layers.params_len);
         Ok(Self {
             place: part.place.clone(),
@@ -168,12 +167,14 @@ impl<T: Element> Band<T> {
         })
     }
 
+    /// Takes its parameters from those of the whole network.
     fn take(&mut self, params: &[T]) {
         for (whole, own) in &self.place.pieces {
             self.params.get_mut()[own.clone()].copy_from_slice(&params[whole.clone()]);
         }
     }
 
+    /// Gives them back; those of the convolution are the same whichever band gives them.
     fn give(&mut self, params: &mut [T]) {
         for (whole, own) in &self.place.pieces {
             params[whole.clone()].copy_from_slice(&self.params.get_mut()[own.clone()]);
@@ -187,9 +188,9 @@ impl<T: Element> Bands<T> {
     /// # Errors
     /// If a size overflows.
     pub fn new(layers: &Layers, end: usize) -> Result<Option<Self>, BuildError> {
-        let Some(whole) = Whole::new(&layers.layers, end) else { return Ok(None) };
-        let parts = [whole.part(0)?, whole.part(1)?];
-        Ok(Some(Self { parts, bands: vec![], none: Shared::zeros(0)? }))
+        let Some(divisible) = Divisible::new(&layers.layers, end) else { return Ok(None) };
+        let parts = [divisible.part(0)?, divisible.part(1)?];
+        Ok(Some(Self { parts, bands: vec![], stats: Shared::zeros(0)? }))
     }
 
     /// Provides for batches of so many images.
@@ -217,7 +218,7 @@ impl<T: Element> Bands<T> {
         self.make_room(call.batch)?;
         let sums = Shared::empty_sums(call.rates.len())?;
         self.bands.iter_mut().for_each(|band| band.take(params));
-        let (stopped, steps) = Default::default();
+        let (stopped, steps) = (AtomicBool::new(false), Apart::default());
         let job = Job { bands: self, examples, call, loss, sums, stopped, steps };
         team::run(threads, |worker, barrier| {
             let mut clock = Clock::new((worker == 0).then_some(poll));
@@ -294,8 +295,8 @@ impl<'a, T: Element> Job<'a, T> {
             random: Random { seed: 0, step: 0, row: 0, iteration: 0 },
             params: &band.params,
             prepared: &[],
-            stats: &self.bands.none,
-            d_stats: &self.bands.none,
+            stats: &self.bands.stats,
+            d_stats: &self.bands.stats,
             chunks: Chunks { images: order.len(), len: order.len() },
             chunk: 0,
             images: band.plan.in_place(self.examples.x, order),
@@ -339,7 +340,8 @@ impl<'a, T: Element> Job<'a, T> {
         x.fill(T::zero());
         for band in &self.bands.bands {
             let block = self.block(band, order, &nothing);
-            // SAFETY: all bands have been run, and none is run again before the next meeting.
+            // SAFETY: all bands have been run forward. Others may be on their way back, where they
+            // only read this, and write it again behind the next meeting.
             run::add_gradient(x, unsafe { band.plan.value(&block, NODES) });
         }
         let mut unread = LossSums::default();
@@ -459,6 +461,8 @@ mod tests {
         let (linear, softmax) = (Activation::Linear, Activation::Softmax);
         let relu = LayerKind::Activation(RELU);
         let dropout = LayerKind::Dropout { rate: 0.5, seed: None };
+        let norm = LayerKind::BatchNorm { momentum: 0.9, epsilon: 1e-3, center: true, scale: true };
+        let many = LayerKind::Dense { units: 32, use_bias: true, activation: linear };
         assert!(can_be_cut(12, 2, &[first, halving(), flatten, dense(true, softmax)]));
         assert!(can_be_cut(12, 2, &[first, halving(), relu, flatten, dense(true, linear)]));
         assert!(can_be_cut(6, 2, &[first, halving(), flatten, dense(true, linear)]));
@@ -475,6 +479,8 @@ mod tests {
             vec![first, flatten, dense(true, linear)],
             vec![first, halving(), dropout, flatten, dense(true, linear)],
             vec![first, halving(), flatten],
+            vec![first, halving(), norm, flatten, dense(true, linear)],
+            vec![first, halving(), flatten, many],
             vec![flatten, dense(true, linear), dense(true, linear)],
         ] {
             assert!(!can_be_cut(12, 2, &kinds), "{kinds:?}");
