@@ -50,9 +50,13 @@ const GRADIENT_BYTES_FOR_THREADS: usize = 1 << 30;
 /// 30 us of work, forward and backward.
 const WORK_FOR_THREADS: usize = 500_000;
 
-/// Products of one step, forward, from which on a batch of one chunk or two is divided by rows of
-/// windows. One thread takes a tenth longer for the smallest such batch, and two take two thirds of
-/// the time; one takes no longer for a batch of two chunks.
+/// Blocks of images up to which a batch may be divided by rows of windows: four are work for more
+/// threads than there are bands.
+const BLOCKS_OF_BANDS: usize = 3;
+
+/// Products of one step, forward, from which on such a batch is divided by rows of windows. One
+/// thread takes a tenth longer for the smallest of them, and no longer from 24 images on; two take two
+/// thirds of the time.
 const WORK_FOR_BANDS: usize = 1_000_000;
 
 /// Products of one step, forward, up to which nodes may descend by themselves: such a step cannot
@@ -322,13 +326,12 @@ impl<T: Element> Training<T> {
         call.threads.min(most).min(helpers::most_that_pay(self.plan.work_of_training(images)))
     }
 
-    /// Whether batches of that size are divided by rows of windows: those that have no more chunks
-    /// than there are bands.
+    /// Whether batches of that size are divided by rows of windows.
     pub fn divides_by_rows(&self, batch: usize) -> bool {
         self.bands.is_some()
             && self.optimizer.is_plain()
             && batch <= MOST_IMAGES
-            && self.chunks(batch).count() <= BANDS
+            && batch <= BLOCKS_OF_BANDS * self.block
             && (WORK_FOR_BANDS..=WORK_OF_DESCENT).contains(&self.plan.work.saturating_mul(batch))
     }
 
@@ -336,13 +339,20 @@ impl<T: Element> Training<T> {
     fn chunks(&self, images: usize) -> Chunks {
         let len = images.div_ceil(self.chunks_for_threads).min(self.plan.longest_block);
         let len = len.max(self.block).max(images.div_ceil(self.max_chunks));
-        Chunks { images, len }
+        let count = self.even(images.div_ceil(len));
+        Chunks { images, len: images.div_ceil(count.max(1)) }
     }
 
     /// How many chunks there are at most in batches of up to so many images. A smaller batch may
     /// have more than a larger one, whose chunks are longer.
     fn most_chunks(&self, images: usize) -> usize {
-        images.div_ceil(self.block).min(self.max_chunks)
+        self.even(images.div_ceil(self.block))
+    }
+
+    /// So many chunks or one more, and all as long: two threads take three chunks, or a long one and
+    /// a short one, in the time of four or of two long ones.
+    fn even(&self, count: usize) -> usize {
+        if count > 1 { count.next_multiple_of(2).min(self.max_chunks) } else { count }
     }
 
     /// Whether each chunk keeps its arena for the whole step, because chunks meet within it.
@@ -432,6 +442,7 @@ impl<T: Element> Training<T> {
 mod tests {
     use super::*;
     use crate::kernels::activation::Activation;
+    use crate::kernels::shape::Padding;
     use crate::network::spec::{LayerKind, LayerSpec};
 
     const NORM: LayerKind =
@@ -444,6 +455,38 @@ mod tests {
         let mb = 1 << 20;
         let bytes = [0, 4 * mb, 8 * mb, 17 * mb, 256 * mb, 400 * mb, 2000 * mb];
         assert_eq!(bytes.map(max_chunks), [16, 16, 8, 4, 4, 2, 1]);
+    }
+
+    #[test]
+    fn two_threads_have_half_of_the_images_each() {
+        let conv = LayerKind::Conv {
+            filters: 16,
+            window: (3, 3),
+            strides: (1, 1),
+            padding: Padding::Same,
+            use_bias: true,
+            activation: Activation::Linear,
+        };
+        for side in [16, 40, 200] {
+            let spec = LayerSpec { name: "layer".to_owned(), kind: conv };
+            let layers = Layers::new(&[side, side, 1], vec![spec]).unwrap();
+            let rule = Rule::Sgd { momentum: 0.0, nesterov: false };
+            let training = Training::<f32>::new(&layers, Loss::MeanSquaredError, rule, None);
+            let training = training.unwrap();
+            assert!(training.block > 1);
+            for images in 1..=40 * training.block {
+                let chunks = training.chunks(images);
+                let count = chunks.count();
+                assert_eq!(count == 1, images <= training.block, "{images}");
+                assert!(count <= training.most_chunks(images));
+                assert_eq!((0..count).map(|at| chunks.images_of(at).len()).sum::<usize>(), images);
+                if count > 1 {
+                    // But for whole images in each chunk.
+                    let most = images.div_ceil(2) + count;
+                    assert!(count.div_ceil(2) * chunks.len <= most, "{chunks:?}");
+                }
+            }
+        }
     }
 
     #[test]
