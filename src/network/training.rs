@@ -450,6 +450,13 @@ mod tests {
     const DENSE: LayerKind =
         LayerKind::Dense { units: 3, use_bias: true, activation: Activation::Linear };
 
+    fn training(input: &[usize], kinds: &[LayerKind]) -> Training<f32> {
+        let named = |&kind: &LayerKind| LayerSpec { name: "layer".to_owned(), kind };
+        let layers = Layers::new(input, kinds.iter().map(named).collect()).unwrap();
+        let rule = Rule::Sgd { momentum: 0.0, nesterov: false };
+        Training::new(&layers, Loss::MeanSquaredError, rule, None).unwrap()
+    }
+
     #[test]
     fn chunks_are_as_many_as_their_gradients_may_take() {
         let mb = 1 << 20;
@@ -468,11 +475,7 @@ mod tests {
             activation: Activation::Linear,
         };
         for side in [16, 40, 200] {
-            let spec = LayerSpec { name: "layer".to_owned(), kind: conv };
-            let layers = Layers::new(&[side, side, 1], vec![spec]).unwrap();
-            let rule = Rule::Sgd { momentum: 0.0, nesterov: false };
-            let training = Training::<f32>::new(&layers, Loss::MeanSquaredError, rule, None);
-            let training = training.unwrap();
+            let training = training(&[side, side, 1], &[conv]);
             assert!(training.block > 1);
             for images in 1..=40 * training.block {
                 let chunks = training.chunks(images);
@@ -497,11 +500,7 @@ mod tests {
             vec![DENSE, NORM],
             vec![NORM, DENSE, NORM, NORM, DENSE, NORM],
         ] {
-            let named = |kind| LayerSpec { name: "layer".to_owned(), kind };
-            let layers = Layers::new(&[4], kinds.iter().copied().map(named).collect()).unwrap();
-            let rule = Rule::Sgd { momentum: 0.0, nesterov: false };
-            let training = Training::<f32>::new(&layers, Loss::MeanSquaredError, rule, None);
-            let phases = training.unwrap().phases();
+            let phases = training(&[4], &kinds).phases();
             let forward = || phases.iter().filter_map(|phase| phase.forward.clone());
             let backward = phases.iter().flat_map(|phase| phase.backward.clone().rev());
             let nodes: Vec<usize> = (0..kinds.len()).collect();
