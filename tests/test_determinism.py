@@ -129,6 +129,28 @@ def test_threads_change_no_bit_where_layers_descend_by_themselves(
         assert_same_bits(other, results[0])
 
 
+@pytest.mark.parametrize(
+    ("filters", "units", "batch"), [(8, 10, 64), (8, 10, 380), (8, 10, 1030), (16, 2, 225)]
+)
+@pytest.mark.parametrize("rule", [SGD(0.02), Adam()], ids=lambda rule: type(rule).__name__)
+def test_threads_change_no_bit_where_they_add_up_pairs(
+    filters: int, units: int, batch: int, rule: Optimizer
+) -> None:
+    """In batches of 4, 6, 16 and 15 chunks: few threads take two at a time, many take one."""
+    x, y = digits(batch + 70)
+    results = []
+    for threads in THREADS:
+        cnnrs.set_num_threads(threads)
+        set_random_seed(1)
+        first = [layers.Input((28, 28, 1)), layers.Conv2D(filters, 3), layers.MaxPooling2D(2)]
+        model = Sequential([*first, layers.Flatten(), layers.Dense(units, "softmax")])
+        model.compile(rule, "sparse_categorical_crossentropy")
+        model.fit(x, y % units, batch, epochs=2, verbose=0)
+        results.append(model.get_weights())
+    for other in results[1:]:
+        assert_same_bits(other, results[0])
+
+
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("batch", [1, 16, 20, 65, 130, 256, 257, 300])
 def test_many_weights_are_used_for_long_blocks(batch: int, normed: bool) -> None:

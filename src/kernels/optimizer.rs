@@ -156,50 +156,57 @@ pub fn add_gradient<T: Element, S: Simd<T>>(simd: S, sum: &mut [T], grad: &[T]) 
     );
 }
 
-/// `out = sum over i < count of chunk(i)`, one chunk after the other.
+/// `out = sum over i < count of gradient(i)`, one after the other; or, if `in_pairs`, the sum of the
+/// pairs' sums, `(gradient(0) + gradient(1)) + (gradient(2) + gradient(3)) + ...`, of which the last
+/// may have but one.
 ///
-/// `out` and every chunk of one length.
+/// `out` and every gradient of one length.
 #[inline(always)]
 pub fn sum_gradients<'a, T: Element, S: Simd<T>>(
     simd: S,
     out: &mut [T],
     count: usize,
-    chunk: impl Fn(usize) -> &'a [T],
+    in_pairs: bool,
+    gradient: impl Fn(usize) -> &'a [T],
 ) {
     if count == 0 {
         out.fill(T::zero());
     }
-    for first in (0..count).step_by(2) {
-        let chunk = |i| chunk(first + i);
-        if first + 2 <= count {
-            add_chunks::<T, S, 2>(simd, out, first == 0, chunk);
+    let mut first = 0;
+    while first < count {
+        let gradient = |i| gradient(first + i);
+        // The first two are a pair whichever way.
+        if (in_pairs || first == 0) && first + 2 <= count {
+            add_sum::<T, S, 2>(simd, out, first == 0, gradient);
+            first += 2;
         } else {
-            add_chunks::<T, S, 1>(simd, out, first == 0, chunk);
+            add_sum::<T, S, 1>(simd, out, first == 0, gradient);
+            first += 1;
         }
     }
 }
 
-/// Sets `out` to the sum of `N` chunks, or adds them to it.
+/// Sets `out` to the sum of `N` gradients, or adds that to it.
 #[inline(always)]
-fn add_chunks<'a, T: Element, S: Simd<T>, const N: usize>(
+fn add_sum<'a, T: Element, S: Simd<T>, const N: usize>(
     simd: S,
     out: &mut [T],
     set: bool,
-    chunk: impl Fn(usize) -> &'a [T],
+    gradient: impl Fn(usize) -> &'a [T],
 ) {
-    let chunks: [&[T]; N] = std::array::from_fn(chunk);
-    chunks.iter().for_each(|chunk| assert_eq!(chunk.len(), out.len(), "gradient length"));
+    let gradients: [&[T]; N] = std::array::from_fn(gradient);
+    gradients.iter().for_each(|grad| assert_eq!(grad.len(), out.len(), "gradient length"));
     for_each_vector(
         simd,
         out.len(),
         #[inline(always)]
         |at| {
-            let mut sum = simd.load_up_to(&chunks[0][at.clone()]);
+            let mut sum = simd.load_up_to(&gradients[0][at.clone()]);
+            for i in 1..N {
+                sum = simd.add(sum, simd.load_up_to(&gradients[i][at.clone()]));
+            }
             if !set {
                 sum = simd.add(simd.load_up_to(&out[at.clone()]), sum);
-            }
-            for i in 1..N {
-                sum = simd.add(sum, simd.load_up_to(&chunks[i][at.clone()]));
             }
             simd.store_up_to(sum, &mut out[at]);
         },
@@ -390,12 +397,20 @@ mod tests {
     fn sum_case<T: Element>(level: Level) {
         for count in 0..=20 {
             for len in LENGTHS {
-                let chunks: Vec<Vec<T>> = (0..count).map(|n| random(len, n as u64)).collect();
-                let mut out = vec![T::nan(); len];
-                dispatch!(T, level, simd => sum_gradients(simd, &mut out, count, |n| &chunks[n][..]));
-                let sum = |i| chunks.iter().map(|chunk| chunk[i]).reduce(|a, b| a + b);
-                let expected: Vec<T> = (0..len).map(|i| sum(i).unwrap_or_default()).collect();
-                assert_eq!(out, expected);
+                let gradients: Vec<Vec<T>> = (0..count).map(|n| random(len, n as u64)).collect();
+                for together in [1, 2] {
+                    let mut out = vec![T::nan(); len];
+                    let gradient = |n: usize| &gradients[n][..];
+                    dispatch!(T, level, simd => {
+                        sum_gradients(simd, &mut out, count, together == 2, gradient)
+                    });
+                    let add = |a: T, b: T| a + b;
+                    let some = |some: &[Vec<T>], i| some.iter().map(|grad| grad[i]).reduce(add);
+                    let sum =
+                        |i| gradients.chunks(together).filter_map(|pair| some(pair, i)).reduce(add);
+                    let expected: Vec<T> = (0..len).map(|i| sum(i).unwrap_or_default()).collect();
+                    assert_eq!(out, expected);
+                }
             }
         }
     }

@@ -159,9 +159,12 @@ kernels! {
 pub fn sum_gradients<'a, T: Element>(
     out: &mut [T],
     count: usize,
-    chunk: impl Fn(usize) -> &'a [T],
+    in_pairs: bool,
+    gradient: impl Fn(usize) -> &'a [T],
 ) {
-    dispatch!(T, simd::level(), simd => super::optimizer::sum_gradients(simd, out, count, chunk));
+    dispatch!(T, simd::level(), simd => {
+        super::optimizer::sum_gradients(simd, out, count, in_pairs, gradient)
+    });
 }
 
 /// [`grey_forward_foreground`](super::conv_pool_grey::grey_forward_foreground)

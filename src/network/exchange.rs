@@ -21,13 +21,13 @@ const COPIED_OF_FEW_PRODUCTS: usize = 1 << 19;
 /// Gradients begin at multiples of so many elements, and so at cache lines, whatever the type.
 const LINES: usize = 2 * ALIGNMENT;
 
-/// The gradient of each chunk, and the parameters as each thread sees them.
+/// Gradients of chunks, and the parameters as each thread sees them.
 ///
 /// A core soon has what another one has written. But to write what others have read too, it waits
 /// for each cache line until they have given it up: 8 ns a line between neighbouring cores of a Zen
 /// 4 and 30 to 40 between distant ones, while a step of the tutorial's network takes 45 us and
 /// writes 1,700 lines. So between the threads of a small network each line goes from writer to
-/// writer. A thread writes its chunk's gradient; whoever updates a part of the parameters reads
+/// writer. A thread writes the gradient of its chunks; whoever updates a part of the parameters reads
 /// that part of all gradients and puts the new parameters in its place; from there, each thread
 /// takes them to parameters of its own, and the next gradient is written over them.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub struct Exchange<T> {
     len: usize,
     /// Whether each thread has its own.
     copied: bool,
-    /// (chunks, [`stride`](Self::stride))
+    /// (gradients, [`stride`](Self::stride))
     gradients: Shared<T>,
     /// The parameters of each thread but the first, if they are copied.
     copies: Vec<Shared<T>>,
@@ -53,20 +53,19 @@ impl<T: Element> Exchange<T> {
         Ok(Self { len, copied, gradients: Shared::zeros(0)?, copies: vec![] })
     }
 
-    /// Provides for so many steps of batches of at most so many chunks, one for each thread at least,
-    /// and lets each thread see these parameters. One step makes no use of copies.
+    /// Provides for so many steps of at most so many gradients, one for each thread at least, and lets each thread see these parameters. One step makes no use of copies.
     ///
     /// # Errors
     /// If there is not enough memory.
     pub fn begin(
         &mut self,
         params: &mut Shared<T>,
-        chunks: usize,
+        gradients: usize,
         threads: usize,
         steps: usize,
     ) -> Result<(), BuildError> {
         let copied = self.copied && steps > 1;
-        let len = chunks * self.stride();
+        let len = gradients * self.stride();
         if self.gradients.len() < len {
             self.gradients = Shared::zeros(len)?;
         }
@@ -85,70 +84,71 @@ impl<T: Element> Exchange<T> {
         worker.checked_sub(1).and_then(|i| self.copies.get(i)).unwrap_or(params)
     }
 
-    /// Where a part of a chunk's gradient lies.
-    fn part(&self, chunk: usize, part: &Range<usize>) -> Range<usize> {
-        let start = chunk * self.stride();
+    /// Where a part of a gradient lies.
+    fn part(&self, gradient: usize, part: &Range<usize>) -> Range<usize> {
+        let start = gradient * self.stride();
         start + part.start..start + part.end
     }
 
-    /// Elements from one chunk's gradient to the next one's.
+    /// Elements from one gradient to the next one.
     fn stride(&self) -> usize {
         self.len.next_multiple_of(LINES)
     }
 
-    /// A chunk's gradient, to be written.
+    /// A gradient, to be written.
     ///
     /// # Safety
     /// Nobody else reads or writes it while the slice lives.
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn gradient(&self, chunk: usize) -> &mut [T] {
+    pub unsafe fn gradient(&self, number: usize) -> &mut [T] {
         // SAFETY: the caller's promise.
-        unsafe { self.gradients.write(self.part(chunk, &(0..self.len))) }
+        unsafe { self.gradients.write(self.part(number, &(0..self.len))) }
     }
 
-    /// The sum of a part of the gradients of the first `chunks` chunks, at most [`UPDATE`]
-    /// elements, for which there is room in `sum`.
+    /// The sum of a part of the first `count` gradients, one after the other or pair after pair; at
+    /// most [`UPDATE`] elements, for which there is room in `sum`.
     ///
     /// # Safety
     /// Nobody writes that part of the gradients while the slice lives.
     pub unsafe fn sum<'a>(
         &'a self,
         sum: &'a mut [T; UPDATE],
-        chunks: usize,
+        count: usize,
+        in_pairs: bool,
         part: &Range<usize>,
     ) -> &'a [T] {
         // SAFETY: the caller's promise.
-        let gradient = |chunk| unsafe { self.gradients.read(self.part(chunk, part)) };
-        if chunks == 1 {
+        let gradient = |number| unsafe { self.gradients.read(self.part(number, part)) };
+        if count == 1 {
             return gradient(0);
         }
         let sum = &mut sum[..part.len()];
-        run::sum_gradients(sum, chunks, gradient);
+        run::sum_gradients(sum, count, in_pairs, gradient);
         sum
     }
 
     /// Puts a part of a thread's own parameters, which it has updated, in the place of that part of
-    /// the first `chunks` gradients: one for each other thread at least, and all that have been
+    /// the first `count` gradients: one for each other thread at least, and all that have been
     /// read.
     ///
     /// # Safety
     /// Nobody else reads or writes that part of the gradients or of the thread's parameters
     /// meanwhile.
-    pub unsafe fn put(&self, own: &Shared<T>, part: &Range<usize>, worker: usize, chunks: usize) {
+    pub unsafe fn put(&self, own: &Shared<T>, part: &Range<usize>, worker: usize, count: usize) {
         if self.copies.is_empty() {
             return;
         }
-        for chunk in (0..chunks).filter(|&chunk| chunk != worker) {
+        for number in (0..count).filter(|&number| number != worker) {
             // SAFETY: the caller's promise.
             unsafe {
                 let new = own.read(part.clone());
-                self.gradients.write(self.part(chunk, part)).copy_from_slice(new);
+                self.gradients.write(self.part(number, part)).copy_from_slice(new);
             }
         }
     }
 
     /// Takes, to a thread's own parameters, a part that another one has put in the place of the
-    /// gradient of the thread's first chunk, whose number is the thread's.
+    /// thread's first gradient, whose number is the thread's.
     ///
     /// # Safety
     /// Nobody else reads or writes that part of that gradient or of the thread's parameters
@@ -250,7 +250,7 @@ mod tests {
             for worker in 0..threads {
                 let own = exchange.params(&params, worker);
                 for part in shares.own(worker, threads) {
-                    let sum = exchange.sum(&mut room, chunks, part);
+                    let sum = exchange.sum(&mut room, chunks, true, part);
                     own.write(part.clone()).iter_mut().zip(sum).for_each(|(w, d)| *w -= d);
                     exchange.put(own, part, worker, chunks);
                 }

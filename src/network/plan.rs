@@ -15,7 +15,7 @@ use crate::kernels::simd::Element;
 use crate::network::layers::Layers;
 use crate::network::shared::Shared;
 use crate::network::stages::stages;
-use crate::network::step::{Backward, Batch, Chunks, Forward, Model, Random, Step, Turn};
+use crate::network::step::{Backward, Batch, Chunks, Descent, Forward, Model, Random, Step};
 use crate::network::{BuildError, Mode};
 
 /// A step, and where its things lie.
@@ -179,8 +179,13 @@ impl<T: Element> Plan<T> {
         self.nodes[i].prepared.clone()
     }
 
-    /// The parameters that [`backward`](Self::backward) changes itself if it is given turns, of so
-    /// many chunks.
+    /// Whether there are nodes that add their parameters' gradient to another one.
+    pub fn adds(&self) -> bool {
+        self.nodes.iter().any(|node| node.step.adds())
+    }
+
+    /// The parameters that [`backward`](Self::backward) changes itself if it is given a descent, of a
+    /// batch of so many chunks.
     pub fn descended(&self, chunks: usize) -> Vec<Range<usize>> {
         let nodes = self.nodes.iter().filter(|node| node.step.descends(chunks));
         nodes.map(|node| node.params.clone()).collect()
@@ -345,21 +350,24 @@ impl<T: Element> Plan<T> {
     /// is the gradient of all parameters, of which the nodes set theirs. If a node with statistics
     /// comes next, it is told the chunk's.
     ///
-    /// With a turn, nodes that can do so take it, with the sum of the chunks' gradients in the other
-    /// slice, of all parameters too. Behind each node it leaves off if `stops` says so.
+    /// If there is a `sum`, of all parameters too, the gradient is added to that, and `d_params` is
+    /// room; a plan with statistics has none. With a descent, of all parameters too, nodes that can do
+    /// so take it. Behind each node it leaves off if `stops` says so.
     ///
     /// # Safety
-    /// Nobody else uses the block's arena meanwhile, or writes to parameters; with a turn, nobody
+    /// Nobody else uses the block's arena meanwhile, or writes to parameters; with a descent, nobody
     /// else reads them.
     pub unsafe fn backward(
         &self,
         block: &Block<'_, T>,
         nodes: Range<usize>,
         d_params: &mut [T],
-        mut descent: Option<(Turn<T>, &mut [T])>,
+        mut sum: Option<&mut [T]>,
+        descent: Option<Descent<'_, T>>,
         stops: &mut dyn FnMut() -> bool,
     ) {
         assert!(block.n <= self.block, "images of a block");
+        assert!(sum.is_none() || self.stats_len == 0, "a gradient that is set in one place");
         for i in nodes.clone().rev() {
             let node = &self.nodes[i];
             if !node.needs_d_x && node.params.is_empty() {
@@ -367,23 +375,26 @@ impl<T: Element> Plan<T> {
             }
             block.ahead.begin();
             let chunks = block.chunks.count();
-            let (d_params, turn) = match &mut descent {
-                Some((turn, sums)) if node.step.descends(chunks) => (&mut **sums, Some(*turn)),
-                _ => (&mut *d_params, None),
-            };
+            let adds = sum.is_some() && node.step.adds();
+            let target = sum.as_deref_mut().filter(|_| adds).unwrap_or(&mut *d_params);
             // SAFETY: the pass is gone before the next one is made.
-            let mut pass = unsafe { self.backward_pass(block, i, d_params) };
+            let mut pass = unsafe { self.backward_pass(block, i, target) };
+            pass.adds = adds;
             let all = self.stats_range(i, chunks);
             // SAFETY: all chunks have written theirs before they met, and this is after it.
             pass.batch.d_stats = unsafe { block.d_stats.read(all) };
-            if let Some(turn) = turn {
+            if let Some(descent) = descent.filter(|_| node.step.descends(chunks)) {
                 // SAFETY: the caller's promise.
                 let weights = unsafe { block.params.write(node.params.clone()) };
-                node.step.backward_and_descend(pass, weights, turn);
+                node.step.backward_and_descend(pass, weights, descent.of(node.params.clone()));
             } else {
                 // SAFETY: the caller's promise.
                 let weights = unsafe { block.params.read(node.params.clone()) };
                 node.step.backward(pass, weights);
+            }
+            if let Some(sum) = sum.as_deref_mut().filter(|_| !adds) {
+                let params = node.params.clone();
+                run::add_gradient(&mut sum[params.clone()], &d_params[params]);
             }
             block.ahead.end();
             if stops() {
@@ -419,6 +430,7 @@ impl<T: Element> Plan<T> {
                 n,
                 d_x: node.needs_d_x.then(|| self.d_value(block, i)),
                 d_weights: &mut d_params[node.params.clone()],
+                adds: false,
                 d_out: self.d_value(block, i + 1),
                 x: self.value(block, i),
                 apart: images_apart(block, i),

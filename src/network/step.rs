@@ -67,17 +67,20 @@ pub struct Batch<'a, T> {
     pub chunks: Chunks,
 }
 
-/// A chunk's turn among those of a batch, one after the other, that end in a step of plain gradient
-/// descent. If there are others before it, `d_weights` holds the sum of their gradients; if there
-/// are others behind it, it is to hold the sum with this one's; behind the last one, anything.
+/// One step of plain gradient descent, by a gradient or the sum of two.
 #[derive(Clone, Copy, Debug)]
-pub struct Turn<T> {
-    /// Whether there is no chunk before it.
-    pub first: bool,
-    /// Whether there is none behind it: then the parameters are to descend.
-    pub last: bool,
+pub struct Descent<'a, T> {
+    /// The one that is added to the other.
+    pub before: Option<&'a [T]>,
     /// The learning rate.
     pub rate: T,
+}
+
+impl<T: Copy> Descent<'_, T> {
+    /// That of these parameters.
+    pub fn of(&self, params: Range<usize>) -> Self {
+        Self { before: self.before.map(|before| &before[params]), rate: self.rate }
+    }
 }
 
 /// A forward pass over `n` images.
@@ -116,8 +119,10 @@ pub struct Backward<'a, T> {
     pub n: usize,
     /// (n, input), to be set if anybody needs it.
     pub d_x: Option<&'a mut [T]>,
-    /// The gradient of the parameters, to be set: the sum over the images. With a [`Turn`], see there.
+    /// The gradient of the parameters, to be set: the sum over the images.
     pub d_weights: &'a mut [T],
+    /// Whether it is added to what is there instead, by a step that [can](Step::adds).
+    pub adds: bool,
     /// (n, output); may be used up.
     pub d_out: &'a mut [T],
     /// (n, input); of images that lie apart, anything unless `forward` has gathered them.
@@ -179,15 +184,26 @@ pub trait Step<T: Element>: Debug + Send + Sync {
     /// Makes them: from the step's own parameters, all parameters, and all moving averages.
     fn prepare(&self, _prepared: &mut [T], _weights: &[T], _model: Model<'_, T>) {}
 
+    /// Whether it can add its parameters' gradient to another one, in the same walk over them.
+    fn adds(&self) -> bool {
+        false
+    }
+
     /// Whether there is [`backward_and_descend`](Step::backward_and_descend) for a batch of so many
     /// chunks.
     fn descends(&self, _chunks: usize) -> bool {
         false
     }
 
-    /// As `backward`, but with one step of plain gradient descent on the parameters at the end of a
-    /// batch whose chunks come one after the other: fewer walks over the weights.
-    fn backward_and_descend(&self, _pass: Backward<'_, T>, _weights: &mut [T], _turn: Turn<T>) {}
+    /// As `backward`, but the parameters descend in the same walk over them. Behind that there may be
+    /// anything in the place of their gradient.
+    fn backward_and_descend(
+        &self,
+        _pass: Backward<'_, T>,
+        _weights: &mut [T],
+        _by: Descent<'_, T>,
+    ) {
+    }
 
     /// Elements of what a chunk says about the batch, in `stats` and again in `d_stats`. If there
     /// are any, all chunks meet before `forward` and before `backward`.

@@ -158,8 +158,7 @@ pub struct Training<T> {
     arenas: Vec<Shared<T>>,
     /// For each arena, the foregrounds of a block's images.
     windows: Vec<Shared<Windows>>,
-    /// For all blocks of a chunk but the first, a gradient for each thread; for the sum of chunks
-    /// that descend, one.
+    /// For each thread, if gradients are added up, room for the one that is added.
     extra: Vec<Shared<T>>,
     /// For small batches, if the network can be divided by rows of windows.
     bands: Option<Bands<T>>,
@@ -292,10 +291,8 @@ impl<T: Element> Training<T> {
         let threads = self.threads(call, chunks.count());
         let most = self.most_chunks(batch);
         self.make_arenas(if self.meets() { most } else { threads })?;
-        let descends = !self.descended(1).is_empty();
-        let longer = chunks.len > self.plan.block;
-        let extra = if longer { threads } else { usize::from(descends) };
-        self.make_extra(extra, layers.params_len)?;
+        let adds_up = chunks.len > self.plan.block || self.adds_pairs() && most > 1;
+        self.make_extra(if adds_up { threads } else { 0 }, layers.params_len)?;
         self.stale |= self.optimizer.show_averages(params.get_mut(), false);
         if self.stale {
             let model = Model { params: params.get_mut(), moving: moving.get_mut() };
@@ -355,6 +352,11 @@ impl<T: Element> Training<T> {
         if count > 1 { count.next_multiple_of(2).min(self.max_chunks) } else { count }
     }
 
+    /// Whether a thread that takes both chunks of a pair adds up their gradients itself.
+    fn adds_pairs(&self) -> bool {
+        self.plan.adds() && !self.meets()
+    }
+
     /// Whether each chunk keeps its arena for the whole step, because chunks meet within it.
     fn meets(&self) -> bool {
         self.plan.stats_len > 0
@@ -394,7 +396,7 @@ impl<T: Element> Training<T> {
         if self.optimizer.is_plain() { self.plan.descended(chunks) } else { vec![] }
     }
 
-    /// A thread's gradient beside those of the chunks; empty if there is none.
+    /// A thread's gradient beside those that are exchanged; empty if there is none.
     ///
     /// # Safety
     /// Nobody else reads or writes it while the slice lives.

@@ -67,6 +67,8 @@ pub enum Weights<'a, T> {
         /// The weights.
         weights: &'a mut [T],
         /// A gradient that is to be added to this one.
+        sum: Option<&'a [T]>,
+        /// One that is to be added to that.
         before: Option<&'a [T]>,
         /// The learning rate.
         rate: T,
@@ -99,10 +101,10 @@ pub fn dense_backward_foreground<T: Element, S: Simd<T>>(
     if background.len() < S::LANES {
         let simd = simd.narrow();
         let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Backward { simd, d_x, weights, d_out, x, layout, ahead, shape }.run(sums, d_background);
+        Backward { simd, d_x, d_out, x, layout, ahead, shape }.run(weights, sums, d_background);
     } else {
         let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Backward { simd, d_x, weights, d_out, x, layout, ahead, shape }.run(sums, d_background);
+        Backward { simd, d_x, d_out, x, layout, ahead, shape }.run(weights, sums, d_background);
     }
 }
 
@@ -279,11 +281,26 @@ impl<T: Element> Weights<'_, T> {
     #[inline(always)]
     fn check(&self, d_out: &[T], x: &[T], shape: &DenseShape, n: usize) {
         check(d_out, x, self.values(), shape, n);
-        let gradient = match self {
-            Self::Kept { d_weights, .. } => Some(&**d_weights),
-            Self::Descending { before, .. } => *before,
+        let gradients = match self {
+            Self::Kept { d_weights, .. } => [Some(&**d_weights), None],
+            Self::Descending { sum, before, .. } => [*sum, *before],
         };
-        assert!(gradient.is_none_or(|d| d.len() == self.values().len()), "gradient length");
+        for gradient in gradients.into_iter().flatten() {
+            assert_eq!(gradient.len(), self.values().len(), "gradient length");
+        }
+    }
+
+    /// The same, where a loop may keep in registers what it says: no store changes a local value.
+    #[inline(always)]
+    fn local(&mut self) -> Weights<'_, T> {
+        match self {
+            Self::Kept { weights, d_weights, adds } => {
+                Weights::Kept { weights, d_weights, adds: *adds }
+            }
+            Self::Descending { weights, sum, before, rate } => {
+                Weights::Descending { weights, sum: *sum, before: *before, rate: *rate }
+            }
+        }
     }
 
     #[inline(always)]
@@ -307,12 +324,12 @@ impl<T: Element> Weights<'_, T> {
                     let target = part_mut(d_weights, at, S::LANES);
                     simd.store(if *adds { simd.add(simd.load(target), d) } else { d }, target);
                 }
-                Self::Descending { weights, before, rate } => {
-                    let d = match before {
-                        Some(before) => simd.add(simd.load(part(before, at, S::LANES)), d),
+                Self::Descending { weights, sum, before, rate } => {
+                    let add = |gradient: Option<&[T]>, d| match gradient {
+                        Some(gradient) => simd.add(simd.load(part(gradient, at, S::LANES)), d),
                         None => d,
                     };
-                    let new = simd.mul_add(simd.splat(-*rate), d, w);
+                    let new = simd.mul_add(simd.splat(-*rate), add(*before, add(*sum, d)), w);
                     simd.store(new, part_mut(weights, at, S::LANES));
                 }
             }
@@ -325,7 +342,6 @@ struct Backward<'a, T, S> {
     simd: S,
     /// As long as `x`.
     d_x: &'a mut [T],
-    weights: Weights<'a, T>,
     /// (n, outputs)
     d_out: &'a [T],
     /// What is in the foreground.
@@ -337,15 +353,15 @@ struct Backward<'a, T, S> {
 
 impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
     #[inline(always)]
-    fn run(mut self, sums: &[T], d_background: &mut [T]) {
+    fn run(mut self, mut weights: Weights<'_, T>, sums: &[T], d_background: &mut [T]) {
         self.ahead.divide(self.layout.count * self.layout.vectors);
         let images = images_of(self.layout.windows);
         d_background.fill(T::zero());
         for_output_blocks!(self.shape.outputs(), [OUTPUTS, 1], |o, O| {
             if o == 0 {
-                self.outputs::<O, true>(&images, sums, d_background, o)
+                self.outputs::<O, true>(&images, &mut weights, sums, d_background, o)
             } else {
-                self.outputs::<O, false>(&images, sums, d_background, o)
+                self.outputs::<O, false>(&images, &mut weights, sums, d_background, o)
             }
         });
     }
@@ -355,6 +371,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
     fn outputs<const O: usize, const FIRST: bool>(
         &mut self,
         images: &[u64; MOST_WINDOWS],
+        weights: &mut Weights<'_, T>,
         sums: &[T],
         d_background: &mut [T],
         o: usize,
@@ -377,7 +394,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
                 let sum = simd.load(&sums[(o + row) * channels + channel..]);
                 total = simd.mul_add(ds[row], sum, total);
             }
-            let d_x = self.windows::<O, FIRST>(images, &ds, channel, o);
+            let d_x = self.windows::<O, FIRST>(images, weights, &ds, channel, o);
             if o + O == outputs {
                 total = simd.sub(total, d_x);
             }
@@ -391,6 +408,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
     fn windows<const O: usize, const FIRST: bool>(
         &mut self,
         images: &[u64; MOST_WINDOWS],
+        weights: &mut Weights<'_, T>,
         ds: &[S::Vector; O],
         channel: usize,
         o: usize,
@@ -401,12 +419,22 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
             |simd| {
                 let background = simd.load(&self.layout.background[channel..]);
                 let mut total = simd.zero();
+                let mut weights = weights.local();
                 for (window, &images) in images[..self.layout.count].iter().enumerate() {
                     self.ahead.ask();
                     let start = window * self.layout.background.len() + channel;
                     // SAFETY: there are so many windows and channels.
                     let d_x = unsafe {
-                        self.step::<O, FIRST>(images, &mut places, ds, background, start, o)
+                        let places = &mut places;
+                        self.step::<O, FIRST>(
+                            images,
+                            places,
+                            &mut weights,
+                            ds,
+                            background,
+                            start,
+                            o,
+                        )
                     };
                     total = simd.add(total, d_x);
                 }
@@ -424,6 +452,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
         &mut self,
         mut images: u64,
         places: &mut [usize; MOST_IMAGES],
+        weights: &mut Weights<'_, T>,
         ds: &[S::Vector; O],
         background: S::Vector,
         start: usize,
@@ -437,7 +466,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
         // `dense_backward_foreground` the arrays.
         unsafe {
             for k in 0..O {
-                w[k] = simd.load(part(self.weights.values(), (o + k) * inputs + start, S::LANES));
+                w[k] = simd.load(part(weights.values(), (o + k) * inputs + start, S::LANES));
                 sums[k] = simd.mul(ds[k], background);
             }
             while images != 0 {
@@ -463,7 +492,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
                 total = simd.add(total, d_x);
             }
             for k in 0..O {
-                self.weights.update(simd, (o + k) * inputs + start, w[k], sums[k]);
+                weights.update(simd, (o + k) * inputs + start, w[k], sums[k]);
             }
         }
         total
@@ -542,17 +571,24 @@ mod tests {
                 ));
             };
             backward(Weights::Kept { weights: &weights, d_weights: &mut d_weights, adds: false });
-            let before: Vec<f32> = random(weights.len(), 8);
-            let mut sum = before.clone();
+            let plus = |d: &[f32], to: Option<&[f32]>| -> Vec<f32> {
+                let add = |to: &[f32]| d.iter().zip(to).map(|(d, to)| d + to).collect();
+                to.map_or(d.to_vec(), add)
+            };
+            let (one, other): (Vec<f32>, Vec<f32>) =
+                (random(weights.len(), 8), random(weights.len(), 9));
+            let mut sum = one.clone();
             backward(Weights::Kept { weights: &weights, d_weights: &mut sum, adds: true });
-            let all: Vec<f32> = before.iter().zip(&d_weights).map(|(b, d)| b + d).collect();
-            assert_eq!(sum, all);
-            for (before, d_weights) in [(None, &d_weights), (Some(&before[..]), &sum)] {
-                let (mut descended, mut expected) = (weights.clone(), weights.clone());
-                let rate = 0.3;
-                backward(Weights::Descending { weights: &mut descended, before, rate });
-                dispatch!(f32, level, simd => sgd(simd, &mut expected, d_weights, rate.into()));
-                assert_eq!(descended, expected);
+            assert_eq!(sum, plus(&d_weights, Some(&one)));
+            for sum in [None, Some(&one[..])] {
+                for before in [None, Some(&other[..])] {
+                    let (mut descended, mut expected) = (weights.clone(), weights.clone());
+                    let rate = 0.3;
+                    backward(Weights::Descending { weights: &mut descended, sum, before, rate });
+                    let all = plus(&plus(&d_weights, sum), before);
+                    dispatch!(f32, level, simd => sgd(simd, &mut expected, &all, rate.into()));
+                    assert_eq!(descended, expected);
+                }
             }
             dispatch!(f32, level, simd => {
                 let d_x = Some(&mut expected_d_x[..]);

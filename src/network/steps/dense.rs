@@ -6,7 +6,7 @@ use crate::kernels::run;
 use crate::kernels::shape::DenseShape;
 use crate::kernels::simd::Element;
 use crate::network::layers::Stored;
-use crate::network::step::{Backward, Forward, Model, Step, Turn};
+use crate::network::step::{Backward, Descent, Forward, Model, Step};
 use crate::network::steps::Norm;
 
 /// Its weights are the kernel, stored (outputs, inputs), and then, if there is one, the bias.
@@ -40,25 +40,28 @@ impl DenseStep {
     }
 }
 
-/// Adds what `set` makes of the weights, their gradient, to that of the chunks before, by way of the
-/// scratch; and at the last turn descends.
-fn descend<T: Element>(
-    weights: &mut [T],
+/// Sets a gradient by `set` or, by way of the scratch, adds to it.
+fn set_or_add<T: Element>(
     d_weights: &mut [T],
+    adds: bool,
     scratch: &mut [T],
-    turn: Turn<T>,
-    set: impl FnOnce(&mut [T], &[T]),
+    set: impl FnOnce(&mut [T]),
 ) {
-    if turn.first {
-        set(d_weights, weights);
-    } else {
+    if adds {
         let scratch = &mut scratch[..d_weights.len()];
-        set(scratch, weights);
+        set(scratch);
         run::add_gradient(d_weights, scratch);
+    } else {
+        set(d_weights);
     }
-    if turn.last {
-        run::sgd(weights, d_weights, turn.rate.to_f64());
+}
+
+/// Takes a step of gradient descent, by a gradient that may be used up.
+fn descend<T: Element>(weights: &mut [T], d_weights: &mut [T], by: Descent<'_, T>) {
+    if let Some(before) = by.before {
+        run::add_gradient(d_weights, before);
     }
+    run::sgd(weights, d_weights, by.rate.to_f64());
 }
 
 impl<T: Element> Step<T> for DenseStep {
@@ -91,61 +94,74 @@ impl<T: Element> Step<T> for DenseStep {
         let kernel = &weights[..shape.weights_len()];
         self.undo_relu(pass.d_out, pass.out);
         let part = self.part(pass.foreground.take());
-        let Backward { n, d_x, d_weights, d_out, x, saved, ahead, .. } = pass;
+        let Backward { n, d_x, d_weights, adds, d_out, x, saved, scratch, ahead, .. } = pass;
         let (d_kernel, d_bias) = d_weights.split_at_mut(kernel.len());
         if self.use_bias {
-            run::sum_rows(d_bias, d_out);
+            set_or_add(d_bias, adds, scratch, |d_bias| run::sum_rows(d_bias, d_out));
         }
         match (part, d_x) {
             (Some(mut part), Some(d_x)) => {
-                let kernel = Weights::Kept { weights: kernel, d_weights: d_kernel, adds: false };
+                let kernel = Weights::Kept { weights: kernel, d_weights: d_kernel, adds };
                 run::dense_backward_foreground(
                     d_x, kernel, d_out, x, saved, &mut part, ahead, shape, n,
                 )
             }
-            (_, d_x) => run::dense_backward(d_x, d_kernel, d_out, x, kernel, shape, n),
-        }
-    }
-
-    fn descends(&self, chunks: usize) -> bool {
-        chunks == 1 || self.channels.is_some() && run::is_told_apart::<T>()
-    }
-
-    fn backward_and_descend(&self, mut pass: Backward<'_, T>, weights: &mut [T], turn: Turn<T>) {
-        let (shape, at) = (&self.shape, self.shape.weights_len());
-        let part = self.part(pass.foreground.take());
-        self.undo_relu(pass.d_out, pass.out);
-        let Backward { n, d_x, d_weights, d_out, x, saved, scratch, ahead, .. } = pass;
-        let ((kernel, bias), (d_kernel, d_bias)) =
-            (weights.split_at_mut(at), d_weights.split_at_mut(at));
-        let Turn { first, last, rate } = turn;
-        if self.use_bias {
-            descend(bias, d_bias, scratch, turn, |d_bias, _| run::sum_rows(d_bias, d_out));
-        }
-        match (part, d_x) {
-            (Some(mut part), Some(d_x)) => {
-                let kernel = if last {
-                    let before = (!first).then_some(&*d_kernel);
-                    Weights::Descending { weights: kernel, before, rate }
-                } else {
-                    Weights::Kept { weights: kernel, d_weights: d_kernel, adds: !first }
-                };
-                run::dense_backward_foreground(
-                    d_x, kernel, d_out, x, saved, &mut part, ahead, shape, n,
-                );
-            }
-            (_, d_x) if first && last => {
-                run::dense_backward_sgd(d_x, kernel, d_out, x, rate, shape, n)
-            }
-            (_, d_x) => descend(kernel, d_kernel, scratch, turn, |d_kernel, kernel| {
-                run::dense_backward(d_x, d_kernel, d_out, x, kernel, shape, n);
+            (_, d_x) => set_or_add(d_kernel, adds, scratch, |d_kernel| {
+                run::dense_backward(d_x, d_kernel, d_out, x, kernel, shape, n)
             }),
         }
     }
 
+    fn adds(&self) -> bool {
+        self.channels.is_some() && run::is_told_apart::<T>()
+    }
+
+    fn descends(&self, chunks: usize) -> bool {
+        chunks == 1 || Step::<T>::adds(self)
+    }
+
+    fn backward_and_descend(
+        &self,
+        mut pass: Backward<'_, T>,
+        weights: &mut [T],
+        by: Descent<'_, T>,
+    ) {
+        let (shape, at) = (&self.shape, self.shape.weights_len());
+        let part = self.part(pass.foreground.take());
+        self.undo_relu(pass.d_out, pass.out);
+        let Backward { n, d_x, d_weights, adds, d_out, x, saved, scratch, ahead, .. } = pass;
+        let ((kernel, bias), (d_kernel, d_bias)) =
+            (weights.split_at_mut(at), d_weights.split_at_mut(at));
+        let Descent { before, rate } = by;
+        let by = |before| Descent { before, rate };
+        let (before, before_bias) = before.map(|before| before.split_at(at)).unzip();
+        if self.use_bias {
+            set_or_add(d_bias, adds, scratch, |d_bias| run::sum_rows(d_bias, d_out));
+            descend(bias, d_bias, by(before_bias));
+        }
+        match (part, d_x) {
+            (Some(mut part), Some(d_x)) => {
+                let sum = adds.then_some(&*d_kernel);
+                let kernel = Weights::Descending { weights: kernel, sum, before, rate };
+                run::dense_backward_foreground(
+                    d_x, kernel, d_out, x, saved, &mut part, ahead, shape, n,
+                );
+            }
+            (_, d_x) if !adds && before.is_none() => {
+                run::dense_backward_sgd(d_x, kernel, d_out, x, rate, shape, n)
+            }
+            (_, d_x) => {
+                set_or_add(d_kernel, adds, scratch, |d_kernel| {
+                    run::dense_backward(d_x, d_kernel, d_out, x, kernel, shape, n);
+                });
+                descend(kernel, d_kernel, by(before));
+            }
+        }
+    }
+
     fn scratch_len(&self, _n: usize) -> usize {
-        // For `descend`: the kernel's gradient is no shorter than the bias's.
-        if Step::<T>::descends(self, 2) { self.shape.weights_len() } else { 0 }
+        // For `set_or_add`: the kernel's gradient is no shorter than the bias's.
+        if Step::<T>::adds(self) { self.shape.weights_len() } else { 0 }
     }
 
     fn saved_len(&self, _n: usize) -> usize {

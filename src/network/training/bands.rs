@@ -24,7 +24,7 @@ use crate::network::clock::{Clock, Poll};
 use crate::network::layers::Layers;
 use crate::network::plan::{Block, Plan};
 use crate::network::shared::Shared;
-use crate::network::step::{Chunks, Random, Turn};
+use crate::network::step::{Chunks, Descent, Random};
 use crate::network::team::{self, Apart, Barrier, Broken};
 use crate::network::{BuildError, Mode, parts};
 
@@ -47,9 +47,9 @@ struct Band<T> {
     plan: Plan<T>,
     place: Place,
     params: Shared<T>,
-    /// Of all its parameters, but set for those of the convolution; the others descend by themselves.
+    /// Of all its parameters, but kept for those of the convolution; the others descend by themselves.
     gradient: Shared<T>,
-    /// As long: room for the dense bias's gradient, and then for the sum of all bands' gradients.
+    /// Of those of the convolution: room for the sum of all bands' gradients.
     sum: Shared<T>,
     arena: Shared<T>,
     windows: Shared<Windows>,
@@ -66,7 +66,7 @@ impl<T: Element> Band<T> {
             place: part.place.clone(),
             params: zeros()?,
             gradient: zeros()?,
-            sum: zeros()?,
+            sum: Shared::zeros(part.place.shared.len())?,
             arena: Shared::zeros(plan.arena_len)?,
             windows: Shared::empty_sets(images)?,
             logits: Shared::zeros(images * plan.width)?,
@@ -269,13 +269,12 @@ impl<'a, T: Element> Job<'a, T> {
 
     fn backward(&self, band: &Band<T>, order: &[usize], ahead: Ahead<'_>, rate: f64) {
         let block = self.block(band, order, &ahead);
-        let turn = Turn { first: true, last: true, rate: T::from_f64(rate) };
+        let descent = Descent { before: None, rate: T::from_f64(rate) };
         // SAFETY: all of this is the band's, and the band is this thread's; others read its
         // gradient behind the next meeting.
         unsafe {
             let gradient = band.gradient.write(0..band.gradient.len());
-            let sum = band.sum.write(0..band.sum.len());
-            band.plan.backward(&block, 0..NODES, gradient, Some((turn, sum)), &mut || false);
+            band.plan.backward(&block, 0..NODES, gradient, None, Some(descent), &mut || false);
         }
     }
 
@@ -284,7 +283,7 @@ impl<'a, T: Element> Job<'a, T> {
         // SAFETY: all bands have set their gradients, and nobody writes them before the next
         // meeting; the other arrays are this thread's.
         unsafe {
-            let sum = band.sum.write(band.place.shared.clone());
+            let sum = band.sum.write(0..band.sum.len());
             sum.fill(T::zero());
             for band in &self.bands.bands {
                 run::add_gradient(sum, band.gradient.read(band.place.shared.clone()));

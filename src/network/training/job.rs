@@ -12,7 +12,7 @@ use crate::network::clock::Clock;
 use crate::network::exchange::{Shares, UPDATE};
 use crate::network::plan::Block;
 use crate::network::shared::Shared;
-use crate::network::step::{Chunks, Model, Random, Turn};
+use crate::network::step::{Chunks, Descent, Model, Random};
 use crate::network::team::{Apart, Barrier, Broken};
 use crate::network::{BuildError, parts};
 
@@ -41,18 +41,55 @@ pub struct Job<'a, T> {
     steps: Apart<AtomicUsize>,
 }
 
-/// A step of the call.
+/// A step of the call. Its gradient is the sum of what pairs of chunks come to, whether a thread takes
+/// both of a pair and adds them up in the place of one gradient, or each is on its own until all have
+/// met.
 struct At {
     step: usize,
     /// Its first image in the order.
     start: usize,
     chunks: Chunks,
+    /// Chunks of a thread's turn: two, a pair, or one.
+    together: usize,
     /// At work.
     threads: usize,
     rate: f64,
     /// Whether nodes descend by themselves, because one thread takes one block after the other and
     /// there is nothing but descent.
     descends: bool,
+}
+
+/// Chunks of the thread that takes most of `count`, so many together.
+fn most(count: usize, together: usize, threads: usize) -> usize {
+    let (full, rest) = (count / together, count % together);
+    let uneven = !full.is_multiple_of(threads); // then the rest is for one that has less
+    together * full.div_ceil(threads) + if uneven { 0 } else { rest }
+}
+
+impl At {
+    /// How many turns there are for all threads.
+    fn turns(&self) -> usize {
+        self.chunks.count().div_ceil(self.together)
+    }
+
+    /// How many gradients there are when all have met: one for each turn or, where nodes descend, the
+    /// last one's and the sum of the others.
+    fn gradients(&self) -> usize {
+        if self.descends { self.turns().min(2) } else { self.turns() }
+    }
+
+    /// The chunks of a turn.
+    fn chunks_of(&self, turn: usize) -> Range<usize> {
+        let start = turn * self.together;
+        start..self.chunks.count().min(start + self.together)
+    }
+
+    /// The turn that a chunk belongs to, and whether it is the first and the last one of that.
+    fn turn_of(&self, chunk: usize) -> (usize, bool, bool) {
+        let turn = chunk / self.together;
+        let chunks = self.chunks_of(turn);
+        (turn, chunk == chunks.start, chunk + 1 == chunks.end)
+    }
 }
 
 impl<'a, T: Element> Job<'a, T> {
@@ -115,11 +152,13 @@ impl<'a, T: Element> Job<'a, T> {
             let at = self.at(step, batch, threads, rate);
             for phase in self.phases {
                 let fixed = self.training.meets();
-                for chunk in self.turns(at.chunks.count(), worker, threads, fixed, &mut asked) {
-                    if self.stops(&at) {
-                        break;
+                for turn in self.turns(at.turns(), worker, threads, fixed, &mut asked) {
+                    for chunk in at.chunks_of(turn) {
+                        if self.stops(&at) {
+                            break;
+                        }
+                        self.chunk(worker, phase, &at, chunk, clock);
                     }
-                    self.chunk(worker, phase, &at, chunk, clock);
                 }
                 if self.all_stop(barrier, worker, self.stops(&at))? {
                     return Ok(());
@@ -146,10 +185,14 @@ impl<'a, T: Element> Job<'a, T> {
     fn at(&self, step: usize, batch: Range<usize>, threads: usize, rate: f64) -> At {
         let plan = &self.training.plan;
         let chunks = self.training.chunks(batch.len());
-        let in_turn = chunks.len <= plan.block && (chunks.count() == 1 || threads == 1);
+        let (count, of_one_block) = (chunks.count(), chunks.len <= plan.block);
+        let adds_pairs = self.training.adds_pairs() && of_one_block;
+        let in_pairs = adds_pairs && most(count, 2, threads) == most(count, 1, threads);
+        let in_turn = of_one_block && (count == 1 || threads == 1 && in_pairs);
         let short = plan.work.saturating_mul(batch.len()) <= WORK_OF_DESCENT;
         let descends = in_turn && short && self.beside_descent(chunks).is_some();
-        At { step, start: batch.start, chunks, threads, rate, descends }
+        let together = if in_pairs { 2 } else { 1 };
+        At { step, start: batch.start, chunks, together, threads, rate, descends }
     }
 
     /// Waits for the other threads; whether any of them wants to stop, and so all do.
@@ -197,13 +240,13 @@ impl<'a, T: Element> Job<'a, T> {
     /// Takes a chunk through a phase, or a part of it if there is a stop: then the step does not
     /// count.
     fn chunk(&self, worker: usize, phase: &Phase, at: &At, chunk: usize, clock: &mut Clock<'_>) {
-        let Training { plan, exchange, .. } = self.training;
+        let plan = &self.training.plan;
         let images = at.chunks.images_of(chunk);
         let arena = if self.training.meets() { chunk } else { worker };
         for (number, part) in parts(images.len(), plan.block).enumerate() {
             let (row, n) = (images.start + part.start, part.len());
             let order = &self.call.order[at.start + row..];
-            let ahead = self.ahead(phase, order, n, at.threads);
+            let ahead = self.ahead(phase, at, chunk, order, n);
             let images = plan.in_place(self.examples.x, &order[..n]);
             let block = Block {
                 arena: &self.training.arenas[arena],
@@ -245,26 +288,7 @@ impl<'a, T: Element> Job<'a, T> {
                 self.loss(&block, at, row);
             }
             if phase.loss || !phase.backward.is_empty() {
-                // SAFETY: each chunk has its gradient and each worker its extra one.
-                let (gradient, extra) =
-                    unsafe { (exchange.gradient(chunk), self.training.extra(worker)) };
-                let nodes = phase.backward.clone();
-                if at.descends {
-                    let (first, last) = (chunk == 0, chunk + 1 == at.chunks.count());
-                    let turn = Turn { first, last, rate: T::from_f64(at.rate) };
-                    // SAFETY: as above; chunks that descend are of one block and, as `in_turn` says,
-                    // one thread's, so that nobody else reads parameters meanwhile.
-                    unsafe {
-                        plan.backward(&block, nodes, gradient, Some((turn, extra)), &mut stops)
-                    };
-                } else if number == 0 {
-                    // SAFETY: as above.
-                    unsafe { plan.backward(&block, nodes, gradient, None, &mut stops) };
-                } else {
-                    // SAFETY: as above.
-                    unsafe { plan.backward(&block, nodes, extra, None, &mut stops) };
-                    run::add_gradient(gradient, extra);
-                }
+                self.backward(worker, phase, at, &block, number == 0, &mut stops);
             }
             if self.stops(at) {
                 return;
@@ -272,10 +296,55 @@ impl<'a, T: Element> Job<'a, T> {
         }
     }
 
-    /// What a thread reads next, behind the `n` images of `order` that each thread has now; each node
+    /// Takes a block of a chunk backward, the first one or another.
+    fn backward(
+        &self,
+        worker: usize,
+        phase: &Phase,
+        at: &At,
+        block: &Block<'_, T>,
+        first_block: bool,
+        stops: &mut dyn FnMut() -> bool,
+    ) {
+        let Training { plan, exchange, .. } = self.training;
+        let (turn, first, _) = at.turn_of(block.chunk);
+        let place = turn.min(at.gradients() - 1);
+        // SAFETY: the chunks of a turn are one thread's, and so are those of all turns if several
+        // have one place; and each worker has its room.
+        let (gradient, room) = unsafe { (exchange.gradient(place), self.training.extra(worker)) };
+        let before = (at.descends && place > 0).then(|| {
+            // SAFETY: this is another place, and all are one thread's.
+            let before = unsafe { exchange.gradient(0) };
+            if first && place < turn {
+                run::add_gradient(before, gradient); // the last turn's
+            }
+            &*before
+        });
+        let (d_params, sum) =
+            if first && first_block { (gradient, None) } else { (room, Some(gradient)) };
+        let last = block.chunk + 1 == at.chunks.count();
+        let descent = Descent { before, rate: T::from_f64(at.rate) };
+        let descent = (at.descends && last).then_some(descent);
+        let nodes = phase.backward.clone();
+        // SAFETY: as above; chunks that descend are of one block and, as `in_turn` says, one
+        // thread's, so that nobody else reads parameters meanwhile.
+        unsafe { plan.backward(block, nodes, d_params, sum, descent, stops) };
+    }
+
+    /// What a thread reads next, behind the `n` images of `order` that it has of a chunk now; each node
     /// of the phase asks for a share. The images come in in a step's first phase.
-    fn ahead(&self, phase: &Phase, order: &'a [usize], n: usize, threads: usize) -> Ahead<'a> {
-        let start = order.len().min(n * threads);
+    fn ahead(
+        &self,
+        phase: &Phase,
+        at: &At,
+        chunk: usize,
+        order: &'a [usize],
+        n: usize,
+    ) -> Ahead<'a> {
+        let (.., last) = at.turn_of(chunk);
+        // Behind its turn, each of the other threads takes one.
+        let others = if last { (at.threads - 1) * at.together } else { 0 };
+        let start = order.len().min(n * (1 + others));
         let end = if phase.first { order.len().min(start + n) } else { start };
         let nodes = phase.forward.as_ref().map_or(0, Range::len) + phase.backward.len();
         let plan = &self.training.plan;
@@ -305,7 +374,7 @@ impl<'a, T: Element> Job<'a, T> {
         let threads = at.threads;
         let Training { plan, optimizer, exchange, stats, arenas, .. } = self.training;
         let step = optimizer.steps + at.step as u64 + 1;
-        let chunks = at.chunks.count();
+        let (gradients, in_pairs) = (at.gradients(), at.together == 1);
         if worker == threads - 1 {
             // SAFETY: this thread alone touches moving averages and, between two steps, an arena.
             unsafe {
@@ -318,9 +387,9 @@ impl<'a, T: Element> Job<'a, T> {
             // SAFETY: the chunks have met, and this part of gradients and parameters is this
             // thread's.
             unsafe {
-                let gradient = exchange.sum(room, chunks, part);
+                let gradient = exchange.sum(room, gradients, in_pairs, part);
                 optimizer.update(own, part.clone(), gradient, at.rate, step);
-                exchange.put(own, part, worker, chunks.max(threads));
+                exchange.put(own, part, worker, gradients.max(threads));
             }
         }
     }
@@ -356,6 +425,47 @@ impl<'a, T: Element> Job<'a, T> {
                 let params = self.params(worker).read(0..self.params.len());
                 let moving = self.moving.read(0..self.moving.len());
                 plan.prepare(i, prepared.write(plan.prepared(i)), Model { params, moving });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_all_chunks_in_their_order() {
+        for count in 1..=16 {
+            for together in [1, 2] {
+                let chunks = Chunks { images: 3 * count, len: 3 };
+                let (step, start, threads, rate, descends) = (0, 0, 1, 0.1, false);
+                let at = At { step, start, chunks, together, threads, rate, descends };
+                let all: Vec<usize> = (0..at.turns()).flat_map(|turn| at.chunks_of(turn)).collect();
+                assert_eq!(all, (0..count).collect::<Vec<_>>());
+                for chunk in 0..count {
+                    let (turn, first, last) = at.turn_of(chunk);
+                    let chunks = at.chunks_of(turn);
+                    assert_eq!((first, last), (chunks.start == chunk, chunks.end == chunk + 1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_busiest_thread_is_known() {
+        for count in 1..=16 {
+            for threads in 1..=count {
+                for together in [1, 2] {
+                    // Turn after turn, to the thread that has least.
+                    let mut taken = vec![0; threads];
+                    for start in (0..count).step_by(together) {
+                        let least = taken.iter_mut().min().unwrap();
+                        *least += together.min(count - start);
+                    }
+                    let found = most(count, together, threads);
+                    assert_eq!(taken.iter().max(), Some(&found), "{count} {together} {threads}");
+                }
             }
         }
     }
