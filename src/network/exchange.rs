@@ -27,7 +27,7 @@ const LINES: usize = 2 * ALIGNMENT;
 /// for each cache line until they have given it up: 8 ns a line between neighbouring cores of a Zen
 /// 4 and 30 to 40 between distant ones, while a step of the tutorial's network takes 45 us and
 /// writes 1,700 lines. So between the threads of a small network each line goes from writer to
-/// writer. A thread writes the gradient of its chunks; whoever updates a part of the parameters reads
+/// writer. A thread writes its chunks' gradients; whoever updates a part of the parameters reads
 /// that part of all gradients and puts the new parameters in its place; from there, each thread
 /// takes them to parameters of its own, and the next gradient is written over them.
 #[derive(Debug)]
@@ -53,7 +53,8 @@ impl<T: Element> Exchange<T> {
         Ok(Self { len, copied, gradients: Shared::zeros(0)?, copies: vec![] })
     }
 
-    /// Provides for so many steps of at most so many gradients, one for each thread at least, and lets each thread see these parameters. One step makes no use of copies.
+    /// Provides for so many steps of at most so many gradients, one for each thread at least, and
+    /// lets each thread see these parameters. One step makes no use of copies.
     ///
     /// # Errors
     /// If there is not enough memory.

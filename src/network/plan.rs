@@ -184,8 +184,8 @@ impl<T: Element> Plan<T> {
         self.nodes.iter().any(|node| node.step.adds())
     }
 
-    /// The parameters that [`backward`](Self::backward) changes itself if it is given a descent, of a
-    /// batch of so many chunks.
+    /// The parameters that [`backward`](Self::backward) changes itself if it is given a descent, of
+    /// a batch of so many chunks.
     pub fn descended(&self, chunks: usize) -> Vec<Range<usize>> {
         let nodes = self.nodes.iter().filter(|node| node.step.descends(chunks));
         nodes.map(|node| node.params.clone()).collect()
@@ -351,8 +351,9 @@ impl<T: Element> Plan<T> {
     /// comes next, it is told the chunk's.
     ///
     /// If there is a `sum`, of all parameters too, the gradient is added to that, and `d_params` is
-    /// room; a plan with statistics has none. With a descent, of all parameters too, nodes that can do
-    /// so take it. Behind each node it leaves off if `stops` says so.
+    /// room; a plan with statistics has none. With a descent, of all parameters too, nodes that can
+    /// do so take it, and leave anything in the place of their gradient. Behind each node it leaves
+    /// off if `stops` says so.
     ///
     /// # Safety
     /// Nobody else uses the block's arena meanwhile, or writes to parameters; with a descent, nobody
@@ -367,7 +368,7 @@ impl<T: Element> Plan<T> {
         stops: &mut dyn FnMut() -> bool,
     ) {
         assert!(block.n <= self.block, "images of a block");
-        assert!(sum.is_none() || self.stats_len == 0, "a gradient that is set in one place");
+        assert!(sum.is_none() || self.stats_len == 0, "a sum beside statistics");
         for i in nodes.clone().rev() {
             let node = &self.nodes[i];
             if !node.needs_d_x && node.params.is_empty() {

@@ -287,11 +287,12 @@ impl<T: Element> Training<T> {
             return Ok(outcome);
         }
         let batch = call.batch.min(call.order.len());
-        let chunks = self.make_room(layers, batch)?;
-        let threads = self.threads(call, chunks.count());
+        let rest = call.order.len() % batch.max(1);
+        let longest = self.make_room(layers, [batch, rest])?;
+        let threads = self.threads(call, self.chunks(batch).count());
         let most = self.most_chunks(batch);
         self.make_arenas(if self.meets() { most } else { threads })?;
-        let adds_up = chunks.len > self.plan.block || self.adds_pairs() && most > 1;
+        let adds_up = longest > self.plan.block || self.adds_pairs() && most > 1;
         self.make_extra(if adds_up { threads } else { 0 }, layers.params_len)?;
         self.stale |= self.optimizer.show_averages(params.get_mut(), false);
         if self.stale {
@@ -362,16 +363,18 @@ impl<T: Element> Training<T> {
         self.plan.stats_len > 0
     }
 
-    /// Provides for batches of that size.
-    fn make_room(&mut self, layers: &Layers, batch: usize) -> Result<Chunks, BuildError> {
-        let chunks = self.chunks(batch);
-        let block = if self.meets() { chunks.len } else { chunks.len.min(self.plan.longest_block) };
+    /// Provides for batches of these sizes; returns how many images their longest chunk has. That may
+    /// be one of a smaller batch, if that is divided into fewer.
+    fn make_room(&mut self, layers: &Layers, batches: [usize; 2]) -> Result<usize, BuildError> {
+        let [one, other] = batches.map(|images| self.chunks(images).len);
+        let longest = one.max(other);
+        let block = if self.meets() { longest } else { longest.min(self.plan.longest_block) };
         if self.plan.block < block {
             self.plan = Plan::new(layers, Mode::Training, Some(block), self.max_chunks)?;
             self.arenas.clear();
             self.windows.clear();
         }
-        Ok(chunks)
+        Ok(longest)
     }
 
     fn make_arenas(&mut self, count: usize) -> Result<(), BuildError> {

@@ -41,9 +41,9 @@ pub struct Job<'a, T> {
     steps: Apart<AtomicUsize>,
 }
 
-/// A step of the call. Its gradient is the sum of what pairs of chunks come to, whether a thread takes
-/// both of a pair and adds them up in the place of one gradient, or each is on its own until all have
-/// met.
+/// A step of the call. Its gradient is the sum of what pairs of chunks come to, whether a thread
+/// takes both of a pair and adds them up in the place of one gradient, or each is on its own until
+/// all have met.
 struct At {
     step: usize,
     /// Its first image in the order.
@@ -187,11 +187,11 @@ impl<'a, T: Element> Job<'a, T> {
         let chunks = self.training.chunks(batch.len());
         let (count, of_one_block) = (chunks.count(), chunks.len <= plan.block);
         let adds_pairs = self.training.adds_pairs() && of_one_block;
-        let in_pairs = adds_pairs && most(count, 2, threads) == most(count, 1, threads);
-        let in_turn = of_one_block && (count == 1 || threads == 1 && in_pairs);
+        let takes_pairs = adds_pairs && most(count, 2, threads) == most(count, 1, threads);
+        let in_turn = of_one_block && (count == 1 || threads == 1 && takes_pairs);
         let short = plan.work.saturating_mul(batch.len()) <= WORK_OF_DESCENT;
         let descends = in_turn && short && self.beside_descent(chunks).is_some();
-        let together = if in_pairs { 2 } else { 1 };
+        let together = if takes_pairs { 2 } else { 1 };
         At { step, start: batch.start, chunks, together, threads, rate, descends }
     }
 
@@ -331,8 +331,8 @@ impl<'a, T: Element> Job<'a, T> {
         unsafe { plan.backward(block, nodes, d_params, sum, descent, stops) };
     }
 
-    /// What a thread reads next, behind the `n` images of `order` that it has of a chunk now; each node
-    /// of the phase asks for a share. The images come in in a step's first phase.
+    /// What a thread reads next, behind the `n` images of `order` that it has of a chunk now; each
+    /// node of the phase asks for a share. The images come in in a step's first phase.
     fn ahead(
         &self,
         phase: &Phase,
@@ -374,7 +374,7 @@ impl<'a, T: Element> Job<'a, T> {
         let threads = at.threads;
         let Training { plan, optimizer, exchange, stats, arenas, .. } = self.training;
         let step = optimizer.steps + at.step as u64 + 1;
-        let (gradients, in_pairs) = (at.gradients(), at.together == 1);
+        let (gradients, in_pairs) = (at.gradients(), at.together == 1); // else they are pairs' sums
         if worker == threads - 1 {
             // SAFETY: this thread alone touches moving averages and, between two steps, an arena.
             unsafe {
@@ -400,8 +400,8 @@ impl<'a, T: Element> Job<'a, T> {
     fn take_updates(&self, at: &At, worker: usize) {
         let own = self.params(worker);
         for part in self.shares(at).others(worker, at.threads) {
-            // SAFETY: the updates are over; the thread's parameters are its own, and so is its
-            // chunk's gradient up to the next meeting.
+            // SAFETY: the updates are over; the thread's parameters are its own, and so is the
+            // gradient of its number up to the next meeting.
             unsafe { self.training.exchange.take(own, part, worker) };
         }
     }
