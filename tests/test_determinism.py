@@ -130,7 +130,7 @@ def test_threads_change_no_bit_where_layers_descend_by_themselves(
 
 
 @pytest.mark.parametrize(
-    ("filters", "units", "batch"), [(8, 10, 64), (8, 10, 380), (8, 10, 1000), (16, 1, 225)]
+    ("filters", "units", "batch"), [(8, 10, 80), (8, 10, 380), (8, 10, 1000), (16, 1, 225)]
 )
 @pytest.mark.parametrize("rule", [SGD(0.002), Adam()], ids=lambda rule: type(rule).__name__)
 def test_threads_change_no_bit_where_they_add_up_pairs(

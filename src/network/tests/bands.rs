@@ -80,7 +80,7 @@ fn rows_come_to_what_images_come_to() {
         Net { image: (21, 32), units: 31, activation: linear, loss: squares, ..TUTORIAL },
     ] {
         // With 1, 0 and 29 images left.
-        for batch in [23, 31, 32] {
+        for batch in [23, 31, 32, 64] {
             let (mut by_rows, mut by_images) = (net.make(PLAIN), net.make(BY_IMAGES));
             assert!(by_rows.divides_by_rows(batch), "{net:?} {batch}");
             assert!(!by_images.divides_by_rows(batch));
@@ -113,7 +113,7 @@ fn rows_are_the_same_bits_on_any_number_of_threads() {
 #[test]
 fn batches_of_any_size_follow_each_other() {
     let mut net = TUTORIAL.make(PLAIN);
-    for batch in [16, 48, 64, 17, 1, 32] {
+    for batch in [16, 64, 80, 17, 1, 32] {
         // A new network goes on with the same weights.
         let mut new = TUTORIAL.make(PLAIN);
         let layers = net.layers().clone();
@@ -132,7 +132,7 @@ fn batches_of_any_size_follow_each_other() {
 fn rows_are_for_small_batches_of_some_work_in_plain_descent() {
     let divided = |net: Net, rule| {
         let net = net.make(rule);
-        [15, 16, 32, 48, 49, 64].map(|batch| net.divides_by_rows(batch))
+        [15, 16, 32, 64, 65, 80].map(|batch| net.divides_by_rows(batch))
     };
     assert_eq!(divided(TUTORIAL, PLAIN), [false, true, true, true, false, false]);
     assert_eq!(divided(TUTORIAL, BY_IMAGES), [false; 6]);
