@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no clock")
 
-pytest.register_assert_rewrite("cli_under_test", "layers_under_test")  # failures show values
+# Failures show values there too.
+pytest.register_assert_rewrite("cli_under_test", "layers_under_test", "training_under_test")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -269,8 +269,8 @@ TURNED_AT_WORK = """
 import threading
 import numpy as np
 from nets_under_test import digits
-from test_determinism import model_of
 from threads_under_test import AtWork
+from training_under_test import model_of
 
 x, _ = digits(5000)
 x = (x / 255).astype(np.float32)

@@ -11,8 +11,8 @@ from processes_under_test import forks, python, sends_signals
 PREAMBLE = """
 import copy, os, signal, sys, threading
 from nets_under_test import digits
-from test_determinism import assert_same_bits, model_of
 from threads_under_test import AtWork
+from training_under_test import assert_same_bits, model_of
 
 sys.setswitchinterval(1000)
 
