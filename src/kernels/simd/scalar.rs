@@ -3,7 +3,9 @@
 use super::sealed::InstructionSet;
 use super::{Element, Simd};
 
-/// Plain loops over four elements: every machine, and what the compiler makes of it.
+/// Plain loops over four elements: every machine, and what the compiler makes of it. What takes many
+/// instructions for each lane is a function of its own: inlined everywhere, it would make a good part
+/// of the library's size, and not be faster.
 #[derive(Clone, Copy, Debug)]
 pub struct Scalar;
 
@@ -36,7 +38,7 @@ impl<T: Element> Simd<T> for Scalar {
     fn load(self, x: &[T]) -> Self::Vector {
         std::array::from_fn(|i| x[i])
     }
-    #[inline(always)]
+    #[inline(never)]
     fn load_part(self, x: &[T]) -> Self::Vector {
         std::array::from_fn(|i| x.get(i).copied().unwrap_or_default())
     }
@@ -44,7 +46,7 @@ impl<T: Element> Simd<T> for Scalar {
     fn store(self, v: Self::Vector, out: &mut [T]) {
         out[..SCALAR_LANES].copy_from_slice(&v);
     }
-    #[inline(always)]
+    #[inline(never)]
     fn store_part(self, v: Self::Vector, out: &mut [T]) {
         out.copy_from_slice(&v[..out.len()]);
     }
@@ -81,15 +83,15 @@ impl<T: Element> Simd<T> for Scalar {
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
-    #[inline(always)]
+    #[inline(never)]
     fn round(self, v: Self::Vector) -> Self::Vector {
         v.map(T::round_to_even)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn floor(self, v: Self::Vector) -> Self::Vector {
         v.map(T::floor)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn scale_by_power(self, v: Self::Vector, k: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| v[i].scale_by_power(k[i]))
     }
@@ -133,7 +135,7 @@ impl<T: Element> Simd<T> for Scalar {
     fn first_lanes(self, n: usize) -> Self::Mask {
         std::array::from_fn(|i| i < n)
     }
-    #[inline(always)]
+    #[inline(never)]
     fn sum(self, v: Self::Vector) -> T {
         (v[0] + v[1]) + (v[2] + v[3])
     }
