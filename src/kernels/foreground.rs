@@ -3,7 +3,7 @@
 //! has the same outputs. They are neither written nor read; the layers that share them go through
 //! the others, and add what the background comes to in one piece.
 
-use crate::kernels::simd::{Element, MAX_LANES, Simd};
+use crate::kernels::simd::{Element, Simd};
 
 /// Words of [`Windows`].
 const WORDS: usize = 4;
@@ -15,12 +15,15 @@ pub const MOST_WINDOWS: usize = WORDS * u64::BITS as usize;
 /// foreground.
 pub const MOST_IMAGES: usize = u64::BITS as usize;
 
-/// Whether the kernels for a foreground are made for the instruction set and the type: for those of
-/// the longest vectors. For others, which is known at compile time and drops their code, all of an
-/// image is in its foreground.
+/// Lanes of the shortest vectors that the kernels for a foreground are made for.
+pub const LEAST_LANES: usize = 8;
+
+/// Whether the kernels for a foreground are made for the instruction set and the type: for `f32` in
+/// vectors that are not too short. For others, which is known at compile time and drops their code,
+/// all of an image is in its foreground.
 #[inline(always)]
 pub fn is_told_apart<T: Element, S: Simd<T>>(_: S) -> bool {
-    S::BROADCASTS && S::LANES == MAX_LANES
+    size_of::<T>() == size_of::<f32>() && S::LANES >= LEAST_LANES
 }
 
 /// A set of an image's pooling windows: a bit for each, row by row.

@@ -61,7 +61,7 @@ mod tests {
     use crate::kernels::foreground::{Foreground, Windows, is_told_apart};
     use crate::kernels::images::Cut;
     use crate::kernels::shape::{ConvShape, Padding};
-    use crate::kernels::simd::{Element, Level, MAX_LANES};
+    use crate::kernels::simd::{Element, Level, Simd};
     use crate::kernels::testing::{assert_close, for_each_level, random};
 
     fn grey_shape((h, w): (usize, usize), padding: Padding, filters: usize) -> ConvPoolShape {
@@ -101,6 +101,10 @@ mod tests {
             });
         }
         full
+    }
+
+    fn lanes<S: Simd<f32>>(_: S) -> usize {
+        S::LANES
     }
 
     /// Returns whether there was a foreground.
@@ -147,7 +151,7 @@ mod tests {
         let rest = foreground.background.to_vec();
         assert_eq!(bits(&unpacked(&out, foreground.windows, &rest, count)), bits(&all));
         // The positions are the lanes of two rows of pixels, named as they are picked.
-        let half = c.min(MAX_LANES) / 2;
+        let half = c.min(dispatch!(f32, level, simd => lanes(simd))) / 2;
         let lanes = [0, 1, half, half + 1];
         let name = |at: f32| <f32>::FIRST_LANE as f32 + lanes[at as usize] as f32;
         let named: Vec<f32> = all_at.iter().map(|&at| name(at)).collect();

@@ -8,6 +8,7 @@ use super::patches::columns;
 use crate::kernels::ahead::Ahead;
 use crate::kernels::conv::Maxima;
 use crate::kernels::filtering::three::{POINTS, TAPS, kernel_points, pixel_points};
+use crate::kernels::foreground::is_told_apart;
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
 use crate::kernels::simd::{Aligned, Element, MAX_LANES, Simd};
 
@@ -31,11 +32,12 @@ pub type Points<T> = [[T; COLUMNS]; POINTS];
 /// channel, one for each column of a window, if they [fit](Channels::fit_in_pairs).
 pub type Kernel<V> = [[V; TAPS]; POINTS];
 
-/// Whether this is the faster way for filters of side `k`. With few registers, and none to spare
-/// for points that are spread over the lanes, that takes as long as the products saved.
+/// Whether this is the way for filters of side `k`. With few registers, and none to spare for points
+/// that are spread over the lanes, that takes as long as the products saved; but where windows of the
+/// background are left out, sums have to be the same bits as where they are not.
 #[inline(always)]
-pub fn pays<T: Element, S: Simd<T>>(_: S, k: usize) -> bool {
-    S::BROADCASTS && k == TAPS
+pub fn pays<T: Element, S: Simd<T>>(simd: S, k: usize) -> bool {
+    k == TAPS && (S::BROADCASTS || is_told_apart(simd))
 }
 
 /// As [`grey_forward`](super::grey_forward), where all sums of products are known to be finite, as

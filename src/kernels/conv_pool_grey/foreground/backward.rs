@@ -39,7 +39,8 @@ pub fn grey_backward_foreground<T: Element, S: Simd<T>>(
     for o in (0..c_out).step_by(S::LANES) {
         let d_bias = d_bias.as_deref_mut();
         // Half a vector of channels takes half the time.
-        if c_out - o <= <S::Narrow as Simd<T>>::LANES {
+        let half = <S::Narrow as Simd<T>>::LANES;
+        if half < S::LANES && c_out - o <= half {
             gradient.channels(simd.narrow(), d_kernel, d_bias, o, relu);
         } else {
             gradient.channels(simd, d_kernel, d_bias, o, relu);

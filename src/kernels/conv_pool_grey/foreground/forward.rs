@@ -4,13 +4,17 @@ use super::{MOST_CONTRAST, MOST_EIGHTHS, ROWS, can_have_foreground, check};
 use crate::kernels::ahead::Ahead;
 use crate::kernels::conv::maximum_named;
 use crate::kernels::conv_pool_grey::forward::{Channels, sum_of_squares, unzip};
-use crate::kernels::conv_pool_grey::three::{self, CHANNELS, COLUMNS, Kernel, Points, SPAN};
+use crate::kernels::conv_pool_grey::three::{
+    self, CHANNELS, COLUMNS, Kernel, Points, SPAN, WINDOWS,
+};
 use crate::kernels::dense::part_mut;
 use crate::kernels::filtering::three::{POINTS, TAPS};
-use crate::kernels::foreground::{Foreground, MOST_IMAGES, MOST_WINDOWS, Windows, is_told_apart};
+use crate::kernels::foreground::{
+    Foreground, LEAST_LANES, MOST_IMAGES, MOST_WINDOWS, Windows, is_told_apart,
+};
 use crate::kernels::images::Images;
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
-use crate::kernels::simd::{Aligned, Element, MAX_LANES, Simd};
+use crate::kernels::simd::{Aligned, Element, Simd};
 
 /// As [`grey_forward`](crate::kernels::conv_pool_grey::grey_forward), but sets `out` and `argmax`
 /// in the foreground only, as [`Foreground`] says, and the background. What is the background, the
@@ -97,12 +101,13 @@ struct Part<'a, T> {
     layer: &'a Channels<'a, T>,
 }
 
-/// Vectors of a row of pixels.
-const VECTORS: usize = COLUMNS / MAX_LANES;
+/// Most vectors of a row of pixels.
+const MOST_VECTORS: usize = COLUMNS / LEAST_LANES;
 
 /// A row of pixels.
 struct Row<V> {
-    pixels: [V; VECTORS],
+    /// As many vectors as [`COLUMNS`] fill; then anything.
+    pixels: [V; MOST_VECTORS],
     /// A bit for each pixel: whether it is the background's.
     same: u32,
 }
@@ -128,14 +133,17 @@ impl<T: Element, V: Copy> Rows<'_, T, V> {
     /// `squares`; behind the row's end there are zeros.
     #[inline(always)]
     fn get<S: Simd<T, Vector = V>>(&self, simd: S, y: usize, squares: &mut V) -> Row<V> {
-        let row = &self.x[y * self.w..][..self.w];
-        let (near, far) = row.split_at(self.w.min(S::LANES));
-        let far = &far[..far.len().min(S::LANES)];
-        let (near, far) = (simd.load_part(near), simd.load_part(far));
-        *squares = simd.mul_add(near, near, *squares);
-        *squares = simd.mul_add(far, far, *squares);
-        let same = |v| simd.bits(simd.equal(v, self.background));
-        Row { pixels: [near, far], same: same(near) | same(far) << S::LANES }
+        let mut rest = &self.x[y * self.w..][..self.w];
+        let mut row = Row { pixels: [simd.zero(); MOST_VECTORS], same: 0 };
+        for n in 0..COLUMNS / S::LANES {
+            let pixels;
+            (pixels, rest) = rest.split_at(rest.len().min(S::LANES));
+            let pixels = simd.load_part(pixels);
+            *squares = simd.mul_add(pixels, pixels, *squares);
+            row.same |= simd.bits(simd.equal(pixels, self.background)) << (n * S::LANES);
+            row.pixels[n] = pixels;
+        }
+        row
     }
 }
 
@@ -174,7 +182,7 @@ impl<T: Element> Part<'_, T> {
             let below =
                 [rows.get(simd, y, &mut squares[0]), rows.get(simd, y + 1, &mut squares[1])];
             same[i] = above[0].same & above[1].same & below[0].same & below[1].same;
-            for n in 0..VECTORS {
+            for n in 0..COLUMNS / S::LANES {
                 let [first, second, third, fourth] = [&above[0], &above[1], &below[0], &below[1]];
                 let pixels = [first.pixels[n], second.pixels[n], third.pixels[n], fourth.pixels[n]];
                 three::set_columns(simd, points, pixels, n * S::LANES);
@@ -188,15 +196,29 @@ impl<T: Element> Part<'_, T> {
         );
         let mut windows = Windows::default();
         self.count = 0;
-        let step = simd.splat(T::from_f64((POINTS * COLUMNS) as f64));
-        let mut places = simd.numbers(|lane| POOL * lane);
         for (i, &bits) in seen[..out_h].iter().enumerate() {
             windows.add(i * out_w, bits.into());
-            simd.store_indices(simd.compress(places, bits), &mut self.places[self.count..]);
-            places = simd.add(places, step);
-            self.count += bits.count_ones() as usize;
+            self.add_places(simd, i, bits);
         }
         Found { windows, squares: simd.sum(simd.add(squares[0], squares[1])) }
+    }
+
+    /// Adds the places of the windows of row `i` that have a bit.
+    #[inline(always)]
+    fn add_places<S: Simd<T>>(&mut self, simd: S, i: usize, mut bits: u32) {
+        let first = i * POINTS * COLUMNS;
+        if S::LANES > WINDOWS {
+            let places = simd.numbers(|lane| POOL * lane);
+            let places = simd.add(places, simd.splat(T::from_f64(first as f64)));
+            simd.store_indices(simd.compress(places, bits), &mut self.places[self.count..]);
+            self.count += bits.count_ones() as usize;
+        } else {
+            while bits != 0 {
+                self.places[self.count] = (first + POOL * bits.trailing_zeros() as usize) as u32;
+                self.count += 1;
+                bits &= bits - 1;
+            }
+        }
     }
 
     /// Sets the points of a window that sees the background alone, and its place.
