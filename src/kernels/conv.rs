@@ -75,12 +75,12 @@ pub fn conv_pool_forward<T: Element, S: Simd<T>>(
 }
 
 /// From one image of the padded input to the next, and from one window to the next one below and
-/// beside it.
+/// beside it. Where strides are so large that a step overflows, there is no next one.
 #[inline(always)]
 pub(super) fn window_steps(shape: &ConvShape) -> [usize; 3] {
     let (sh, sw) = shape.strides();
     let [image, row, column] = Lattice::packed(shape.windows().padded()).steps;
-    [image, sh * row, sw * column]
+    [image, sh.wrapping_mul(row), sw.wrapping_mul(column)]
 }
 
 /// What happens to each sum on its way to the output.
@@ -486,6 +486,25 @@ pub(super) mod tests {
                 let relu = image.map(|x| if x < 0.0 { 0.0 } else { x });
                 assert_eq!(full.map(f32::to_bits), relu.map(f32::to_bits));
             }
+        });
+    }
+
+    #[test]
+    fn a_stride_may_be_larger_than_any_image() {
+        let x: Vec<f32> = random(2 * 8 * 8, 1);
+        for_each_level(|level| {
+            let [near, far] = [8, usize::MAX / 2].map(|stride| {
+                let padding = Padding::Valid;
+                let shape =
+                    ConvShape::new((8, 8, 1), (3, 3), (stride, stride), padding, 8).unwrap();
+                let packed = packed::<f32>(&random::<f32>(72, 2), &shape);
+                let mut out = vec![f32::NAN; 2 * shape.output_len()];
+                dispatch!(f32, level, simd => {
+                    conv_forward(simd, &mut out, &x, &packed, None, false, &shape, 2)
+                });
+                out
+            });
+            assert_eq!(bits(&near), bits(&far));
         });
     }
 

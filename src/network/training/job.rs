@@ -254,7 +254,7 @@ impl<'a, T: Element> Job<'a, T> {
                 n,
                 random: Random {
                     seed: self.call.seed,
-                    step: self.call.first_step + at.step as u64,
+                    step: self.call.first_step.wrapping_add(at.step as u64),
                     row: row as u64,
                     iteration: self.training.optimizer.steps + at.step as u64,
                 },
