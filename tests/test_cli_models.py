@@ -95,7 +95,7 @@ def test_what_gets_nan_is_taken_for_no_class() -> None:
 
 
 def test_a_model_that_predicts_nan_is_right_nowhere(pictures: Path, tmp_path: Path) -> None:
-    model = Sequential([Input((28, 28)), Flatten(), Dense(10, "softmax")])
+    model = Sequential([Input((28, 28)), Rescaling(1), Flatten(), Dense(10, "softmax")])
     model.set_weights([np.full((784, 10), np.nan), np.zeros(10)])
     file = tmp_path / "nan.safetensors"
     model.save(file)
@@ -104,6 +104,59 @@ def test_a_model_that_predicts_nan_is_right_nowhere(pictures: Path, tmp_path: Pa
     printed = succeed("predict", file, pictures / "a.png", "--json")
     row = json.loads(printed, parse_constant=pytest.fail)[0]
     assert (row["class"], row["probability"], row["probabilities"]) == (None, None, [None] * 10)
+    assert succeed("predict", file, pictures / "a.png").split() == [str(pictures / "a.png"), "NaN"]
+
+
+@pytest.fixture(params=["float32", "float64"])
+def scaled(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Sequential, Path]:
+    """A model that was trained as the tutorial's is, on pixels from -0.5 to 0.5, and its file."""
+    set_random_seed(0)
+    data = load("mnist-sample")
+    model = Sequential([Input((28, 28)), Flatten(), Dense(10, "softmax")], dtype=request.param)
+    model.compile(SGD(0.01), "sparse_categorical_crossentropy")
+    model.fit(data.x_train / 255 - 0.5, data.y_train, verbose=0)
+    model.save(tmp_path / "scaled.safetensors")
+    return model, tmp_path / "scaled.safetensors"
+
+
+SCALING = ("--scale", "1/255", "--offset", "-0.5")
+
+
+def test_pixels_are_scaled_for_a_model_that_was_trained_on_such(
+    scaled: tuple[Sequential, Path], pictures: Path
+) -> None:
+    model, file = scaled
+    data = load("mnist-sample")
+    hits = model.predict_classes(data.x_test / 255 - 0.5) == data.y_test
+    last = succeed("evaluate", file, "--data", "mnist-sample", *SCALING).splitlines()[-1]
+    assert last == f"accuracy {np.mean(hits):.2%} of 1,000 images"
+    row = json.loads(succeed("predict", file, pictures / "a.png", *SCALING, "--json"))[0]
+    expected = model.predict(read([pictures / "a.png"]) / 255 - 0.5)[0]
+    np.testing.assert_allclose(row["probabilities"], expected, rtol=1e-4)
+
+
+def test_who_says_nothing_of_pixels_is_warned(
+    scaled: tuple[Sequential, Path], pictures: Path
+) -> None:
+    _, file = scaled
+    picture = pictures / "a.png"
+    for arguments in (["evaluate", file, "--data", "mnist-sample"], ["predict", file, picture]):
+        ran = cnnrs_command(*arguments)
+        assert ran.returncode == 0
+        (warning,) = ran.stderr.splitlines()
+        assert warning.startswith(f"cnnrs: warning: {file}: there is no Rescaling layer")
+        succeed(*arguments, "--scale", "1")
+        succeed(*arguments, "--offset=-1/2")
+
+
+@pytest.mark.parametrize("text", ["", "half", "1/0", "nan", "inf", "1e999", "1/255/2"])
+@pytest.mark.parametrize("option", ["--scale", "--offset"])
+def test_unfit_scaling_is_refused(option: str, text: str) -> None:
+    ran = cnnrs_command("evaluate", "model.safetensors", option, text)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.endswith(
+        f"argument {option}: expected a number such as 0.5 or 1/255, got {text!r}\n"
+    )
 
 
 def test_predict_makes_probabilities_of_logits(pictures: Path, tmp_path: Path) -> None:
@@ -118,7 +171,7 @@ def test_predict_makes_probabilities_of_logits(pictures: Path, tmp_path: Path) -
 
 
 def test_predict_refuses_what_are_no_probabilities(pictures: Path, tmp_path: Path) -> None:
-    model = Sequential([Input((28, 28)), Flatten(), Dense(2)])
+    model = Sequential([Input((28, 28)), Rescaling(1), Flatten(), Dense(2)])
     model.compile("sgd", "mse")
     file = tmp_path / "other.safetensors"
     for least, most in ((-0.5, 0.5), (0.5, 1.5)):

@@ -232,6 +232,7 @@ def _add_evaluate(commands: Commands) -> None:
     )
     parser.add_argument("model", type=_path, metavar="MODEL", help="a file of Sequential.save")
     _data_option(parser, "mnist")
+    _scaling_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_evaluate)
 
@@ -239,7 +240,7 @@ def _add_evaluate(commands: Commands) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from cnnrs.model_commands import evaluate
 
-    evaluate(options.model, options.data, options.json)
+    evaluate(options.model, options.data, _scaling(options), options.json)
 
 
 def _add_predict(commands: Commands) -> None:
@@ -259,6 +260,7 @@ def _add_predict(commands: Commands) -> None:
         metavar="IMAGE",
         help="PNG or JPEG files, or folders of them",
     )
+    _scaling_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_predict)
 
@@ -269,7 +271,8 @@ def _predict(options: argparse.Namespace) -> int:
     def complain(error: Exception) -> None:
         _complain(_message(error))
 
-    all_read = predict(options.model, options.images, options.json, complain)
+    scaling = _scaling(options)
+    all_read = predict(options.model, options.images, scaling, options.json, complain)
     return 0 if all_read else FAILED
 
 
@@ -455,6 +458,26 @@ def _data_option(command: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def _scaling_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--scale",
+        type=_number,
+        metavar="FACTOR",
+        help="what pixels from 0 to 255 are multiplied by, such as 1/255, if the model was trained "
+        "on such and has no Rescaling layer (default: 1)",
+    )
+    command.add_argument(
+        "--offset", type=_number, metavar="SUMMAND", help="what is added then (default: 0)"
+    )
+
+
+def _scaling(options: argparse.Namespace) -> tuple[float, float] | None:
+    """What `_scaling_options` were given, if anything."""
+    if options.scale is None and options.offset is None:
+        return None
+    return (1.0 if options.scale is None else options.scale), options.offset or 0.0
+
+
 def _at_least(least: int, most: int | None = None) -> Callable[[str], int]:
     to = "" if most is None else f" to {most}"
 
@@ -482,6 +505,18 @@ def _picture(text: str) -> Path:
             f"expected a name that ends in .png, .svg or .pdf, got {text!r}"
         )
     return Path(text)
+
+
+def _number(text: str) -> float:
+    """A decimal number or a fraction."""
+    from fractions import Fraction
+
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"expected a number such as 0.5 or 1/255, got {text!r}"
+        ) from None
 
 
 def _rate(text: str) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -13,10 +14,14 @@ from cnnrs import images
 from cnnrs._files import printable
 from cnnrs._scores import Scores, check_test_images, class_count, probabilities
 from cnnrs.datasets import load
+from cnnrs.layers import Rescaling
 from cnnrs.models import Sequential
 from cnnrs.saving import load_model
 
 Array: TypeAlias = npt.NDArray[Any]
+
+Scaling: TypeAlias = tuple[float, float] | None
+"""A factor and a summand, if any, for what a model is fed in the place of pixels from 0 to 255."""
 
 MNIST_SIZE = (28, 28)
 """Of the images that pictures are centred and scaled for."""
@@ -25,18 +30,22 @@ SHOWN = 2
 """Classes in a line of `predict`."""
 
 
-def evaluate(model_file: Path, data: str, as_json: bool) -> None:
+def evaluate(model_file: Path, data: str, scaling: Scaling, as_json: bool) -> None:
     """Print how a model does on the test images of a data set, class by class.
 
     Args:
         model_file: from `Sequential.save` or `cnnrs train`.
         data: what `cnnrs.datasets.load` takes.
+        scaling: for each pixel.
         as_json: whether to print JSON instead of a table.
 
     Raises:
         OSError: if a file is missing or cannot be read.
         ValueError: if the model is damaged, classifies nothing, or takes other images, or if there
             are none to judge it by.
+
+    Warns:
+        RuntimeWarning: if neither the model nor anyone else says how pixels are scaled.
     """
     model = _load(model_file)
     classes = class_count(model_file, model)
@@ -47,7 +56,8 @@ def evaluate(model_file: Path, data: str, as_json: bool) -> None:
             f"{model_file}: expected a model of at least {dataset.y_test.max() + 1} classes, "
             f"got one of {classes}"
         )
-    scores = Scores.of(dataset.y_test, model.predict(dataset.x_test))
+    outputs = _outputs(model_file, model, dataset.x_test, scaling)
+    scores = Scores.of(dataset.y_test, outputs)
     if as_json:
         report = {"model": str(model_file), "data": dataset.origin, **scores.report()}
         print(json.dumps(report, indent=2))
@@ -64,6 +74,7 @@ def evaluate(model_file: Path, data: str, as_json: bool) -> None:
 def predict(
     model_file: Path,
     paths: Sequence[Path],
+    scaling: Scaling,
     as_json: bool,
     complain: Callable[[Exception], None],
 ) -> bool:
@@ -75,6 +86,7 @@ def predict(
     Args:
         model_file: from `Sequential.save` or `cnnrs train`.
         paths: PNG and JPEG files, and folders of them.
+        scaling: for each pixel.
         as_json: whether to print JSON instead of a table.
         complain: called with the error of each file or folder that is missing or cannot be read;
             the others are classified all the same.
@@ -85,6 +97,9 @@ def predict(
     Raises:
         OSError: if the model's file is missing or cannot be read.
         ValueError: if the model is damaged, or does not make probabilities of pictures.
+
+    Warns:
+        RuntimeWarning: if neither the model nor anyone else says how pixels are scaled.
     """
     model = _load(model_file)
     classes = class_count(model_file, model)
@@ -105,7 +120,8 @@ def predict(
                 unread += 1
                 complain(error)
     if pictures:
-        outputs = model.predict(np.stack([picture for _, picture in pictures]))
+        pixels = np.stack([picture for _, picture in pictures])
+        outputs = _outputs(model_file, model, pixels, scaling)
         likely = probabilities(model, outputs)
         if likely is None:
             raise ValueError(
@@ -160,6 +176,21 @@ def _load(model_file: Path) -> Sequential:
     return model
 
 
+def _outputs(model_file: Path, model: Sequential, pixels: Array, scaling: Scaling) -> Array:
+    """What a model makes of images of bytes."""
+    if scaling is not None:
+        factor, summand = scaling
+        return model.predict(pixels.astype(model.dtype) * factor + summand)
+    if not any(isinstance(layer, Rescaling) for layer in model.layers):
+        warnings.warn(
+            f"{model_file}: there is no Rescaling layer, so the model is given pixels from 0 to "
+            "255; if it was trained on others, say how, as in --scale 1/255 --offset -0.5",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return model.predict(pixels)
+
+
 def _reader(model_file: Path, model: Sequential) -> Callable[[Path], Array]:
     """What makes of a file an image for the model."""
     shape = tuple(side for side in model.input_shape[1:] if side is not None)
@@ -194,7 +225,7 @@ def _print_table(files: Sequence[Path], probabilities: Array, shown: int) -> Non
     for name, row in zip(names, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[:shown]
         figures = "   ".join(f"{n:>3} {_percent(row[n]):>7}" for n in best)
-        print(f"{name:<{width}}  {figures}")
+        print(f"{name:<{width}}  {'NaN' if np.isnan(row).any() else figures}")
 
 
 def _percent(share: float) -> str:
