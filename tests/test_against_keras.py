@@ -414,7 +414,11 @@ SAME_ARGUMENTS = [
     ("utils", "set_random_seed"),
 ]
 
-ON_PURPOSE = {"AveragePooling2D": {"pool_size"}, "to_categorical": {"y"}}
+ON_PURPOSE = {
+    "AveragePooling2D": {"pool_size"},
+    "AvgPool2D": {"pool_size"},
+    "to_categorical": {"y"},
+}
 """Arguments of another default or name: Keras has no default, and says `x` for `y`."""
 
 

@@ -332,6 +332,14 @@ class AfterBatch(Callback):
             self.act(self.model)
 
 
+@pytest.mark.parametrize("what", ["test", "predict"])
+@pytest.mark.parametrize("when", ["begin", "end"])
+def test_a_hook_that_nothing_would_call_is_refused(what: str, when: str) -> None:
+    name = f"on_{what}_batch_{when}"
+    with pytest.raises(TypeError, match=f"^Mine: expected a class without {name}, which nothing"):
+        type("Mine", (Callback,), {name: lambda self, batch, logs=None: None})
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnnrs import BatchNormalization, Dense, Dropout, Flatten, MaxPooling2D, Sequential
+from cnnrs import (
+    AveragePooling2D,
+    BatchNormalization,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    Input,
+    MaxPooling2D,
+    Sequential,
+    layers,
+)
 from cnnrs.layers import Layer
 
 
@@ -47,6 +58,23 @@ class Small(Dense):
 
     def __init__(self, width: int, **others: Any) -> None:
         super().__init__(width, **others)
+
+
+@pytest.mark.parametrize(
+    ("short", "kind"),
+    [
+        ("MaxPool2D", MaxPooling2D),
+        ("AvgPool2D", AveragePooling2D),
+        ("GlobalAvgPool2D", GlobalAveragePooling2D),
+    ],
+)
+def test_layers_have_kerass_shorter_names(short: str, kind: type[Layer]) -> None:
+    assert getattr(layers, short) is kind
+
+
+def test_the_channels_of_images_are_their_third_axis() -> None:
+    model = Sequential([Input((4, 5, 6)), BatchNormalization(axis=3)])
+    assert [array.shape for array in model.get_weights()] == [(6,)] * 4
 
 
 DENSE = "units, activation, use_bias, kernel_initializer, bias_initializer, name or input_shape"

@@ -420,7 +420,7 @@ def test_a_copy_of_a_models_layer_can_go_to_another_model() -> None:
         (lambda: Dropout(0.5, seed=-1), ValueError, "seed: expected at least 0, got -1"),
         (lambda: Dropout(0.5, seed=2**64), ValueError, f"seed: .* at most .*got {2**64}"),
         (lambda: Dropout(0.5, seed=0.5), TypeError, "seed: expected an integer, got 0.5"),
-        (lambda: BatchNormalization(1), ValueError, "axis: expected -1, got 1"),
+        (lambda: BatchNormalization(1), ValueError, "axis: expected -1 or 3, got 1"),
         (lambda: BatchNormalization(momentum=2), ValueError, "momentum: .*got 2"),
         (lambda: BatchNormalization(epsilon=0), ValueError, "epsilon: .*got 0"),
         (lambda: BatchNormalization(epsilon=np.inf), ValueError, "epsilon: .*finite.*got inf"),

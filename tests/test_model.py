@@ -17,6 +17,7 @@ from cnnrs import (
     Input,
     MaxPooling2D,
     Sequential,
+    Softmax,
     models,
 )
 from cnnrs.utils import set_random_seed
@@ -132,6 +133,7 @@ def test_what_does_not_fit_is_not_added() -> None:
         (model.layers[0], ValueError, "conv2d: expected a layer of no model, got one of"),
         (3, TypeError, "expected objects of cnnrs.layers, got 3"),
         (Dense, TypeError, "expected objects of cnnrs.layers, got <class"),
+        (Softmax(4, 3), TypeError, r"got <.*Softmax.*>; Dense\(nodes, activation=.softmax.\) is"),
     ]:
         with pytest.raises(error, match=message):
             model.add(layer)
@@ -158,7 +160,7 @@ def test_a_layer_belongs_to_one_model() -> None:
         (lambda: Sequential(dtype="float16"), ValueError, "dtype: .*'float64', got 'float16'"),
         (lambda: Sequential(dtype=None), ValueError, "dtype: .*got 'None'"),
         (lambda: Sequential(dtype="single tone"), ValueError, "dtype: .*got 'single tone'"),
-        (lambda: Sequential().build((None, 3)), ValueError, "build: .* with none"),
+        (lambda: Sequential().build((None, 3)), ValueError, "sequential: .* got one with none"),
         (lambda: Sequential([Dense(1)]).build((None, None)), ValueError, "input_shape: .*known"),
         (lambda: Sequential([Dense(1)]).build((None,)), ValueError, r"input_shape: .*got \(\)"),
         (lambda: Sequential([Dense(1)]).predict(np.zeros(3)), ValueError, r"x: .*got shape \(3,\)"),

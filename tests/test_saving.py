@@ -34,6 +34,7 @@ from cnnrs.optimizers import SGD, Adam, AdamW
 from cnnrs.optimizers.schedules import CosineDecay, PiecewiseConstantDecay
 from cnnrs.utils import to_categorical
 from model_under_test import (
+    SPARSE,
     assert_same,
     assert_same_weights,
     compiled,
@@ -278,6 +279,49 @@ def test_what_no_file_can_hold_is_refused_by_name(tmp_path: Path) -> None:
         with_().save("a.h5")
     with pytest.raises(FileNotFoundError):
         with_().save(tmp_path / "missing" / FILE)
+
+
+def test_a_model_may_be_loaded_without_what_trains_it(tmp_path: Path) -> None:
+    model = compiled(optimizer="adam")
+    x, y = data()
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.safetensors")
+    loaded = cnnrs.load_model(tmp_path / "model.safetensors", None, compile=False)
+    assert (loaded.optimizer, loaded.loss) == (None, None)
+    assert_same_weights(loaded, model)
+    with pytest.raises(ValueError, match="fit: expected a compiled model"):
+        loaded.fit(x, y, verbose=0)
+    loaded.compile("adam", SPARSE)
+    assert loaded._ready_network().steps() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"custom_objects": {"Mine": Dense}}, ValueError, "custom_objects: expected None, got {"),
+        ({"compile": "no"}, TypeError, "compile: expected True or False, got 'no'"),
+    ],
+)
+def test_what_loading_does_not_heed_is_refused(
+    tmp_path: Path, arguments: Any, error: type[Exception], message: str
+) -> None:
+    compiled().save(tmp_path / "model.safetensors")
+    with pytest.raises(error, match=message):
+        cnnrs.load_model(tmp_path / "model.safetensors", **arguments)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_who_has_a_file_of_keras_is_told_the_way(tmp_path: Path, name: str) -> None:
+    model = compiled()
+    way = (
+        r"; what Keras has saved comes over by model\.set_weights\(keras_model\.get_weights\(\)\)$"
+    )
+    with pytest.raises(ValueError, match=r"ends in \.safetensors, got .*" + way):
+        model.save(tmp_path / name)
+    (tmp_path / name).write_bytes(b"PK of Keras")
+    for read in (cnnrs.load_model, model.load_weights):
+        with pytest.raises(ValueError, match=f"{name}: expected a safetensors file, .*{way}"):
+            read(tmp_path / name)
 
 
 @pytest.mark.parametrize("path", [None, b"model.safetensors", 3])

@@ -21,6 +21,13 @@ from cnnrs._summary import Row, summary
 
 Array: TypeAlias = npt.NDArray[Any]
 
+TWINS = {
+    "cnnrs.tutorial.Conv3x3": "Conv2D(num_filters, 3, use_bias=False)",
+    "cnnrs.tutorial.MaxPool2": "MaxPooling2D(2)",
+    "cnnrs.tutorial.Softmax": 'Dense(nodes, activation="softmax")',
+}
+"""What stands for the tutorial's layers in a model."""
+
 _structures: weakref.WeakSet[Structure] = weakref.WeakSet()
 
 
@@ -219,7 +226,7 @@ class Structure(Settled, Trained):
             15
         """
         if not self._layers:
-            raise ValueError(f"build: expected a model with layers, got {self.name} with none")
+            raise ValueError(f"{self.name}: expected a model with layers, got one with none")
         if input_shape is None:
             if self._shape is None:
                 raise ValueError(
@@ -437,7 +444,9 @@ class Structure(Settled, Trained):
             self._shape = layer.shape
             return
         if not isinstance(layer, Layer):
-            raise TypeError(f"layers: expected objects of cnnrs.layers, got {layer!r}")
+            twin = TWINS.get(f"{type(layer).__module__}.{type(layer).__name__}")
+            advice = f"; {twin} is its like there" if twin else ""
+            raise TypeError(f"layers: expected objects of cnnrs.layers, got {layer!r}{advice}")
         if layer._model is not None:
             raise ValueError(
                 f"{layer.name}: expected a layer of no model, got one of {layer._model.name}; "

@@ -43,14 +43,17 @@ from cnnrs.initializers import InitializerLike
 __all__ = [
     "Activation",
     "AveragePooling2D",
+    "AvgPool2D",
     "BatchNormalization",
     "Conv2D",
     "Dense",
     "Dropout",
     "Flatten",
     "GlobalAveragePooling2D",
+    "GlobalAvgPool2D",
     "Input",
     "Layer",
+    "MaxPool2D",
     "MaxPooling2D",
     "RandomAffine",
     "RandomElastic",
@@ -471,7 +474,7 @@ class BatchNormalization(Layer):
     (channels,), of which the last two are not trained.
 
     Args:
-        axis: -1 (default), the channels.
+        axis: -1 (default), the channels, or 3, which is the same for images.
         momentum: of the moving mean and variance, from 0 to 1; 0.99 by default.
         epsilon: added to the variance, above 0; 0.001 by default.
         center: whether there is a `beta`, True by default.
@@ -512,7 +515,7 @@ class BatchNormalization(Layer):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
-        only("axis", axis, -1)
+        only("axis", axis, -1, 3)
         self.momentum = between("momentum", momentum, 0, 1)
         self.epsilon = finite_above_0("epsilon", epsilon)
         self.center = flag("center", center)
@@ -554,6 +557,12 @@ class Rescaling(Layer):
         super().__init__(**common)
         self.scale = number("scale", scale)
         self.offset = number("offset", offset)
+
+
+MaxPool2D = MaxPooling2D
+AvgPool2D = AveragePooling2D
+GlobalAvgPool2D = GlobalAveragePooling2D
+"""Keras's shorter names of the same classes."""
 
 
 def _padding(value: str) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy.typing as npt
 
 from cnnrs import _arguments, _core, _tensor_file, layers, losses, optimizers
-from cnnrs._checks import Shape, as_path, integer
+from cnnrs._checks import Shape, as_path, flag, integer, only
 from cnnrs._layer import Input, Layer
 from cnnrs._structure import Structure
 
@@ -33,11 +33,14 @@ Described: TypeAlias = dict[str, Any]
 
 SUFFIX = ".safetensors"
 
+NOT_COMPILED = (None, None, None, 1)
+"""Optimizer, loss, metric and steps per execution of a model before `compile`."""
+
 FAULTS = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError)
 """What reading a description raises, besides ValueError, if it is of another make than ours."""
 
 
-def load_model(filepath: Path) -> Sequential:
+def load_model(filepath: Path, custom_objects: None = None, compile: bool = True) -> Sequential:
     """Read a model that `Sequential.save` wrote.
 
     It predicts the same, and trained on it ends with the same weights, bit for bit on a machine of
@@ -46,13 +49,15 @@ def load_model(filepath: Path) -> Sequential:
 
     Args:
         filepath: the file's path.
+        custom_objects: None (default): a file holds layers of this package alone.
+        compile: whether the model is compiled if it was, True by default.
 
     Returns:
-        The model, compiled if it was; its history is not kept.
+        The model; its history is not kept.
 
     Raises:
         FileNotFoundError: if there is none.
-        TypeError: if it is no path.
+        TypeError: if it is no path, or `compile` neither True nor False.
         ValueError: if the file is damaged, holds weights only, was written by a newer version, or
             is none of ours.
 
@@ -71,11 +76,13 @@ def load_model(filepath: Path) -> Sequential:
         Adam(learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-07)
     """
     filepath = as_path("filepath", filepath)
+    only("custom_objects", custom_objects, None)
+    compiles = flag("compile", compile)
     with naming_damage(filepath):
         tensors, about = _tensor_file.read(filepath)
         if about.get("model") is None:
             raise ValueError("expected a model, found weights only, which load_weights reads")
-        return _restored(about["model"], tensors)
+        return _restored(about["model"], tensors, compiles)
 
 
 def save_model(model: Sequential, path: Path, overwrite: bool) -> None:
@@ -105,7 +112,9 @@ def check_path(path: Path, overwrite: bool = True) -> None:
     """Refuse a path that does not say what the file is, or may not be overwritten."""
     name = os.fspath(as_path("filepath", path))
     if not name.endswith(SUFFIX):
-        raise ValueError(f"filepath: expected one that ends in {SUFFIX}, got {name!r}")
+        raise ValueError(
+            f"filepath: expected one that ends in {SUFFIX}, got {name!r}{_advice(name)}"
+        )
     if not overwrite and os.path.lexists(name):
         raise FileExistsError(errno.EEXIST, "expected no such file without overwrite", name)
 
@@ -190,7 +199,10 @@ def _classes(module: Any, base: type) -> dict[str, type[Any]]:
     return {
         name: kind
         for name, kind in found.items()
-        if isinstance(kind, type) and issubclass(kind, base) and kind is not base
+        if isinstance(kind, type)
+        and issubclass(kind, base)
+        and kind is not base
+        and kind.__name__ == name  # not another name of the same one
     }
 
 
@@ -222,8 +234,8 @@ def _optimizer_config(optimizer: optimizers.Optimizer, strict: bool) -> Describe
     return config
 
 
-def _restored(about: Described, tensors: Mapping[str, Array]) -> Sequential:
-    """The model that was described, with these arrays."""
+def _restored(about: Described, tensors: Mapping[str, Array], compiles: bool) -> Sequential:
+    """The model that was described, with these arrays, and compiled only if it shall be."""
     from cnnrs.models import Sequential  # which itself needs what is here
 
     shape = about["input_shape"]
@@ -239,6 +251,7 @@ def _restored(about: Described, tensors: Mapping[str, Array]) -> Sequential:
         raise ValueError("expected no tensors of a model that is not built, found some")
     if remembered and about["compiled"] is None:
         raise ValueError("expected no optimizer's tensors of a model not compiled, found some")
+    compiled = _compiled(about["compiled"])
     model = Sequential.__new__(Sequential)
     model.__setstate__(
         {
@@ -248,8 +261,8 @@ def _restored(about: Described, tensors: Mapping[str, Array]) -> Sequential:
             "layers": described,
             "weights": weights if built else None,
             "rng": about["random_state"],
-            "compiled": _compiled(about["compiled"]),
-            "optimizer_state": remembered,
+            "compiled": compiled if compiles else NOT_COMPILED,
+            "optimizer_state": remembered if compiles else [],
             "history": None,
             "attributes": {},
         }
@@ -260,7 +273,7 @@ def _restored(about: Described, tensors: Mapping[str, Array]) -> Sequential:
 def _compiled(about: Described | None) -> tuple[Any, Any, str | None, int]:
     """Optimizer, loss, metric and steps per execution."""
     if about is None:
-        return None, None, None, 1
+        return NOT_COMPILED
     optimizer_class = _find(_classes(optimizers, optimizers.Optimizer), about["optimizer"])
     loss_class = _find(_classes(losses, losses.Loss), about["loss"])
     loss = loss_class.from_config(about["loss"]["config"])
@@ -310,13 +323,20 @@ def _text(name: str, value: Any) -> str:
     return value
 
 
+def _advice(path: Path) -> str:
+    """What helps who has a file of Keras."""
+    if not os.fspath(path).endswith((".keras", ".h5", ".hdf5")):
+        return ""
+    return "; what Keras has saved comes over by model.set_weights(keras_model.get_weights())"
+
+
 @contextlib.contextmanager
 def naming_damage(path: Path) -> Iterator[None]:
     """Make what is wrong with a file a ValueError that names the file."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from error
+        raise ValueError(f"{os.fspath(path)}: {error}{_advice(path)}") from error
     except FAULTS as error:
         raise ValueError(
             f"{os.fspath(path)}: expected the description of a model, found another thing "

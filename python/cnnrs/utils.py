@@ -19,7 +19,7 @@ def set_random_seed(seed: int) -> None:
 
     Seeds Python's `random`, NumPy's legacy generator `np.random` (which the tutorial's layers draw
     from), and the generators of all models made from now on: of their weights, the order of the
-    images and dropout.
+    images and dropout. Models that there are keep theirs.
 
     Args:
         seed: from 0 to 2**32 - 1.

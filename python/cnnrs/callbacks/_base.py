@@ -10,6 +10,11 @@ __all__ = ["Callback", "History"]
 
 Logs: TypeAlias = dict[str, float]
 
+_NEVER_CALLED = tuple(
+    f"on_{what}_batch_{when}" for what in ("test", "predict") for when in ("begin", "end")
+)
+"""Keras's hooks that are none here."""
+
 
 class Callback:
     """The base of callbacks: override what shall be called.
@@ -20,7 +25,7 @@ class Callback:
     hooks of batches: then each step is a call of its own, which is slower for small networks.
     `compile(steps_per_execution=n)` makes it a call every n steps, and calls the hooks before the
     first and after the last of them. Validation, evaluation and prediction run in one piece each,
-    and have no hooks of batches.
+    and have no hooks of batches: a class that has them is refused as it is made.
 
     Reference: `keras.callbacks.Callback`.
 
@@ -40,6 +45,15 @@ class Callback:
 
     params: dict[str, Any] | None = None
     model: "Sequential"
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name in _NEVER_CALLED:
+            if name in cls.__dict__:
+                raise TypeError(
+                    f"{cls.__name__}: expected a class without {name}, which nothing would call: "
+                    f"validation, evaluation and prediction run in one piece each"
+                )
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Receive `verbose`, `epochs` and `steps`, before `fit`, `evaluate` or `predict` begin."""
