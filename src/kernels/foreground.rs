@@ -26,7 +26,17 @@ pub fn is_told_apart<T: Element, S: Simd<T>>(_: S) -> bool {
     size_of::<T>() == size_of::<f32>() && S::LANES >= LEAST_LANES
 }
 
-/// A set of an image's pooling windows: a bit for each, row by row.
+/// Channels of the windows that are told apart together, of which `c_out` are one's: a vector of
+/// them, of one window or of two neighbours, or several vectors.
+#[inline(always)]
+pub fn channels_of_group<T: Element, S: Simd<T>>(simd: S, c_out: usize) -> usize {
+    if is_told_apart(simd) { c_out.max(S::LANES) } else { c_out }
+}
+
+/// Bits of the first of two neighbours.
+const FIRST_OF_TWO: u64 = u64::MAX / 3;
+
+/// A set of an image's pooling windows, row by row, or of groups of them: a bit for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(align(32))] // so that some begin at a cache line
 pub struct Windows([u64; WORDS]);
@@ -54,7 +64,7 @@ impl Windows {
     }
 
     /// Whether window `at` is one of them.
-    #[cfg(test)]
+    #[inline(always)]
     pub fn has(&self, at: usize) -> bool {
         self.0[at / 64] >> (at % 64) & 1 == 1
     }
@@ -65,6 +75,14 @@ impl Windows {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
+    /// Values of groups of so many channels, of which an image has `len` in all.
+    #[inline(always)]
+    pub fn values(&self, len: usize, channels: usize) -> usize {
+        let rest = len % channels;
+        let lacks = rest > 0 && self.has(len / channels);
+        self.count() * channels - if lacks { channels - rest } else { 0 }
+    }
+
     /// Those of `self` that are not among `other`.
     #[inline(always)]
     pub fn without(self, other: Self) -> Self {
@@ -73,6 +91,54 @@ impl Windows {
             *word &= !other;
         }
         Self(words)
+    }
+
+    /// Those of `self` that are among `other`.
+    #[inline(always)]
+    pub fn among(self, other: Self) -> Self {
+        let mut words = self.0;
+        for (word, other) in words.iter_mut().zip(other.0) {
+            *word &= other;
+        }
+        Self(words)
+    }
+
+    /// They and their neighbours, of two by two.
+    #[inline(always)]
+    pub fn with_neighbours(self) -> Self {
+        let mut words = self.0;
+        for word in &mut words {
+            *word |= (*word & FIRST_OF_TWO) << 1 | *word >> 1 & FIRST_OF_TWO;
+        }
+        Self(words)
+    }
+
+    /// Of two by two neighbours those of which the first is in it.
+    #[inline(always)]
+    pub fn pairs(self) -> Self {
+        let mut words = [0; WORDS];
+        for (at, word) in self.0.into_iter().enumerate() {
+            // The bits of the first are moved together, two by two.
+            let mut bits = word & FIRST_OF_TWO;
+            bits = (bits | bits >> 1) & 0x3333_3333_3333_3333;
+            bits = (bits | bits >> 2) & 0x0f0f_0f0f_0f0f_0f0f;
+            bits = (bits | bits >> 4) & 0x00ff_00ff_00ff_00ff;
+            bits = (bits | bits >> 8) & 0x0000_ffff_0000_ffff;
+            bits = (bits | bits >> 16) & 0xffff_ffff;
+            words[at / 2] |= bits << (at % 2 * 32);
+        }
+        Self(words)
+    }
+
+    /// A bit for each window from `start` to before `start + len`, at most 16.
+    #[inline(always)]
+    pub fn row(&self, start: usize, len: usize) -> u32 {
+        let (word, shift) = (start / 64, start % 64);
+        let mut bits = self.0[word] >> shift;
+        if shift > 48 && word + 1 < WORDS {
+            bits |= self.0[word + 1] << (64 - shift);
+        }
+        (bits & ((1 << len) - 1)) as u32
     }
 
     /// A bit for each window from `start` to before `start + len`, which divides 64 and `start`.
@@ -125,37 +191,38 @@ fn transpose(words: &mut [u64]) {
     }
 }
 
-/// What some images' windows see. If that is not all in the foreground, what there is of each
-/// window in the foreground lies behind that of the window before, through all images.
+/// What some images' windows see. Those that are told apart together are a group; the last one of an
+/// image may lack a window. If not all groups are in the foreground, what there is of each that is
+/// lies behind that of the group before, through all images.
 #[derive(Debug)]
 pub struct Foreground<'a, T> {
-    /// Those that see more than the background, for each image.
+    /// The groups that see more than the background, for each image.
     pub windows: &'a mut [Windows],
-    /// The outputs of the others, (channels,).
+    /// The outputs of the others, ([`channels_of_group`],).
     pub background: &'a mut [T],
-    /// On the way back, the sums of the others' gradients, (channels,).
+    /// On the way back, the sums of the others' gradients, ([`channels_of_group`],).
     pub d_background: &'a mut [T],
 }
 
 impl<T: Element> Foreground<'_, T> {
-    /// Has all of an image's `count` windows in it, for each image.
+    /// Has all of an image's `len` values in it, for each image.
     #[inline(always)]
-    pub fn set_all(&mut self, count: usize) {
-        self.windows.fill(Windows::first(count));
+    pub fn set_all(&mut self, len: usize) {
+        self.windows.fill(Windows::first(len.div_ceil(self.background.len())));
         self.background.fill(T::zero());
     }
 
-    /// Windows in it.
+    /// Values in it, of those that images of `len` values have.
     #[inline(always)]
-    pub fn count(&self) -> usize {
-        self.windows.iter().map(Windows::count).sum()
+    pub fn len(&self, len: usize) -> usize {
+        let channels = self.background.len();
+        self.windows.iter().map(|windows| windows.values(len, channels)).sum()
     }
 
-    /// It, unless all of an image's `count` windows are in it, for each image: then nothing is
-    /// packed.
+    /// It, unless all of an image's `len` values are in it, for each image: then nothing is packed.
     #[inline(always)]
-    pub fn unless_all(self, count: usize) -> Option<Self> {
-        let all = Windows::first(count);
+    pub fn unless_all(self, len: usize) -> Option<Self> {
+        let all = Windows::first(len.div_ceil(self.background.len()));
         self.windows.iter().any(|&windows| windows != all).then_some(self)
     }
 }
@@ -196,6 +263,24 @@ mod tests {
             (set(&[3, 62, 63, 64]).part(32, 32), set(&[127]).part(64, 64)),
             (3 << 30, 1 << 63)
         );
+    }
+
+    #[test]
+    fn windows_are_told_apart_two_by_two() {
+        let windows = set(&[0, 7, 40, 62, 63, 65, 130, 168, 255]);
+        let both = windows.with_neighbours();
+        assert_eq!(
+            listed(both),
+            [0, 1, 6, 7, 40, 41, 62, 63, 64, 65, 130, 131, 168, 169, 254, 255]
+        );
+        assert_eq!(listed(both.pairs()), [0, 3, 20, 31, 32, 65, 84, 127]);
+        assert_eq!(listed(both.among(Windows::first(169))).last(), Some(&168));
+        // The last of 169 windows is alone.
+        assert_eq!(both.pairs().values(170 * 8, 16), 8 * 16);
+        assert_eq!(both.among(Windows::first(169)).pairs().values(169 * 8, 16), 7 * 16 - 8);
+        for (start, len, bits) in [(62, 4, 0b1011), (60, 16, 0b10_1100), (240, 16, 1 << 15)] {
+            assert_eq!(windows.row(start, len), bits);
+        }
     }
 
     #[test]

@@ -185,6 +185,13 @@ pub fn grey_forward_foreground<T: Element>(
     ))
 }
 
+/// [`channels_of_group`](super::foreground::channels_of_group)
+pub fn channels_of_group<T: Element>(c_out: usize) -> usize {
+    dispatch!(T, simd::level(), simd => {
+        super::foreground::channels_of_group::<T, _>(simd, c_out)
+    })
+}
+
 /// [`is_told_apart`](super::foreground::is_told_apart)
 pub fn is_told_apart<T: Element>() -> bool {
     dispatch!(T, simd::level(), simd => super::foreground::is_told_apart::<T, _>(simd))

@@ -32,6 +32,7 @@ pub fn can_have_foreground(shape: &ConvPoolShape) -> bool {
         && shape.conv().window() == (TAPS, TAPS)
         && out_h <= ROWS
         && out_w <= WINDOWS
+        && out_h * out_w > 1
         && (2 * c_out == MAX_LANES || c_out.is_multiple_of(MAX_LANES))
 }
 
@@ -58,7 +59,7 @@ mod tests {
     use crate::kernels::ahead::Ahead;
     use crate::kernels::conv::tests::bits;
     use crate::kernels::conv_pool_grey::{grey_backward_kernel, grey_forward};
-    use crate::kernels::foreground::{Foreground, Windows, is_told_apart};
+    use crate::kernels::foreground::{Foreground, Windows, channels_of_group, is_told_apart};
     use crate::kernels::images::Cut;
     use crate::kernels::shape::{ConvShape, Padding};
     use crate::kernels::simd::{Element, Level, Simd};
@@ -87,17 +88,18 @@ mod tests {
         (0..n * h * w).map(pixel).collect()
     }
 
-    /// What is packed, for all windows; `rest` is that of the others.
-    fn unpacked<T: Element>(packed: &[T], windows: &[Windows], rest: &[T], count: usize) -> Vec<T> {
+    /// What is packed, for all of images with `len` values; `rest` is that of the other groups.
+    fn unpacked<T: Element>(packed: &[T], groups: &[Windows], rest: &[T], len: usize) -> Vec<T> {
         let c = rest.len();
-        let mut full = rest.repeat(count * windows.len());
+        let image: Vec<T> = rest.iter().copied().cycle().take(len).collect();
+        let mut full = image.repeat(groups.len());
         let mut start = 0;
-        for (image, windows) in windows.iter().enumerate() {
-            windows.for_each(|at| {
-                if at < count {
-                    full[(image * count + at) * c..][..c].copy_from_slice(&packed[start..][..c]);
-                }
-                start += c;
+        for (image, groups) in full.chunks_exact_mut(len).zip(groups) {
+            groups.for_each(|at| {
+                let group = &mut image[at * c..];
+                let part = c.min(group.len());
+                group[..part].copy_from_slice(&packed[start..][..part]);
+                start += part;
             });
         }
         full
@@ -130,7 +132,9 @@ mod tests {
             Images::Beside(x)
         };
         let mut windows = vec![Windows::default(); n];
-        let (mut background, mut d_background) = (vec![<f32>::NAN; c], vec![<f32>::NAN; c]);
+        let channels = dispatch!(f32, level, simd => channels_of_group::<f32, _>(simd, c));
+        let mut background = vec![f32::NAN; channels];
+        let mut d_background = background.clone();
         let (mut out, mut argmax) = (vec![<f32>::NAN; len], vec![<f32>::NAN; len]);
         let mut foreground = Foreground {
             windows: &mut windows,
@@ -149,24 +153,31 @@ mod tests {
             simd, &mut all, Some(&mut all_at), x, &kernel, bias, relu, &Ahead::nothing(), &shape, n,
         ));
         let rest = foreground.background.to_vec();
-        assert_eq!(bits(&unpacked(&out, foreground.windows, &rest, count)), bits(&all));
+        let len_of_image = count * c;
+        assert_eq!(bits(&unpacked(&out, foreground.windows, &rest, len_of_image)), bits(&all));
         // The positions are the lanes of two rows of pixels, named as they are picked.
-        let half = c.min(dispatch!(f32, level, simd => lanes(simd))) / 2;
+        // Of two windows in a vector, those of the second are two beside them.
+        let half = dispatch!(f32, level, simd => lanes(simd)) / 2;
         let lanes = [0, 1, half, half + 1];
-        let name = |at: f32| <f32>::FIRST_LANE as f32 + lanes[at as usize] as f32;
-        let named: Vec<f32> = all_at.iter().map(|&at| name(at)).collect();
-        let places = unpacked(&argmax, foreground.windows, &vec![name(0.0); c], count);
+        let second = |at: usize| if at % len_of_image % channels >= c { 2 } else { 0 };
+        let name = |(at, &place): (usize, &f32)| {
+            <f32>::FIRST_LANE as f32 + (lanes[place as usize] + second(at)) as f32
+        };
+        let named: Vec<f32> = all_at.iter().enumerate().map(name).collect();
+        let first: Vec<f32> = vec![0.0; channels].iter().enumerate().map(name).collect();
+        let places = unpacked(&argmax, foreground.windows, &first, len_of_image);
         assert_eq!(bits(&places), bits(&named));
 
         // Gradients are packed in the same way.
-        let in_it = foreground.count() * c;
+        let in_it = foreground.len(len_of_image);
         let mut d_out: Vec<f32> = random(len, 3);
-        let d_rest: Vec<f32> = random(c, 5);
-        let mut d_all = unpacked(&d_out, foreground.windows, &d_rest, count);
-        let others =
-            (0..n * count).filter(|at| !foreground.windows[at / count].has(at % count)).count();
-        for (sum, d) in foreground.d_background.iter_mut().zip(&d_rest) {
-            *sum = others as f32 * d;
+        let d_rest: Vec<f32> = random(channels, 5);
+        let mut d_all = unpacked(&d_out, foreground.windows, &d_rest, len_of_image);
+        for (channel, (sum, d)) in foreground.d_background.iter_mut().zip(&d_rest).enumerate() {
+            let all = (channel..len_of_image).step_by(channels).enumerate();
+            let others =
+                |windows: &Windows| all.clone().filter(|&(at, _)| !windows.has(at)).count();
+            *sum = foreground.windows.iter().map(others).sum::<usize>() as f32 * d;
         }
         if relu {
             for (d, &out) in d_all.iter_mut().zip(&all) {

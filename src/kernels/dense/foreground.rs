@@ -40,14 +40,8 @@ pub fn dense_forward_foreground<T: Element, S: Simd<T>>(
     let (windows, background, shape) = (&*foreground.windows, &*foreground.background, *shape);
     assert_eq!(windows.len(), n, "foreground length");
     assert_eq!(sums.len(), sums_len(background.len(), shape.outputs()), "sums length");
-    if background.len() < S::LANES {
-        let simd = simd.narrow();
-        let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Forward { simd, out, x, weights, layout, ahead, shape }.run(sums, biases);
-    } else {
-        let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Forward { simd, out, x, weights, layout, ahead, shape }.run(sums, biases);
-    }
+    let layout = Layout::new(simd, windows, background, &shape, x.len());
+    Forward { simd, out, x, weights, layout, ahead, shape }.run(sums, biases);
 }
 
 /// Weights (outputs, inputs), and what becomes of their gradient.
@@ -98,14 +92,8 @@ pub fn dense_backward_foreground<T: Element, S: Simd<T>>(
     assert_eq!(windows.len(), n, "foreground length");
     assert_eq!(sums.len(), sums_len(background.len(), shape.outputs()), "sums length");
     let d_background = &mut *foreground.d_background;
-    if background.len() < S::LANES {
-        let simd = simd.narrow();
-        let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Backward { simd, d_x, d_out, x, layout, ahead, shape }.run(weights, sums, d_background);
-    } else {
-        let layout = Layout::new(simd, windows, background, &shape, x.len());
-        Backward { simd, d_x, d_out, x, layout, ahead, shape }.run(weights, sums, d_background);
-    }
+    let layout = Layout::new(simd, windows, background, &shape, x.len());
+    Backward { simd, d_x, d_out, x, layout, ahead, shape }.run(weights, sums, d_background);
 }
 
 /// How the foreground lies in the inputs.
@@ -113,10 +101,12 @@ struct Layout<'a, T> {
     windows: &'a [Windows],
     /// The inputs that are not in it: (channels,), some whole vectors.
     background: &'a [T],
-    /// Vectors of a window.
+    /// Vectors of a group.
     vectors: usize,
-    /// Windows of an image.
+    /// Whole groups of an image.
     count: usize,
+    /// Inputs of the last group if it lacks a window, and then less than a vector; else 0.
+    rest: usize,
     /// Where each image's inputs begin.
     starts: [usize; MOST_IMAGES],
 }
@@ -134,18 +124,19 @@ impl<'a, T: Element> Layout<'a, T> {
     ) -> Self {
         let (channels, inputs) = (background.len(), shape.inputs());
         assert!(channels > 0 && channels.is_multiple_of(S::LANES), "whole vectors");
-        assert!(inputs.is_multiple_of(channels), "whole windows");
-        let count = inputs / channels;
-        assert!(count <= MOST_WINDOWS, "at most {MOST_WINDOWS} windows");
+        let (count, rest) = (inputs / channels, inputs % channels);
+        assert!(rest == 0 || channels == S::LANES, "whole groups, or one vector for each");
+        let groups = inputs.div_ceil(channels);
+        assert!(groups <= MOST_WINDOWS, "at most {MOST_WINDOWS} groups");
         assert!(windows.len() <= MOST_IMAGES, "at most {MOST_IMAGES} images");
         let (mut starts, mut start) = ([0; MOST_IMAGES], 0);
         for (at, windows) in starts.iter_mut().zip(windows) {
-            assert_eq!(windows.without(Windows::first(count)).count(), 0, "windows beyond");
+            assert_eq!(windows.without(Windows::first(groups)).count(), 0, "groups beyond");
             *at = start;
-            start += windows.count() * channels;
+            start += windows.values(inputs, channels);
         }
         assert!(start <= len, "what is in the foreground");
-        Self { windows, background, vectors: channels / S::LANES, count, starts }
+        Self { windows, background, vectors: channels / S::LANES, count, rest, starts }
     }
 }
 
@@ -175,7 +166,7 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
     #[inline(always)]
     fn outputs<const O: usize>(&mut self, sums: &mut [T], biases: Option<&[T]>, o: usize) {
         let Self { simd, weights, .. } = *self;
-        let Layout { background, vectors, count, starts, .. } = self.layout;
+        let Layout { background, vectors, count, rest, starts, .. } = self.layout;
         let (inputs, outputs) = (self.shape.inputs(), self.shape.outputs());
         let block = BLOCK / S::LANES;
         let mut totals = [simd.zero(); O];
@@ -198,6 +189,15 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
                 }
                 self.block::<O>(&mut places, first, channel, o);
             }
+            if rest > 0 {
+                let mut last = [simd.zero(); O];
+                for row in 0..O {
+                    let start = (o + row) * inputs + count * S::LANES;
+                    last[row] = simd.load_part(&weights[start..start + rest]);
+                    of_weights[row] = simd.add(of_weights[row], last[row]);
+                }
+                self.last::<O>(&places, &last, o);
+            }
             let background = simd.load(&background[channel..]);
             for row in 0..O {
                 simd.store(of_weights[row], &mut sums[(o + row) * vectors * S::LANES + channel..]);
@@ -210,7 +210,29 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
         }
     }
 
-    /// Adds what a block of weights, those of the windows from `first` on, comes to in the
+    /// Adds what the weights of the last group come to in the foreground, if it is less than a
+    /// vector: then these have zeros behind it.
+    #[inline(always)]
+    fn last<const O: usize>(
+        &mut self,
+        places: &[usize; MOST_IMAGES],
+        weights: &[S::Vector; O],
+        o: usize,
+    ) {
+        let Self { simd, x, ref layout, .. } = *self;
+        let background = simd.load(layout.background);
+        let out = self.out.chunks_exact_mut(self.shape.outputs());
+        for ((out, &place), windows) in out.zip(places).zip(layout.windows) {
+            if windows.has(layout.count) {
+                let x = simd.sub(simd.load_part(&x[place..place + layout.rest]), background);
+                for (out, &w) in out[o..o + O].iter_mut().zip(weights) {
+                    *out = *out + simd.sum(simd.mul(x, w));
+                }
+            }
+        }
+    }
+
+    /// Adds what a block of weights, those of the groups from `first` on, comes to in the
     /// foreground; the inputs that they meet are at `places`, which go on to the next block.
     #[inline(always)]
     fn block<const O: usize>(
@@ -225,6 +247,7 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
         let inputs = self.shape.inputs();
         let step = layout.vectors * S::LANES;
         let weights = &self.weights[o * inputs + first * step + channel..];
+        let whole = Windows::first(layout.count).part(first, BLOCK / S::LANES);
         self.simd.outlined(
             #[inline(always)]
             |simd| {
@@ -232,7 +255,7 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
                 for ((out, place), windows) in out.zip(places).zip(layout.windows) {
                     ahead.ask();
                     let mut sums = [simd.zero(); O];
-                    let mut held = windows.part(first, BLOCK / S::LANES);
+                    let mut held = windows.part(first, BLOCK / S::LANES) & whole;
                     while held != 0 {
                         let start = held.trailing_zeros() as usize * step;
                         held &= held - 1;
@@ -311,26 +334,34 @@ impl<T: Element> Weights<'_, T> {
         }
     }
 
-    /// Does with the gradient `d` of the weights `w`, those from `at` on, what is to be done.
+    /// Does with the gradient `d` of the weights `w`, the `len` ones from `at` on, what is to be done.
     ///
     /// # Safety
-    /// There are weights up to `at + S::LANES`, and [`check`](Self::check) has passed.
+    /// There are weights up to `at + len`, and [`check`](Self::check) has passed.
     #[inline(always)]
-    unsafe fn update<S: Simd<T>>(&mut self, simd: S, at: usize, w: S::Vector, d: S::Vector) {
+    unsafe fn update<S: Simd<T>>(
+        &mut self,
+        simd: S,
+        at: usize,
+        len: usize,
+        w: S::Vector,
+        d: S::Vector,
+    ) {
         // SAFETY: the caller's promise: `check` compared the lengths.
         unsafe {
             match self {
                 Self::Kept { d_weights, adds, .. } => {
-                    let target = part_mut(d_weights, at, S::LANES);
-                    simd.store(if *adds { simd.add(simd.load(target), d) } else { d }, target);
+                    let target = part_mut(d_weights, at, len);
+                    let d = if *adds { simd.add(simd.load_up_to(target), d) } else { d };
+                    simd.store_up_to(d, target);
                 }
                 Self::Descending { weights, sum, before, rate } => {
                     let add = |gradient: Option<&[T]>, d| match gradient {
-                        Some(gradient) => simd.add(simd.load(part(gradient, at, S::LANES)), d),
+                        Some(gradient) => simd.add(simd.load_up_to(part(gradient, at, len)), d),
                         None => d,
                     };
                     let new = simd.mul_add(simd.splat(-*rate), add(*before, add(*sum, d)), w);
-                    simd.store(new, part_mut(weights, at, S::LANES));
+                    simd.store_up_to(new, part_mut(weights, at, len));
                 }
             }
         }
@@ -420,21 +451,22 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
                 let background = simd.load(&self.layout.background[channel..]);
                 let mut total = simd.zero();
                 let mut weights = weights.local();
-                for (window, &images) in images[..self.layout.count].iter().enumerate() {
+                let (count, rest) = (self.layout.count, self.layout.rest);
+                let (places, weights) = (&mut places, &mut weights);
+                for (group, &images) in images[..count].iter().enumerate() {
                     self.ahead.ask();
-                    let start = window * self.layout.background.len() + channel;
-                    // SAFETY: there are so many windows and channels.
+                    let at = (group * self.layout.background.len() + channel, S::LANES);
+                    // SAFETY: there are so many groups and channels.
                     let d_x = unsafe {
-                        let places = &mut places;
-                        self.step::<O, FIRST>(
-                            images,
-                            places,
-                            &mut weights,
-                            ds,
-                            background,
-                            start,
-                            o,
-                        )
+                        self.step::<O, FIRST>(images, places, weights, ds, background, at, o)
+                    };
+                    total = simd.add(total, d_x);
+                }
+                if rest > 0 {
+                    let at = (count * S::LANES, rest);
+                    // SAFETY: the last group has so many inputs.
+                    let d_x = unsafe {
+                        self.step::<O, FIRST>(images[count], places, weights, ds, background, at, o)
                     };
                     total = simd.add(total, d_x);
                 }
@@ -443,7 +475,8 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
         )
     }
 
-    /// A vector of inputs, from `start` on, of some images. Returns the sum of their `d_x`.
+    /// The `len` inputs from `start` on, at most a vector, of some images. Returns the sum of their
+    /// `d_x`.
     ///
     /// # Safety
     /// There are so many inputs, outputs and images.
@@ -455,7 +488,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
         weights: &mut Weights<'_, T>,
         ds: &[S::Vector; O],
         background: S::Vector,
-        start: usize,
+        (start, len): (usize, usize),
         o: usize,
     ) -> S::Vector {
         let Self { simd, shape, .. } = *self;
@@ -466,7 +499,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
         // `dense_backward_foreground` the arrays.
         unsafe {
             for k in 0..O {
-                w[k] = simd.load(part(weights.values(), (o + k) * inputs + start, S::LANES));
+                w[k] = simd.load_up_to(part(weights.values(), (o + k) * inputs + start, len));
                 sums[k] = simd.mul(ds[k], background);
             }
             while images != 0 {
@@ -475,12 +508,12 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
                 let place = places.get_unchecked_mut(image);
                 let at = *place;
                 *place = at + self.layout.vectors * S::LANES;
-                let x = simd.sub(simd.load(part(self.x, at, S::LANES)), background);
+                let x = simd.sub(simd.load_up_to(part(self.x, at, len)), background);
                 let d_out = part(self.d_out, image * outputs + o, O);
                 // Two sums: one would take the latency of all products.
                 let mut d_x = [simd.zero(); 2];
                 if !FIRST {
-                    d_x[0] = simd.load(part(self.d_x, at, S::LANES));
+                    d_x[0] = simd.load_up_to(part(self.d_x, at, len));
                 }
                 for k in 0..O {
                     let d = simd.splat(d_out[k]);
@@ -488,11 +521,11 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
                     d_x[k % 2] = simd.mul_add(d, w[k], d_x[k % 2]);
                 }
                 let d_x = simd.add(d_x[0], d_x[1]);
-                simd.store(d_x, part_mut(self.d_x, at, S::LANES));
+                simd.store_up_to(d_x, part_mut(self.d_x, at, len));
                 total = simd.add(total, d_x);
             }
             for k in 0..O {
-                weights.update(simd, (o + k) * inputs + start, w[k], sums[k]);
+                weights.update(simd, (o + k) * inputs + start, len, w[k], sums[k]);
             }
         }
         total

@@ -241,7 +241,7 @@ impl<T: Element> Step<T> for ConvStep {
                     ) {
                         return;
                     }
-                    foreground.set_all(shape.windows());
+                    foreground.set_all(shape.pool().output_len());
                 }
                 if let Some(apart) = apart {
                     x = apart.gather(n);
@@ -269,9 +269,9 @@ impl<T: Element> Step<T> for ConvStep {
         let x = if padded.is_empty() { x } else { padded };
         let (d_kernel, d_bias) = d_weights.split_at_mut(shape.kernel_len());
         if let (Pooling::MaxOfGrey(shape), Some(foreground)) = (&self.conv.pooling, pass.foreground)
-            && let Some(part) = foreground.unless_all(shape.windows())
+            && let Some(part) = foreground.unless_all(shape.pool().output_len())
         {
-            let len = part.count() * shape.conv().c_out();
+            let len = part.len(shape.pool().output_len());
             if relu {
                 run::relu_backward_in_place(&mut d_out[..len], &out[..len]);
             }
@@ -327,7 +327,9 @@ impl<T: Element> Step<T> for ConvStep {
 
     fn foreground_channels(&self) -> Option<usize> {
         match &self.conv.pooling {
-            Pooling::MaxOfGrey(shape) if can_have_foreground(shape) => Some(shape.conv().c_out()),
+            Pooling::MaxOfGrey(shape) if can_have_foreground(shape) => {
+                Some(run::channels_of_group::<T>(shape.conv().c_out()))
+            }
             _ => None,
         }
     }

@@ -20,7 +20,7 @@ pub struct DenseStep {
     pub relu: bool,
     /// The normalisation that goes into kernel and bias, and then makes both of what is prepared.
     pub norm: Option<Norm>,
-    /// Channels of the pooling windows in the input, if it may be set in their foreground only.
+    /// Channels of the groups of windows in the input, if it may be set in their foreground only.
     pub channels: Option<usize>,
 }
 
@@ -36,7 +36,7 @@ impl DenseStep {
         &self,
         foreground: Option<Foreground<'a, T>>,
     ) -> Option<Foreground<'a, T>> {
-        foreground?.unless_all(self.shape.inputs() / self.channels?)
+        self.channels.and(foreground)?.unless_all(self.shape.inputs())
     }
 }
 

@@ -10,7 +10,7 @@ use crate::kernels::conv_pool_grey::three::{
 use crate::kernels::dense::part_mut;
 use crate::kernels::filtering::three::{POINTS, TAPS};
 use crate::kernels::foreground::{
-    Foreground, LEAST_LANES, MOST_IMAGES, MOST_WINDOWS, Windows, is_told_apart,
+    Foreground, LEAST_LANES, MOST_IMAGES, MOST_WINDOWS, Windows, channels_of_group, is_told_apart,
 };
 use crate::kernels::images::Images;
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
@@ -42,12 +42,14 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
     assert!(can_have_foreground(shape), "a shape with a foreground");
     check(out, argmax, images, kernel, shape, n);
     assert_eq!(foreground.windows.len(), n, "foreground length");
-    assert_eq!(foreground.background.len(), shape.conv().c_out(), "background length");
+    let channels = channels_of_group(simd, shape.conv().c_out());
+    assert_eq!(foreground.background.len(), channels, "background length");
     assert!((2..=MOST_IMAGES).contains(&n), "2 to {MOST_IMAGES} images");
     let (h, w, _) = shape.conv().windows().padded();
     let (out_h, out_w, c_out) = shape.pool().output();
     let layer = Channels::new(kernel, bias, relu, c_out, true);
     let (count, squares) = (out_h * out_w, sum_of_squares(simd, kernel));
+    let in_pairs = channels > c_out;
     let background = images.get(0, h * w)[w + 1];
     let pixels = T::from_f64((w * POOL * (out_h + 1)) as f64 / MOST_CONTRAST);
     let loudness = background * background * pixels;
@@ -59,9 +61,9 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
         let layer = layer.part(o, CHANNELS);
         three::set_kernel(simd, &mut kernel, &layer);
         let (points, places) = (&mut points.0, &mut places);
-        let mut part = Part { kernel: &kernel, points, places, count: 0, layer: &layer };
+        let mut part = Part { kernel: &kernel, points, places, count: 0, layer: &layer, in_pairs };
         part.set_background(simd, background);
-        part.store(simd, foreground.background, &mut argmax[..c_out]);
+        part.store(simd, foreground.background, &mut argmax[..channels]);
         let (mut sum, mut seen, mut start) = (T::zero(), 0, 0);
         for (image, windows) in foreground.windows.iter_mut().enumerate() {
             let x = images.get(image, h * w);
@@ -99,6 +101,8 @@ struct Part<'a, T> {
     /// How many of the places are set; there are points for those.
     count: usize,
     layer: &'a Channels<'a, T>,
+    /// Whether windows are told apart two by two.
+    in_pairs: bool,
 }
 
 /// Most vectors of a row of pixels.
@@ -122,7 +126,7 @@ struct Rows<'a, T, V> {
 
 /// What an image has.
 struct Found<T> {
-    /// Windows that see more than the background.
+    /// Groups of windows that see more than the background.
     windows: Windows,
     /// The sum of the squares of the pixels that windows see.
     squares: T,
@@ -161,7 +165,7 @@ fn windows_without(columns: u32) -> u32 {
 
 impl<T: Element> Part<'_, T> {
     /// Sets the points to those of an image, at which `x` begins, and the places to those of the
-    /// windows that see more than the background.
+    /// windows that see more than the background, and of their groups.
     #[inline(always)]
     fn set_image<S: Simd<T>>(
         &mut self,
@@ -198,8 +202,14 @@ impl<T: Element> Part<'_, T> {
         self.count = 0;
         for (i, &bits) in seen[..out_h].iter().enumerate() {
             windows.add(i * out_w, bits.into());
-            self.add_places(simd, i, bits);
         }
+        if self.in_pairs {
+            windows = windows.with_neighbours().among(Windows::first(out_h * out_w));
+        }
+        for i in 0..out_h {
+            self.add_places(simd, i, windows.row(i * out_w, out_w));
+        }
+        let windows = if self.in_pairs { windows.pairs() } else { windows };
         Found { windows, squares: simd.sum(simd.add(squares[0], squares[1])) }
     }
 
@@ -221,11 +231,13 @@ impl<T: Element> Part<'_, T> {
         }
     }
 
-    /// Sets the points of a window that sees the background alone, and its place.
+    /// Sets the points of a window that sees the background alone, and its place, for each window of
+    /// a group.
     #[inline(always)]
     fn set_background<S: Simd<T>>(&mut self, simd: S, background: T) {
         three::set_columns(simd, &mut self.points[0], [simd.splat(background); POINTS], 0);
-        (self.places[0], self.count) = (0, 1);
+        self.count = if self.in_pairs { 2 } else { 1 };
+        self.places[..self.count].fill(0);
     }
 
     /// All points, and the places that are set.
@@ -262,7 +274,7 @@ impl<T: Element> Part<'_, T> {
             |simd| {
                 let taps = three::load_kernel(simd, self.kernel, layer);
                 let bias = layer.bias(simd);
-                let outputs = Outputs::new(simd, layer, S::LANES);
+                let outputs = Outputs::new(simd, layer);
                 let (o, c_out) = (layer.o, layer.c_out);
                 let (points, places) = self.set();
                 let len = places.len() * c_out;
@@ -296,7 +308,7 @@ impl<T: Element> Part<'_, T> {
             |simd| {
                 let taps = three::load_kernel(simd, self.kernel, layer);
                 let bias = layer.pair_bias(simd);
-                let outputs = Outputs::new(simd, layer, <S::Narrow as Simd<T>>::LANES);
+                let outputs = Outputs::new(simd, layer);
                 let (points, places) = self.set();
                 let len = places.len() * layer.c_out;
                 assert_eq!(2 * layer.c_out, S::LANES, "half a vector");
@@ -339,17 +351,24 @@ struct Outputs<V> {
     /// What outputs are at least.
     floor: V,
     /// The lanes of the positions where the way back picks pixels: in a vector that holds a row of
-    /// pixels and, in its second half, the one below.
+    /// pixels and, in its second half, the one below. Of two windows, those of the second are beside
+    /// those of the first.
     lanes: [V; POSITIONS],
 }
 
 impl<V: Copy> Outputs<V> {
-    /// `lanes` have the vectors from which the way back picks.
     #[inline(always)]
-    fn new<T: Element, S: Simd<T, Vector = V>>(simd: S, layer: &Channels<T>, lanes: usize) -> Self {
-        let lane = |n: usize| T::FIRST_LANE + n as f64;
-        let lanes = [lane(0), lane(1), lane(lanes / 2), lane(lanes / 2 + 1)];
-        Self { floor: layer.floor(simd), lanes: simd.constants(lanes) }
+    fn new<T: Element, S: Simd<T, Vector = V>>(simd: S, layer: &Channels<T>) -> Self {
+        let window = simd.numbers(
+            #[inline(always)]
+            |lane| if lane < layer.c_out { 0 } else { POOL },
+        );
+        let half = S::LANES / 2;
+        let mut lanes = [simd.zero(); POSITIONS];
+        for (lanes, first) in lanes.iter_mut().zip([0, 1, half, half + 1]) {
+            *lanes = simd.add(simd.splat(T::from_f64(T::FIRST_LANE + first as f64)), window);
+        }
+        Self { floor: layer.floor(simd), lanes }
     }
 
     /// The layer's output and the lane of the maximum, up to the end of the slices.

@@ -1,11 +1,12 @@
 use super::*;
 use crate::dispatch;
 use crate::kernels::dense::{dense_backward, dense_forward};
+use crate::kernels::foreground::channels_of_group;
 use crate::kernels::optimizer::sgd;
 use crate::kernels::simd::Level;
 use crate::kernels::testing::{assert_close, for_each_level, random};
 
-/// Some windows of each image: none of the first, and all of the last.
+/// Some groups of each image: none of the first, and all of the last.
 fn foregrounds(n: usize, count: usize) -> Vec<Windows> {
     let set = |image: usize| {
         let mut windows = Windows::default();
@@ -19,8 +20,10 @@ fn foregrounds(n: usize, count: usize) -> Vec<Windows> {
     (0..n).map(set).collect()
 }
 
-fn case(level: Level, c: usize, count: usize, outputs: usize, n: usize) {
-    let shape = DenseShape::new(count * c, outputs).unwrap();
+/// Images of so many groups with `c` channels, of which the last one lacks some.
+fn case(level: Level, c: usize, (count, lacks): (usize, usize), outputs: usize, n: usize) {
+    let inputs = count * c - lacks;
+    let shape = DenseShape::new(inputs, outputs).unwrap();
     let mut windows = foregrounds(n, count);
     let mut background: Vec<f32> = random(c, 7);
     let mut d_background = vec![<f32>::NAN; c];
@@ -28,16 +31,17 @@ fn case(level: Level, c: usize, count: usize, outputs: usize, n: usize) {
     let biases: Vec<f32> = random(outputs, 3);
     let d_out: Vec<f32> = random(n * outputs, 4);
 
-    let packed: Vec<f32> = random(n * count * c, 1);
-    let mut x = background.repeat(n * count);
-    let mut places = vec![]; // of windows that are packed
+    let packed: Vec<f32> = random(n * inputs, 1);
+    let mut x: Vec<f32> = background.iter().copied().cycle().take(inputs).collect();
+    x = x.repeat(n);
+    let mut places = vec![]; // of groups that are packed, and how long they are
     let mut start = 0;
     for (image, windows) in windows.iter().enumerate() {
         windows.for_each(|at| {
-            let to = (image * count + at) * c;
-            x[to..][..c].copy_from_slice(&packed[start..][..c]);
-            places.push((start, to));
-            start += c;
+            let (to, len) = (image * inputs + at * c, c.min(inputs - at * c));
+            x[to..][..len].copy_from_slice(&packed[start..][..len]);
+            places.push((start, to, len));
+            start += len;
         });
     }
     let foreground = &mut Foreground {
@@ -93,12 +97,13 @@ fn case(level: Level, c: usize, count: usize, outputs: usize, n: usize) {
         });
         let mut expected_rest = vec![0.0; c];
         for (at, d) in expected_d_x.iter().enumerate() {
-            if !places.iter().any(|&(_, to)| to == at - at % c) {
-                expected_rest[at % c] += d;
+            let channel = at % inputs % c;
+            if !places.iter().any(|&(_, to, _)| to == at - channel) {
+                expected_rest[channel] += d;
             }
         }
-        for &(from, to) in &places {
-            assert_close(&d_x[from..][..c], &expected_d_x[to..][..c], outputs);
+        for &(from, to, len) in &places {
+            assert_close(&d_x[from..][..len], &expected_d_x[to..][..len], outputs);
         }
         assert_close(foreground.d_background, &expected_rest, n * count * outputs);
         assert_close(&d_weights, &expected, n);
@@ -112,9 +117,13 @@ fn equals_the_kernels_that_leave_nothing_out() {
             return;
         }
         for outputs in [1, 4, 9, 10, 11, 23] {
-            for (channels, count) in [(8, 1), (8, 6), (8, 169), (16, 35), (48, 4)] {
-                for n in [2, 3, 4, 9, 64] {
-                    case(level, channels, count, outputs, n);
+            let lanes = dispatch!(f32, level, simd => channels_of_group::<f32, _>(simd, 8));
+            for n in [2, 3, 4, 9, 64] {
+                for (channels, count) in [(1, 1), (1, 6), (1, 64), (1, 65), (1, 169), (3, 4)] {
+                    case(level, channels * lanes, (count, 0), outputs, n);
+                }
+                for count in [1, 2, 32, 33, 85, 129] {
+                    case(level, lanes, (count, lanes / 2), outputs, n);
                 }
             }
         }
