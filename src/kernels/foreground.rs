@@ -197,7 +197,7 @@ fn transpose(words: &mut [u64]) {
 #[derive(Debug)]
 pub struct Foreground<'a, T> {
     /// The groups that see more than the background, for each image.
-    pub windows: &'a mut [Windows],
+    pub groups: &'a mut [Windows],
     /// The outputs of the others, ([`channels_of_group`],).
     pub background: &'a mut [T],
     /// On the way back, the sums of the others' gradients, ([`channels_of_group`],).
@@ -208,7 +208,7 @@ impl<T: Element> Foreground<'_, T> {
     /// Has all of an image's `len` values in it, for each image.
     #[inline(always)]
     pub fn set_all(&mut self, len: usize) {
-        self.windows.fill(Windows::first(len.div_ceil(self.background.len())));
+        self.groups.fill(Windows::first(len.div_ceil(self.background.len())));
         self.background.fill(T::zero());
     }
 
@@ -216,14 +216,14 @@ impl<T: Element> Foreground<'_, T> {
     #[inline(always)]
     pub fn len(&self, len: usize) -> usize {
         let channels = self.background.len();
-        self.windows.iter().map(|windows| windows.values(len, channels)).sum()
+        self.groups.iter().map(|groups| groups.values(len, channels)).sum()
     }
 
     /// It, unless all of an image's `len` values are in it, for each image: then nothing is packed.
     #[inline(always)]
     pub fn unless_all(self, len: usize) -> Option<Self> {
         let all = Windows::first(len.div_ceil(self.background.len()));
-        self.windows.iter().any(|&windows| windows != all).then_some(self)
+        self.groups.iter().any(|&groups| groups != all).then_some(self)
     }
 }
 

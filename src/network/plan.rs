@@ -460,7 +460,7 @@ impl<T: Element> Plan<T> {
         // SAFETY: these places are the block's own, one behind the other; and the caller's promise.
         unsafe {
             Some(Foreground {
-                windows: block.windows.write(0..block.n),
+                groups: block.windows.write(0..block.n),
                 background: block.arena.write(start..start + channels),
                 d_background: block.arena.write(start + channels..start + 2 * channels),
             })

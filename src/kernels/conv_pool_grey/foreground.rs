@@ -131,13 +131,13 @@ mod tests {
         } else {
             Images::Beside(x)
         };
-        let mut windows = vec![Windows::default(); n];
+        let mut groups = vec![Windows::default(); n];
         let channels = dispatch!(f32, level, simd => channels_of_group::<f32, _>(simd, c));
         let mut background = vec![f32::NAN; channels];
         let mut d_background = background.clone();
         let (mut out, mut argmax) = (vec![<f32>::NAN; len], vec![<f32>::NAN; len]);
         let mut foreground = Foreground {
-            windows: &mut windows,
+            groups: &mut groups,
             background: &mut background,
             d_background: &mut d_background,
         };
@@ -154,7 +154,7 @@ mod tests {
         ));
         let rest = foreground.background.to_vec();
         let len_of_image = count * c;
-        assert_eq!(bits(&unpacked(&out, foreground.windows, &rest, len_of_image)), bits(&all));
+        assert_eq!(bits(&unpacked(&out, foreground.groups, &rest, len_of_image)), bits(&all));
         // The positions are the lanes of two rows of pixels, named as they are picked.
         // Of two windows in a vector, those of the second are two beside them.
         let half = dispatch!(f32, level, simd => lanes(simd)) / 2;
@@ -165,19 +165,18 @@ mod tests {
         };
         let named: Vec<f32> = all_at.iter().enumerate().map(name).collect();
         let first: Vec<f32> = vec![0.0; channels].iter().enumerate().map(name).collect();
-        let places = unpacked(&argmax, foreground.windows, &first, len_of_image);
+        let places = unpacked(&argmax, foreground.groups, &first, len_of_image);
         assert_eq!(bits(&places), bits(&named));
 
         // Gradients are packed in the same way.
         let in_it = foreground.len(len_of_image);
         let mut d_out: Vec<f32> = random(len, 3);
         let d_rest: Vec<f32> = random(channels, 5);
-        let mut d_all = unpacked(&d_out, foreground.windows, &d_rest, len_of_image);
+        let mut d_all = unpacked(&d_out, foreground.groups, &d_rest, len_of_image);
         for (channel, (sum, d)) in foreground.d_background.iter_mut().zip(&d_rest).enumerate() {
             let all = (channel..len_of_image).step_by(channels).enumerate();
-            let others =
-                |windows: &Windows| all.clone().filter(|&(at, _)| !windows.has(at)).count();
-            *sum = foreground.windows.iter().map(others).sum::<usize>() as f32 * d;
+            let others = |groups: &Windows| all.clone().filter(|&(at, _)| !groups.has(at)).count();
+            *sum = foreground.groups.iter().map(others).sum::<usize>() as f32 * d;
         }
         if relu {
             for (d, &out) in d_all.iter_mut().zip(&all) {

@@ -15,7 +15,7 @@ use crate::kernels::simd::{Element, MAX_LANES, Simd};
 /// of [`OUTPUTS`] stay in the first-level cache.
 const BLOCK: usize = 32 * MAX_LANES;
 
-/// Elements of the weights' sums over all windows, for so many channels.
+/// Elements of the weights' sums over all groups, for so many channels.
 pub fn sums_len(channels: usize, outputs: usize) -> usize {
     channels.saturating_mul(outputs)
 }
@@ -37,10 +37,10 @@ pub fn dense_forward_foreground<T: Element, S: Simd<T>>(
 ) {
     assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
     check(out, x, weights, shape, n);
-    let (windows, background, shape) = (&*foreground.windows, &*foreground.background, *shape);
-    assert_eq!(windows.len(), n, "foreground length");
+    let (groups, background, shape) = (&*foreground.groups, &*foreground.background, *shape);
+    assert_eq!(groups.len(), n, "foreground length");
     assert_eq!(sums.len(), sums_len(background.len(), shape.outputs()), "sums length");
-    let layout = Layout::new(simd, windows, background, &shape, x.len());
+    let layout = Layout::new(simd, groups, background, &shape, x.len());
     Forward { simd, out, x, weights, layout, ahead, shape }.run(sums, biases);
 }
 
@@ -88,17 +88,17 @@ pub fn dense_backward_foreground<T: Element, S: Simd<T>>(
     assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
     weights.check(d_out, x, shape, n);
     assert_eq!(d_x.len(), x.len(), "input gradient length");
-    let (windows, background, shape) = (&*foreground.windows, &*foreground.background, *shape);
-    assert_eq!(windows.len(), n, "foreground length");
+    let (groups, background, shape) = (&*foreground.groups, &*foreground.background, *shape);
+    assert_eq!(groups.len(), n, "foreground length");
     assert_eq!(sums.len(), sums_len(background.len(), shape.outputs()), "sums length");
     let d_background = &mut *foreground.d_background;
-    let layout = Layout::new(simd, windows, background, &shape, x.len());
+    let layout = Layout::new(simd, groups, background, &shape, x.len());
     Backward { simd, d_x, d_out, x, layout, ahead, shape }.run(weights, sums, d_background);
 }
 
 /// How the foreground lies in the inputs.
 struct Layout<'a, T> {
-    windows: &'a [Windows],
+    groups: &'a [Windows],
     /// The inputs that are not in it: (channels,), some whole vectors.
     background: &'a [T],
     /// Vectors of a group.
@@ -112,12 +112,12 @@ struct Layout<'a, T> {
 }
 
 impl<'a, T: Element> Layout<'a, T> {
-    /// Panics if there is not so much in `x`, which has that length, or if there are windows that
+    /// Panics if there is not so much in `x`, which has that length, or if there are groups that
     /// images of that shape do not have.
     #[inline(always)]
     fn new<S: Simd<T>>(
         _: S,
-        windows: &'a [Windows],
+        groups: &'a [Windows],
         background: &'a [T],
         shape: &DenseShape,
         len: usize,
@@ -126,17 +126,17 @@ impl<'a, T: Element> Layout<'a, T> {
         assert!(channels > 0 && channels.is_multiple_of(S::LANES), "whole vectors");
         let (count, rest) = (inputs / channels, inputs % channels);
         assert!(rest == 0 || channels == S::LANES, "whole groups, or one vector for each");
-        let groups = inputs.div_ceil(channels);
-        assert!(groups <= MOST_WINDOWS, "at most {MOST_WINDOWS} groups");
-        assert!(windows.len() <= MOST_IMAGES, "at most {MOST_IMAGES} images");
+        let all = inputs.div_ceil(channels);
+        assert!(all <= MOST_WINDOWS, "at most {MOST_WINDOWS} groups");
+        assert!(groups.len() <= MOST_IMAGES, "at most {MOST_IMAGES} images");
         let (mut starts, mut start) = ([0; MOST_IMAGES], 0);
-        for (at, windows) in starts.iter_mut().zip(windows) {
-            assert_eq!(windows.without(Windows::first(groups)).count(), 0, "groups beyond");
+        for (at, groups) in starts.iter_mut().zip(groups) {
+            assert_eq!(groups.without(Windows::first(all)).count(), 0, "groups beyond");
             *at = start;
-            start += windows.values(inputs, channels);
+            start += groups.values(inputs, channels);
         }
         assert!(start <= len, "what is in the foreground");
-        Self { windows, background, vectors: channels / S::LANES, count, rest, starts }
+        Self { groups, background, vectors: channels / S::LANES, count, rest, starts }
     }
 }
 
@@ -158,7 +158,7 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
     #[inline(always)]
     fn run(mut self, sums: &mut [T], biases: Option<&[T]>) {
         let (inputs, outputs) = (self.shape.inputs(), self.shape.outputs());
-        self.ahead.divide(self.layout.windows.len() * inputs.div_ceil(BLOCK));
+        self.ahead.divide(self.layout.groups.len() * inputs.div_ceil(BLOCK));
         for_output_blocks!(outputs, [OUTPUTS, 1], |o, O| { self.outputs::<O>(sums, biases, o) });
     }
 
@@ -179,12 +179,12 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
             let mut places = starts.map(|start| start + channel);
             let mut of_weights = [simd.zero(); O];
             for first in (0..count).step_by(block) {
-                let windows = first..count.min(first + block);
+                let groups = first..count.min(first + block);
                 for row in 0..O {
-                    let start = (o + row) * inputs + windows.start * vectors * S::LANES + channel;
+                    let start = (o + row) * inputs + groups.start * vectors * S::LANES + channel;
                     of_weights[row] = simd.add(
                         of_weights[row],
-                        sum_of(simd, &weights[start..], windows.len(), vectors),
+                        sum_of(simd, &weights[start..], groups.len(), vectors),
                     );
                 }
                 self.block::<O>(&mut places, first, channel, o);
@@ -222,8 +222,8 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
         let Self { simd, x, ref layout, .. } = *self;
         let background = simd.load(layout.background);
         let out = self.out.chunks_exact_mut(self.shape.outputs());
-        for ((out, &place), windows) in out.zip(places).zip(layout.windows) {
-            if windows.has(layout.count) {
+        for ((out, &place), groups) in out.zip(places).zip(layout.groups) {
+            if groups.has(layout.count) {
                 let x = simd.sub(simd.load_part(&x[place..place + layout.rest]), background);
                 for (out, &w) in out[o..o + O].iter_mut().zip(weights) {
                     *out = *out + simd.sum(simd.mul(x, w));
@@ -252,15 +252,15 @@ impl<T: Element, S: Simd<T>> Forward<'_, T, S> {
             #[inline(always)]
             |simd| {
                 let background = simd.load(&layout.background[channel..]);
-                for ((out, place), windows) in out.zip(places).zip(layout.windows) {
+                for ((out, place), groups) in out.zip(places).zip(layout.groups) {
                     ahead.ask();
                     let mut sums = [simd.zero(); O];
-                    let mut held = windows.part(first, BLOCK / S::LANES) & whole;
+                    let mut held = groups.part(first, BLOCK / S::LANES) & whole;
                     while held != 0 {
                         let start = held.trailing_zeros() as usize * step;
                         held &= held - 1;
-                        // SAFETY: `Layout` checked that there is what the windows say, and a bit
-                        // is that of a window of the block.
+                        // SAFETY: `Layout` checked that there is what the groups say, and a bit
+                        // is that of a group of the block.
                         unsafe {
                             let x = simd.load(part(x, *place, S::LANES));
                             let x = simd.sub(x, background);
@@ -386,7 +386,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
     #[inline(always)]
     fn run(mut self, mut weights: Weights<'_, T>, sums: &[T], d_background: &mut [T]) {
         self.ahead.divide(self.layout.count * self.layout.vectors);
-        let images = images_of(self.layout.windows);
+        let images = images_of(self.layout.groups);
         d_background.fill(T::zero());
         for_output_blocks!(self.shape.outputs(), [OUTPUTS, 1], |o, O| {
             if o == 0 {
@@ -411,7 +411,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
         let (outputs, channels) = (self.shape.outputs(), self.layout.background.len());
         // Of all images.
         let mut d = [T::zero(); O];
-        for row in self.d_out[..self.layout.windows.len() * outputs].chunks_exact(outputs) {
+        for row in self.d_out[..self.layout.groups.len() * outputs].chunks_exact(outputs) {
             for k in 0..O {
                 d[k] = d[k] + row[o + k];
             }
@@ -425,7 +425,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
                 let sum = simd.load(&sums[(o + row) * channels + channel..]);
                 total = simd.mul_add(ds[row], sum, total);
             }
-            let d_x = self.windows::<O, FIRST>(images, weights, &ds, channel, o);
+            let d_x = self.groups::<O, FIRST>(images, weights, &ds, channel, o);
             if o + O == outputs {
                 total = simd.sub(total, d_x);
             }
@@ -436,7 +436,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
     /// A vector of channels from `channel` on. Returns the sum of the images' `d_x` as far as it
     /// has come.
     #[inline(always)]
-    fn windows<const O: usize, const FIRST: bool>(
+    fn groups<const O: usize, const FIRST: bool>(
         &mut self,
         images: &[u64; MOST_WINDOWS],
         weights: &mut Weights<'_, T>,
@@ -495,7 +495,7 @@ impl<T: Element, S: Simd<T>> Backward<'_, T, S> {
         let (inputs, outputs) = (shape.inputs(), shape.outputs());
         let (mut w, mut sums) = ([simd.zero(); O], [simd.zero(); O]);
         let mut total = simd.zero();
-        // SAFETY: the caller's promise; `Layout` checked that there is what the windows say, and
+        // SAFETY: the caller's promise; `Layout` checked that there is what the groups say, and
         // `dense_backward_foreground` the arrays.
         unsafe {
             for k in 0..O {

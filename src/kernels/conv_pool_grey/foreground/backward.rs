@@ -29,7 +29,7 @@ pub fn grey_backward_foreground<T: Element, S: Simd<T>>(
     assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
     assert!(can_have_foreground(shape), "a shape with a foreground");
     check(d_out, argmax, images, d_kernel, shape, n);
-    assert_eq!(foreground.windows.len(), n, "foreground length");
+    assert_eq!(foreground.groups.len(), n, "foreground length");
     let c_out = shape.conv().c_out();
     let channels = channels_of_group(simd, c_out);
     assert_eq!(foreground.background.len(), channels, "background length");
@@ -122,7 +122,7 @@ impl<T: Element> Gradient<'_, T> {
         let starts = self.starts();
         let (mut sums, mut total) = ([[simd.zero(); TAPS]; TAPS], simd.zero());
         let mut channels = self.d_out.chunks_exact(c_out).zip(self.argmax.chunks_exact(c_out));
-        for (image, windows) in self.foreground.windows.iter().enumerate() {
+        for (image, windows) in self.foreground.groups.iter().enumerate() {
             self.ahead.ask();
             let x = self.images.get(image, h * w);
             windows.for_each(
@@ -147,7 +147,7 @@ impl<T: Element> Gradient<'_, T> {
         let (count, starts) = (out_h * out_w, self.starts());
         let (mut sums, mut total) = ([[simd.zero(); TAPS]; TAPS], simd.zero());
         let mut start = 0;
-        for (image, pairs) in self.foreground.windows.iter().enumerate() {
+        for (image, pairs) in self.foreground.groups.iter().enumerate() {
             self.ahead.ask();
             let x = self.images.get(image, h * w);
             pairs.for_each(

@@ -41,7 +41,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
     }
     assert!(can_have_foreground(shape), "a shape with a foreground");
     check(out, argmax, images, kernel, shape, n);
-    assert_eq!(foreground.windows.len(), n, "foreground length");
+    assert_eq!(foreground.groups.len(), n, "foreground length");
     let channels = channels_of_group(simd, shape.conv().c_out());
     assert_eq!(foreground.background.len(), channels, "background length");
     assert!((2..=MOST_IMAGES).contains(&n), "2 to {MOST_IMAGES} images");
@@ -65,7 +65,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
         part.set_background(simd, background);
         part.store(simd, foreground.background, &mut argmax[..channels]);
         let (mut sum, mut seen, mut start) = (T::zero(), 0, 0);
-        for (image, windows) in foreground.windows.iter_mut().enumerate() {
+        for (image, windows) in foreground.groups.iter_mut().enumerate() {
             let x = images.get(image, h * w);
             ahead.ask();
             let found = part.set_image(simd, x, background, shape);

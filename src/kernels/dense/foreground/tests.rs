@@ -24,7 +24,7 @@ fn foregrounds(n: usize, count: usize) -> Vec<Windows> {
 fn case(level: Level, c: usize, (count, lacks): (usize, usize), outputs: usize, n: usize) {
     let inputs = count * c - lacks;
     let shape = DenseShape::new(inputs, outputs).unwrap();
-    let mut windows = foregrounds(n, count);
+    let mut groups = foregrounds(n, count);
     let mut background: Vec<f32> = random(c, 7);
     let mut d_background = vec![<f32>::NAN; c];
     let weights: Vec<f32> = random(shape.weights_len(), 2);
@@ -36,8 +36,8 @@ fn case(level: Level, c: usize, (count, lacks): (usize, usize), outputs: usize, 
     x = x.repeat(n);
     let mut places = vec![]; // of groups that are packed, and how long they are
     let mut start = 0;
-    for (image, windows) in windows.iter().enumerate() {
-        windows.for_each(|at| {
+    for (image, groups) in groups.iter().enumerate() {
+        groups.for_each(|at| {
             let (to, len) = (image * inputs + at * c, c.min(inputs - at * c));
             x[to..][..len].copy_from_slice(&packed[start..][..len]);
             places.push((start, to, len));
@@ -45,7 +45,7 @@ fn case(level: Level, c: usize, (count, lacks): (usize, usize), outputs: usize, 
         });
     }
     let foreground = &mut Foreground {
-        windows: &mut windows,
+        groups: &mut groups,
         background: &mut background,
         d_background: &mut d_background,
     };
