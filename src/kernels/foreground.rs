@@ -26,11 +26,17 @@ pub fn is_told_apart<T: Element, S: Simd<T>>(_: S) -> bool {
     size_of::<T>() == size_of::<f32>() && S::LANES >= LEAST_LANES
 }
 
-/// Channels of the windows that are told apart together, of which `c_out` are one's: a vector of
-/// them, of one window or of two neighbours, or several vectors.
+/// Whether windows of so many channels are told apart two by two: those of both fill a vector.
+#[inline(always)]
+pub fn in_pairs<T: Element, S: Simd<T>>(simd: S, c_out: usize) -> bool {
+    is_told_apart(simd) && 2 * c_out == S::LANES
+}
+
+/// Channels of the windows that are told apart together, of which `c_out` are one's: of one window,
+/// or of two neighbours.
 #[inline(always)]
 pub fn channels_of_group<T: Element, S: Simd<T>>(simd: S, c_out: usize) -> usize {
-    if is_told_apart(simd) { c_out.max(S::LANES) } else { c_out }
+    if in_pairs(simd, c_out) { 2 * c_out } else { c_out }
 }
 
 /// Bits of the first of two neighbours.

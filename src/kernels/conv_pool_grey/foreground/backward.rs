@@ -5,7 +5,9 @@ use crate::kernels::ahead::Ahead;
 use crate::kernels::conv_pool_grey::backward::add_picked;
 use crate::kernels::conv_pool_grey::patches::Patch;
 use crate::kernels::filtering::three::TAPS;
-use crate::kernels::foreground::{Foreground, MOST_WINDOWS, channels_of_group, is_told_apart};
+use crate::kernels::foreground::{
+    Foreground, MOST_WINDOWS, channels_of_group, in_pairs, is_told_apart,
+};
 use crate::kernels::images::Images;
 use crate::kernels::shape::{ConvPoolShape, POOL};
 use crate::kernels::simd::{Element, Simd};
@@ -66,7 +68,7 @@ impl<T: Element> Gradient<'_, T> {
         let (h, w, _) = self.shape.conv().windows().padded();
         let c_out = self.shape.conv().c_out();
         let background = simd.splat(self.images.get(0, h * w)[w + 1]);
-        let in_pairs = c_out < S::LANES;
+        let in_pairs = in_pairs(simd, c_out);
         let (mut sums, mut total) = if in_pairs { self.pairs(simd) } else { self.windows(simd, o) };
         // All pixels under the other windows are the background's.
         let mut rest = simd.load(&self.foreground.d_background[o..]);

@@ -10,7 +10,8 @@ use crate::kernels::conv_pool_grey::three::{
 use crate::kernels::dense::part_mut;
 use crate::kernels::filtering::three::{POINTS, TAPS};
 use crate::kernels::foreground::{
-    Foreground, LEAST_LANES, MOST_IMAGES, MOST_WINDOWS, Windows, channels_of_group, is_told_apart,
+    Foreground, LEAST_LANES, MOST_IMAGES, MOST_WINDOWS, Windows, channels_of_group, in_pairs,
+    is_told_apart,
 };
 use crate::kernels::images::Images;
 use crate::kernels::shape::{ConvPoolShape, POOL, POSITIONS};
@@ -49,7 +50,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
     let (out_h, out_w, c_out) = shape.pool().output();
     let layer = Channels::new(kernel, bias, relu, c_out, true);
     let (count, squares) = (out_h * out_w, sum_of_squares(simd, kernel));
-    let in_pairs = channels > c_out;
+    let in_pairs = in_pairs(simd, c_out);
     let background = images.get(0, h * w)[w + 1];
     let pixels = T::from_f64((w * POOL * (out_h + 1)) as f64 / MOST_CONTRAST);
     let loudness = background * background * pixels;
