@@ -11,7 +11,7 @@ use job::Job;
 use crate::kernels::foreground::{MOST_IMAGES, Windows};
 use crate::kernels::loss::{Loss, LossSums, Targets};
 use crate::kernels::rescale::Source;
-use crate::kernels::simd::Element;
+use crate::kernels::simd::{Element, LINE, prefetch_near};
 use crate::network::clock::{Clock, Poll};
 use crate::network::exchange::Exchange;
 use crate::network::helpers;
@@ -64,6 +64,10 @@ const WORK_FOR_BANDS: usize = 1_000_000;
 /// be stopped, and so takes some milliseconds at most.
 const WORK_OF_DESCENT: usize = 1 << 26;
 
+/// Cache lines of an image's values that are asked for: those of some tens of classes. The machine
+/// foresees the rest by itself.
+const LINES_OF_TARGETS: usize = 4;
+
 /// Images and what should be said of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Examples<'a, T> {
@@ -74,6 +78,17 @@ pub struct Examples<'a, T> {
 }
 
 impl<'a, T: Element> Examples<'a, T> {
+    /// Asks for the values of these images, of `width` each, because they are read soon.
+    fn expect_targets(&self, order: &[usize], width: usize) {
+        if let Targets::Values(y) = self.targets {
+            for &image in order {
+                let row = &y[image * width..][..width];
+                let lines = (size_of_val(row) + LINE - 1).div_ceil(LINE).min(LINES_OF_TARGETS);
+                prefetch_near(row.as_ptr().cast(), lines);
+            }
+        }
+    }
+
     /// Of those images that have these places in the order. Values of `width` are brought together
     /// in the room, which they fill.
     fn targets_of<'b>(

@@ -164,6 +164,7 @@ impl<'a, T: Element> Job<'a, T> {
         let batches = parts(self.call.order.len(), self.call.batch);
         for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
             let order = &self.call.order[batch.clone()];
+            self.examples.expect_targets(order, self.bands.bands[0].plan.width);
             for band in own() {
                 self.forward(band, order, &nothing);
             }

@@ -247,6 +247,9 @@ impl<'a, T: Element> Job<'a, T> {
             let (row, n) = (images.start + part.start, part.len());
             let order = &self.call.order[at.start + row..];
             let ahead = self.ahead(phase, at, chunk, order, n);
+            if phase.first {
+                self.examples.expect_targets(&order[..n], plan.width);
+            }
             let images = plan.in_place(self.examples.x, &order[..n]);
             let block = Block {
                 arena: &self.training.arenas[arena],
