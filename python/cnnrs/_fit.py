@@ -1,8 +1,6 @@
 """Training epoch by epoch, in calls of many steps that each are one Rust call."""
 
-import functools
 import math
-import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -247,7 +245,8 @@ class Fit:
         sums = self._sums
         sums.images += len(part)
         # One after the other, so that the sum does not depend on how steps are cut into calls.
-        sums.loss = functools.reduce(operator.add, losses.tolist(), sums.loss)
+        with np.errstate(all="ignore"):
+            sums.loss = float(np.add.accumulate(np.concatenate([[sums.loss], losses]))[-1])
         sums.right += right
         self._report.update(len(part), sums.logs(self._metric))
         if not (math.isfinite(sums.loss) or self._warned or np.isfinite(losses).all()):
