@@ -24,7 +24,8 @@ macro_rules! for_output_blocks {
 mod foreground;
 
 pub use self::foreground::{
-    Weights, dense_backward_foreground, dense_forward_foreground, sums_len,
+    Weights, defer, deferred_len, dense_backward_deferred, dense_backward_foreground,
+    dense_forward_deferred, dense_forward_foreground, settle, sums_len,
 };
 
 use super::shape::DenseShape;

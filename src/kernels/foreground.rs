@@ -163,6 +163,18 @@ impl Windows {
             }
         }
     }
+
+    /// The same backwards.
+    #[inline(always)]
+    pub fn for_each_back(self, mut visit: impl FnMut(usize)) {
+        for (at, mut word) in self.0.into_iter().enumerate().rev() {
+            while word != 0 {
+                let bit = word.ilog2() as usize;
+                visit(at * 64 + bit);
+                word ^= 1 << bit;
+            }
+        }
+    }
 }
 
 /// For each window, a bit for each image, of at most [`MOST_IMAGES`], that has it.
@@ -248,6 +260,9 @@ mod tests {
     fn listed(windows: Windows) -> Vec<usize> {
         let mut list = vec![];
         windows.for_each(|window| list.push(window));
+        let mut back = vec![];
+        windows.for_each_back(|window| back.insert(0, window));
+        assert_eq!(list, back);
         list
     }
 

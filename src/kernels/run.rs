@@ -105,6 +105,16 @@ kernels! {
         d_x: &mut [T], weights: Weights<T>, d_out: &[T], x: &[T], sums: &[T],
         foreground: &mut Foreground<T>, ahead: &Ahead, shape: &DenseShape, n: usize,
     );
+    dense::defer(deferred: &mut [T], weights: &[T], channels: usize, shape: &DenseShape);
+    dense::settle(weights: &mut [T], deferred: &mut [T], channels: usize, shape: &DenseShape);
+    dense::dense_forward_deferred(
+        out: &mut [T], x: &[T], deferred: &mut [T], biases: Option<&[T]>,
+        foreground: &Foreground<T>, shape: &DenseShape,
+    );
+    dense::dense_backward_deferred(
+        d_x: &mut [T], deferred: &mut [T], d_out: &[T], x: &[T], rate: T,
+        foreground: &mut Foreground<T>, shape: &DenseShape,
+    );
     dropout::multiply(out: &mut [T], x: &[T], mask: &[T]);
     elastic::displacements(
         out: &mut [T], scratch: &mut [T], key: u64, elastic: Elastic, h: usize, w: usize,

@@ -102,6 +102,7 @@ impl<T: Element> Inference<T> {
                     params,
                     // SAFETY: nobody writes to it in this call.
                     prepared: unsafe { prepared.read(0..prepared.len()) },
+                    deferred: None,
                     stats: &none,
                     d_stats: &none,
                     chunks: Chunks { images: at.len(), len: at.len() },

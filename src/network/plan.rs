@@ -28,6 +28,8 @@ struct Node<T> {
     params: Range<usize>,
     /// Among all that the plan prepares.
     prepared: Range<usize>,
+    /// Among all that is deferred.
+    deferred: Range<usize>,
     /// In the arena, for the most images.
     saved: Range<usize>,
     /// Where its chunks' statistics lie, if it has any.
@@ -73,6 +75,8 @@ pub struct Plan<T> {
     pub arena_len: usize,
     /// Elements of what is made of the weights.
     pub prepared_len: usize,
+    /// Elements of all that is deferred in a descent by one image after the other.
+    pub deferred_len: usize,
     /// Elements of the statistics of one batch.
     pub stats_len: usize,
     /// Nodes before which chunks meet, in order.
@@ -97,6 +101,8 @@ pub struct Block<'a, T> {
     pub params: &'a Shared<T>,
     /// What was made of them.
     pub prepared: &'a [T],
+    /// All that is deferred, which is the block's own; only for a block of one image.
+    pub deferred: Option<&'a Shared<T>>,
     /// Statistics of all chunks, on the way forward and on the way back.
     pub stats: &'a Shared<T>,
     /// See `stats`.
@@ -179,6 +185,21 @@ impl<T: Element> Plan<T> {
         self.nodes[i].prepared.clone()
     }
 
+    /// Begins to defer what nodes can, with these parameters.
+    pub fn defer(&self, deferred: &mut [T], params: &[T]) {
+        for node in &self.nodes {
+            node.step.defer(&mut deferred[node.deferred.clone()], &params[node.params.clone()]);
+        }
+    }
+
+    /// Sets the parameters from which something is deferred to what they are with that.
+    pub fn settle(&self, params: &mut [T], deferred: &mut [T]) {
+        for node in &self.nodes {
+            let deferred = &mut deferred[node.deferred.clone()];
+            node.step.settle(&mut params[node.params.clone()], deferred);
+        }
+    }
+
     /// Whether there are nodes that add their parameters' gradient to another one.
     pub fn adds(&self) -> bool {
         self.nodes.iter().any(|node| node.step.adds())
@@ -224,7 +245,7 @@ impl<T: Element> Plan<T> {
             return self.beside(x, first..first + n);
         }
         let node = self.nodes.first().filter(|node| node.step.takes_apart())?;
-        if node.foreground.is_none() || !takes_foreground(n) {
+        if node.foreground.is_none() || !is_taken_together(n) {
             return None;
         }
         let all = x.unchanged(self.scale, self.offset)?;
@@ -328,6 +349,7 @@ impl<T: Element> Plan<T> {
                     random: block.random,
                     batch: self.batch(i, block.stats, block.chunks),
                     foreground: self.foreground(block, i),
+                    deferred: deferred(block, node),
                     ahead: block.ahead,
                 }
             });
@@ -441,6 +463,7 @@ impl<T: Element> Plan<T> {
                 prepared: &block.prepared[node.prepared.clone()],
                 batch: self.batch(i, block.stats, block.chunks),
                 foreground: self.foreground(block, i),
+                deferred: deferred(block, node),
                 ahead: block.ahead,
             }
         }
@@ -451,7 +474,7 @@ impl<T: Element> Plan<T> {
     /// # Safety
     /// It is gone before another one of the block is made.
     unsafe fn foreground<'a>(&self, block: &Block<'a, T>, i: usize) -> Option<Foreground<'a, T>> {
-        if !takes_foreground(block.n) {
+        if !is_taken_together(block.n) && block.deferred.is_none() {
             return None;
         }
         let of = |node: &Node<T>| node.foreground.zip(node.step.foreground_channels());
@@ -487,9 +510,20 @@ impl<T: Element> Plan<T> {
     }
 }
 
-/// Whether the kernels for a foreground take so many images at a time; an image alone has none.
-fn takes_foreground(n: usize) -> bool {
+/// Whether the kernels for a foreground take so many images at a time. An image alone has none unless
+/// something is deferred: else all weights are gone through for it anyway.
+fn is_taken_together(n: usize) -> bool {
     (2..=MOST_IMAGES).contains(&n)
+}
+
+/// What is deferred from a node's weights.
+///
+/// # Safety
+/// It is gone before the node's next pass.
+unsafe fn deferred<'a, T>(block: &Block<'a, T>, node: &Node<T>) -> Option<&'a mut [T]> {
+    let deferred = block.deferred.filter(|_| !node.deferred.is_empty())?;
+    // SAFETY: it is the block's own; and the caller's promise.
+    Some(unsafe { deferred.write(node.deferred.clone()) })
 }
 
 /// The images that node `i` takes as they lie.

@@ -108,6 +108,8 @@ pub struct Forward<'a, T> {
     pub batch: Batch<'a, T>,
     /// Of this step's output or input, if there may be only what is in its foreground.
     pub foreground: Option<Foreground<'a, T>>,
+    /// The weights and what they lack, if something is [deferred](Step::deferred_len).
+    pub deferred: Option<&'a mut [T]>,
     /// What is read next.
     pub ahead: &'a Ahead<'a>,
 }
@@ -141,6 +143,8 @@ pub struct Backward<'a, T> {
     pub batch: Batch<'a, T>,
     /// As in the forward pass; what holds for a value holds for its gradient.
     pub foreground: Option<Foreground<'a, T>>,
+    /// As in the forward pass; a descent changes both.
+    pub deferred: Option<&'a mut [T]>,
     /// What is read next.
     pub ahead: &'a Ahead<'a>,
 }
@@ -204,6 +208,18 @@ pub trait Step<T: Element>: Debug + Send + Sync {
         _by: Descent<'_, T>,
     ) {
     }
+
+    /// Elements of a copy of the weights and of what they may lack from step to step, if a descent by
+    /// one image at a time leaves out those that change alike.
+    fn deferred_len(&self) -> usize {
+        0
+    }
+
+    /// Sets `deferred` to weights that lack nothing.
+    fn defer(&self, _deferred: &mut [T], _weights: &[T]) {}
+
+    /// Sets the weights to those in `deferred` with what they lack.
+    fn settle(&self, _weights: &mut [T], _deferred: &mut [T]) {}
 
     /// Elements of what a chunk says about the batch, in `stats` and again in `d_stats`. If there
     /// are any, all chunks meet before `forward` and before `backward`.

@@ -1,11 +1,13 @@
 //! Training: what it needs, how a batch is divided, and a call of many steps.
 
 mod bands;
+mod deferral;
 mod job;
 
 use std::ops::Range;
 
 use bands::{BANDS, Bands};
+use deferral::Deferral;
 use job::Job;
 
 use crate::kernels::foreground::{MOST_IMAGES, Windows};
@@ -176,6 +178,8 @@ pub struct Training<T> {
     windows: Vec<Shared<Windows>>,
     /// For each thread, if gradients are added up, room for the one that is added.
     extra: Vec<Shared<T>>,
+    /// For batches of one image, once there was one, if something can be deferred.
+    deferral: Option<Deferral<T>>,
     /// For small batches, if the network can be divided by rows of windows.
     bands: Option<Bands<T>>,
 }
@@ -255,6 +259,7 @@ impl<T: Element> Training<T> {
             arenas: vec![],
             windows: vec![],
             extra: vec![],
+            deferral: None,
             bands: Bands::new(layers, end)?,
             plan,
         })
@@ -278,6 +283,7 @@ impl<T: Element> Training<T> {
     /// To be called when weights have been written to.
     pub fn weights_changed(&mut self) {
         self.stale = true;
+        self.deferral.iter_mut().for_each(Deferral::weights_changed);
     }
 
     /// Takes the call's steps.
@@ -299,7 +305,7 @@ impl<T: Element> Training<T> {
         if let (Some(threads), Some(bands)) = (by_rows, &mut self.bands) {
             let outcome = bands.run(params.get_mut(), examples, call, self.loss, threads, poll)?;
             self.optimizer.steps += outcome.losses.len() as u64;
-            self.stale = true;
+            self.weights_changed();
             return Ok(outcome);
         }
         let batch = call.batch.min(call.order.len());
@@ -310,6 +316,10 @@ impl<T: Element> Training<T> {
         self.make_arenas(if self.meets() { most } else { threads })?;
         let adds_up = longest > self.plan.block || self.adds_pairs() && most > 1;
         self.make_extra(if adds_up { threads } else { 0 }, layers.params_len)?;
+        let defers = self.defers(call.batch);
+        if defers && self.deferral.is_none() {
+            self.deferral = Some(Deferral::new(&self.plan)?);
+        }
         self.stale |= self.optimizer.show_averages(params.get_mut(), false);
         if self.stale {
             let model = Model { params: params.get_mut(), moving: moving.get_mut() };
@@ -318,14 +328,25 @@ impl<T: Element> Training<T> {
         // Until it is known how the call has ended, be it in a panic.
         self.stale = true;
         self.exchange.begin(params, most, threads, call.rates.len())?;
+        match &mut self.deferral {
+            Some(deferral) if defers => {
+                deferral.begin(&self.plan, params.get_mut(), call.first_step)
+            }
+            Some(deferral) => deferral.weights_changed(),
+            None => {}
+        }
         let phases = self.phases();
-        let job = Job::new(self, params, moving, examples, call, &phases, threads)?;
+        let deferral = self.deferral.as_ref().filter(|_| defers);
+        let job = Job::new(self, params, moving, deferral, examples, call, &phases, threads)?;
         team::run(threads, |worker, barrier| {
             let mut clock = Clock::new((worker == 0).then_some(poll));
             // It comes of a panic elsewhere, which `run` passes on.
             let _: Result<(), Broken> = job.work(worker, barrier, &mut clock);
         });
         let outcome = job.end();
+        if let Some(deferral) = self.deferral.as_mut().filter(|_| defers) {
+            deferral.end(&self.plan, params.get_mut());
+        }
         self.optimizer.steps += outcome.losses.len() as u64;
         self.stale = outcome.stopped;
         Ok(outcome)
@@ -347,6 +368,16 @@ impl<T: Element> Training<T> {
             && batch <= MOST_IMAGES
             && batch <= BLOCKS_OF_BANDS * self.block
             && (WORK_FOR_BANDS..=WORK_OF_DESCENT).contains(&self.plan.work.saturating_mul(batch))
+    }
+
+    /// Whether something is deferred in batches of that size, because nodes descend by themselves, and
+    /// by one image after the other.
+    fn defers(&self, batch: usize) -> bool {
+        batch == 1
+            && self.plan.deferred_len > 0
+            && self.optimizer.is_plain()
+            && self.plan.work <= WORK_OF_DESCENT
+            && !self.meets()
     }
 
     /// How a batch is divided: by its size, never by the number of threads.

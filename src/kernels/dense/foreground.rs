@@ -3,6 +3,12 @@
 //! `weights * x = weights * b + weights * (x - b)`, where the first product is one for all images,
 //! and the second factor of the other is zero in the background.
 
+mod deferred;
+
+pub use self::deferred::{
+    defer, deferred_len, dense_backward_deferred, dense_forward_deferred, settle,
+};
+
 use super::{OUTPUTS, check, part, part_mut};
 use crate::kernels::ahead::Ahead;
 use crate::kernels::foreground::{

@@ -86,6 +86,7 @@ pub(super) struct Builder<'a, T> {
     scale: f64,
     offset: f64,
     prepared: Map,
+    deferred: Map,
     work: usize,
     ends_in_softmax: bool,
 }
@@ -99,6 +100,7 @@ impl<'a, T: Element> Builder<'a, T> {
             scale: 1.0,
             offset: 0.0,
             prepared: Map::default(),
+            deferred: Map::default(),
             work: 0,
             ends_in_softmax: false,
         }
@@ -267,11 +269,15 @@ impl<'a, T: Element> Builder<'a, T> {
         let needs_d_x = self.needs_d_x();
         self.work = self.work.saturating_add(out_len);
         let prepared = start..start + len;
+        let len = if self.trains() { step.deferred_len() } else { 0 };
+        let start = self.deferred.reserve(len)?;
+        let deferred = start..start + len;
         let node = Node {
             step,
             out_len,
             params,
             prepared,
+            deferred,
             saved: 0..0,
             meeting: None,
             needs_d_x,
@@ -350,6 +356,7 @@ impl<'a, T: Element> Builder<'a, T> {
             scratch,
             arena_len: arena.len,
             prepared_len: self.prepared.len,
+            deferred_len: self.deferred.len,
             stats_len: stats.len,
             meetings,
             work: self.work,

@@ -1,6 +1,6 @@
 //! Fully connected layers of few outputs; those of many are convolutions of one pixel.
 
-use crate::kernels::dense::{Weights, sums_len};
+use crate::kernels::dense::{Weights, deferred_len, sums_len};
 use crate::kernels::foreground::Foreground;
 use crate::kernels::run;
 use crate::kernels::shape::DenseShape;
@@ -31,12 +31,14 @@ impl DenseStep {
         }
     }
 
-    /// The foreground, if that is not all of the input.
+    /// The foreground, if that is not all of the input or if something is deferred.
     fn part<'a, T: Element>(
         &self,
         foreground: Option<Foreground<'a, T>>,
+        defers: bool,
     ) -> Option<Foreground<'a, T>> {
-        self.channels.and(foreground)?.unless_all(self.shape.inputs())
+        let foreground = self.channels.and(foreground)?;
+        if defers { Some(foreground) } else { foreground.unless_all(self.shape.inputs()) }
     }
 }
 
@@ -66,12 +68,15 @@ fn descend<T: Element>(weights: &mut [T], d_weights: &mut [T], by: Descent<'_, T
 
 impl<T: Element> Step<T> for DenseStep {
     fn forward(&self, pass: Forward<'_, T>) {
-        let Forward { n, x, out, saved, prepared, weights, foreground, ahead, .. } = pass;
+        let Forward { n, x, out, saved, prepared, weights, foreground, deferred, ahead, .. } = pass;
         let weights = if self.norm.is_some() { prepared } else { weights };
         let (kernel, bias) = weights.split_at(self.shape.weights_len());
         let bias = (!bias.is_empty()).then_some(bias);
-        match self.part(foreground) {
-            Some(part) => run::dense_forward_foreground(
+        match (self.part(foreground, deferred.is_some()), deferred) {
+            (Some(part), Some(deferred)) => {
+                run::dense_forward_deferred(out, x, deferred, bias, &part, &self.shape)
+            }
+            (Some(part), None) => run::dense_forward_foreground(
                 out,
                 saved,
                 x,
@@ -82,7 +87,7 @@ impl<T: Element> Step<T> for DenseStep {
                 &self.shape,
                 n,
             ),
-            None => run::dense_forward(out, x, kernel, bias, &self.shape, n),
+            (None, _) => run::dense_forward(out, x, kernel, bias, &self.shape, n),
         }
         if self.relu {
             run::relu_in_place(out);
@@ -93,7 +98,7 @@ impl<T: Element> Step<T> for DenseStep {
         let shape = &self.shape;
         let kernel = &weights[..shape.weights_len()];
         self.undo_relu(pass.d_out, pass.out);
-        let part = self.part(pass.foreground.take());
+        let part = self.part(pass.foreground.take(), false);
         let Backward { n, d_x, d_weights, adds, d_out, x, saved, scratch, ahead, .. } = pass;
         let (d_kernel, d_bias) = d_weights.split_at_mut(kernel.len());
         if self.use_bias {
@@ -127,9 +132,10 @@ impl<T: Element> Step<T> for DenseStep {
         by: Descent<'_, T>,
     ) {
         let (shape, at) = (&self.shape, self.shape.weights_len());
-        let part = self.part(pass.foreground.take());
         self.undo_relu(pass.d_out, pass.out);
-        let Backward { n, d_x, d_weights, adds, d_out, x, saved, scratch, ahead, .. } = pass;
+        let part = self.part(pass.foreground.take(), pass.deferred.is_some());
+        let Backward { n, d_x, d_weights, adds, d_out, x, saved, scratch, deferred, ahead, .. } =
+            pass;
         let ((kernel, bias), (d_kernel, d_bias)) =
             (weights.split_at_mut(at), d_weights.split_at_mut(at));
         let Descent { before, rate } = by;
@@ -139,23 +145,44 @@ impl<T: Element> Step<T> for DenseStep {
             set_or_add(d_bias, adds, scratch, |d_bias| run::sum_rows(d_bias, d_out));
             descend(bias, d_bias, by(before_bias));
         }
-        match (part, d_x) {
-            (Some(mut part), Some(d_x)) => {
+        match (part, d_x, deferred) {
+            (Some(mut part), Some(d_x), Some(deferred)) => {
+                run::dense_backward_deferred(d_x, deferred, d_out, x, rate, &mut part, shape);
+            }
+            (Some(mut part), Some(d_x), None) => {
                 let sum = adds.then_some(&*d_kernel);
                 let kernel = Weights::Descending { weights: kernel, sum, before, rate };
                 run::dense_backward_foreground(
                     d_x, kernel, d_out, x, saved, &mut part, ahead, shape, n,
                 );
             }
-            (_, d_x) if !adds && before.is_none() => {
+            (_, d_x, _) if !adds && before.is_none() => {
                 run::dense_backward_sgd(d_x, kernel, d_out, x, rate, shape, n)
             }
-            (_, d_x) => {
+            (_, d_x, _) => {
                 set_or_add(d_kernel, adds, scratch, |d_kernel| {
                     run::dense_backward(d_x, d_kernel, d_out, x, kernel, shape, n);
                 });
                 descend(kernel, d_kernel, by(before));
             }
+        }
+    }
+
+    fn deferred_len(&self) -> usize {
+        let channels = self.channels.filter(|_| run::is_told_apart::<T>());
+        channels.map_or(0, |channels| deferred_len(channels, &self.shape))
+    }
+
+    fn defer(&self, deferred: &mut [T], weights: &[T]) {
+        if let (Some(channels), [_, ..]) = (self.channels, &*deferred) {
+            run::defer(deferred, &weights[..self.shape.weights_len()], channels, &self.shape);
+        }
+    }
+
+    fn settle(&self, weights: &mut [T], deferred: &mut [T]) {
+        if let (Some(channels), [_, ..]) = (self.channels, &*deferred) {
+            let kernel = &mut weights[..self.shape.weights_len()];
+            run::settle(kernel, deferred, channels, &self.shape);
         }
     }
 

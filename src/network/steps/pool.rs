@@ -78,6 +78,7 @@ mod tests {
                 random: Random { seed: 0, step: 0, row: 0, iteration: 0 },
                 batch: Batch { stats: &[], d_stats: &[], chunks: Chunks { images: 3, len: 3 } },
                 foreground: None,
+                deferred: None,
                 ahead: &crate::kernels::ahead::Ahead::nothing(),
             });
             let mut expected = out.clone();

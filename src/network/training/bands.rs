@@ -202,6 +202,7 @@ impl<'a, T: Element> Job<'a, T> {
             random: Random { seed: 0, step: 0, row: 0, iteration: 0 },
             params: &band.params,
             prepared: &[],
+            deferred: None,
             stats: &self.bands.stats,
             d_stats: &self.bands.stats,
             chunks: Chunks { images: order.len(), len: order.len() },

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::deferral::Deferral;
 use super::{Call, Examples, Outcome, Phase, Training, WORK_OF_DESCENT};
 use crate::kernels::ahead::Ahead;
 use crate::kernels::loss::LossSums;
@@ -21,6 +22,8 @@ pub struct Job<'a, T> {
     training: &'a Training<T>,
     params: &'a Shared<T>,
     moving: &'a Shared<T>,
+    /// If something is deferred.
+    deferral: Option<&'a Deferral<T>>,
     examples: Examples<'a, T>,
     call: Call<'a>,
     phases: &'a [Phase],
@@ -101,6 +104,7 @@ impl<'a, T: Element> Job<'a, T> {
         training: &'a Training<T>,
         params: &'a Shared<T>,
         moving: &'a Shared<T>,
+        deferral: Option<&'a Deferral<T>>,
         examples: Examples<'a, T>,
         call: Call<'a>,
         phases: &'a [Phase],
@@ -116,6 +120,7 @@ impl<'a, T: Element> Job<'a, T> {
             training,
             params,
             moving,
+            deferral,
             examples,
             call,
             phases,
@@ -150,6 +155,10 @@ impl<'a, T: Element> Job<'a, T> {
         let batches = parts(self.call.order.len(), self.call.batch);
         for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
             let at = self.at(step, batch, threads, rate);
+            if let Some(deferral) = self.deferral.filter(|_| step > 0) {
+                // SAFETY: what is deferred is by one image at a time, and so by one thread.
+                unsafe { deferral.settle_before(plan, self.params, self.number(step)) };
+            }
             for phase in self.phases {
                 let fixed = self.training.meets();
                 for turn in self.turns(at.turns(), worker, threads, fixed, &mut asked) {
@@ -179,6 +188,11 @@ impl<'a, T: Element> Job<'a, T> {
             }
         }
         Ok(())
+    }
+
+    /// That of a step of the call in its epoch.
+    fn number(&self, step: usize) -> u64 {
+        self.call.first_step.wrapping_add(step as u64)
     }
 
     /// How a step is taken whose images have these places in the order.
@@ -257,13 +271,14 @@ impl<'a, T: Element> Job<'a, T> {
                 n,
                 random: Random {
                     seed: self.call.seed,
-                    step: self.call.first_step.wrapping_add(at.step as u64),
+                    step: self.number(at.step),
                     row: row as u64,
                     iteration: self.training.optimizer.steps + at.step as u64,
                 },
                 params: self.params(worker),
                 // SAFETY: it is written to between steps only.
                 prepared: unsafe { self.training.prepared.read(0..plan.prepared_len) },
+                deferred: self.deferral.map(|deferral| &deferral.deferred),
                 stats: &self.training.stats,
                 d_stats: &self.training.d_stats,
                 chunks: at.chunks,

@@ -45,7 +45,7 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
     assert_eq!(foreground.groups.len(), n, "foreground length");
     let channels = channels_of_group(simd, shape.conv().c_out());
     assert_eq!(foreground.background.len(), channels, "background length");
-    assert!((2..=MOST_IMAGES).contains(&n), "2 to {MOST_IMAGES} images");
+    assert!((1..=MOST_IMAGES).contains(&n), "1 to {MOST_IMAGES} images");
     let (h, w, _) = shape.conv().windows().padded();
     let (out_h, out_w, c_out) = shape.pool().output();
     let layer = Channels::new(kernel, bias, relu, c_out, true);

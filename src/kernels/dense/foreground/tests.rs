@@ -1,6 +1,6 @@
 use super::*;
 use crate::dispatch;
-use crate::kernels::dense::{dense_backward, dense_forward};
+use crate::kernels::dense::{dense_backward, dense_backward_sgd, dense_forward};
 use crate::kernels::foreground::channels_of_group;
 use crate::kernels::optimizer::sgd;
 use crate::kernels::simd::Level;
@@ -20,6 +20,52 @@ fn foregrounds(n: usize, count: usize) -> Vec<Windows> {
     (0..n).map(set).collect()
 }
 
+/// All inputs of images, and of each group in their foregrounds where it is packed, where it is in
+/// all inputs, and how long.
+fn unpack(
+    groups: &[Windows],
+    packed: &[f32],
+    background: &[f32],
+    inputs: usize,
+) -> (Vec<f32>, Vec<(usize, usize, usize)>) {
+    let c = background.len();
+    let image = background.iter().copied().cycle().take(inputs).collect::<Vec<_>>();
+    let (mut x, mut places, mut start) = (image.repeat(groups.len()), vec![], 0);
+    for (image, groups) in groups.iter().enumerate() {
+        groups.for_each(|at| {
+            let (to, len) = (image * inputs + at * c, c.min(inputs - at * c));
+            x[to..][..len].copy_from_slice(&packed[start..][..len]);
+            places.push((start, to, len));
+            start += len;
+        });
+    }
+    (x, places)
+}
+
+/// Asserts that packed and unpacked gradients agree, and the sums of what is not packed, of `terms`
+/// products.
+fn assert_same_gradient(
+    d_x: &[f32],
+    d_background: &[f32],
+    expected: &[f32],
+    places: &[(usize, usize, usize)],
+    inputs: usize,
+    terms: usize,
+) {
+    let c = d_background.len();
+    let mut expected_rest = vec![0.0; c];
+    for (at, d) in expected.iter().enumerate() {
+        let channel = at % inputs % c;
+        if !places.iter().any(|&(_, to, _)| to == at - channel) {
+            expected_rest[channel] += d;
+        }
+    }
+    for &(from, to, len) in places {
+        assert_close(&d_x[from..][..len], &expected[to..][..len], terms);
+    }
+    assert_close(d_background, &expected_rest, terms * expected.len() / c);
+}
+
 /// Images of so many groups with `c` channels, of which the last one lacks some.
 fn case(level: Level, c: usize, (count, lacks): (usize, usize), outputs: usize, n: usize) {
     let inputs = count * c - lacks;
@@ -32,18 +78,7 @@ fn case(level: Level, c: usize, (count, lacks): (usize, usize), outputs: usize, 
     let d_out: Vec<f32> = random(n * outputs, 4);
 
     let packed: Vec<f32> = random(n * inputs, 1);
-    let mut x: Vec<f32> = background.iter().copied().cycle().take(inputs).collect();
-    x = x.repeat(n);
-    let mut places = vec![]; // of groups that are packed, and how long they are
-    let mut start = 0;
-    for (image, groups) in groups.iter().enumerate() {
-        groups.for_each(|at| {
-            let (to, len) = (image * inputs + at * c, c.min(inputs - at * c));
-            x[to..][..len].copy_from_slice(&packed[start..][..len]);
-            places.push((start, to, len));
-            start += len;
-        });
-    }
+    let (x, places) = unpack(&groups, &packed, &background, inputs);
     let foreground = &mut Foreground {
         groups: &mut groups,
         background: &mut background,
@@ -95,17 +130,8 @@ fn case(level: Level, c: usize, (count, lacks): (usize, usize), outputs: usize, 
             let d_x = Some(&mut expected_d_x[..]);
             dense_backward(simd, d_x, &mut expected, &d_out, &x, &weights, &shape, n);
         });
-        let mut expected_rest = vec![0.0; c];
-        for (at, d) in expected_d_x.iter().enumerate() {
-            let channel = at % inputs % c;
-            if !places.iter().any(|&(_, to, _)| to == at - channel) {
-                expected_rest[channel] += d;
-            }
-        }
-        for &(from, to, len) in &places {
-            assert_close(&d_x[from..][..len], &expected_d_x[to..][..len], outputs);
-        }
-        assert_close(foreground.d_background, &expected_rest, n * count * outputs);
+        let d_background = &*foreground.d_background;
+        assert_same_gradient(&d_x, d_background, &expected_d_x, &places, inputs, outputs);
         assert_close(&d_weights, &expected, n);
     }
 }
@@ -125,6 +151,70 @@ fn equals_the_kernels_that_leave_nothing_out() {
                 for count in [1, 2, 32, 33, 85, 129] {
                     case(level, lanes, (count, lanes / 2), outputs, n);
                 }
+            }
+        }
+    });
+}
+
+/// Some steps of descent by images of so many groups with `c` channels, of which the last one lacks
+/// some, each with another background.
+fn case_of_deferral(level: Level, c: usize, (count, lacks): (usize, usize), outputs: usize) {
+    const STEPS: usize = 5;
+    let inputs = count * c - lacks;
+    let shape = DenseShape::new(inputs, outputs).unwrap();
+    let mut weights: Vec<f32> = random(shape.weights_len(), 2);
+    let mut plain = weights.clone();
+    let mut deferred = vec![<f32>::NAN; deferred_len(c, &shape)];
+    dispatch!(f32, level, simd => defer(simd, &mut deferred, &weights, c, &shape));
+    for (step, groups) in foregrounds(STEPS, count).into_iter().enumerate() {
+        let seed = 10 * step as u64;
+        let mut background: Vec<f32> = random(c, seed + 3);
+        let packed: Vec<f32> = random(inputs, seed + 4);
+        let d_out: Vec<f32> = random(outputs, seed + 5);
+        let biases: Vec<f32> = random(outputs, seed + 6);
+        let biases = (step % 2 == 0).then_some(&biases[..]);
+        let rate = 0.1;
+        let (x, places) = unpack(&[groups], &packed, &background, inputs);
+        let (mut out, mut d_x) = (vec![<f32>::NAN; outputs], vec![<f32>::NAN; inputs]);
+        let (mut expected, mut expected_d_x) = (out.clone(), d_x.clone());
+        let foreground = &mut Foreground {
+            groups: &mut [groups],
+            background: &mut background,
+            d_background: &mut vec![<f32>::NAN; c],
+        };
+        dispatch!(f32, level, simd => {
+            dense_forward(simd, &mut expected, &x, &plain, biases, &shape, 1);
+            dense_forward_deferred(
+                simd, &mut out, &packed, &mut deferred, biases, foreground, &shape,
+            );
+            let d_x_of_all = Some(&mut expected_d_x[..]);
+            dense_backward_sgd(simd, d_x_of_all, &mut plain, &d_out, &x, rate, &shape, 1);
+            dense_backward_deferred(
+                simd, &mut d_x, &mut deferred, &d_out, &packed, rate, foreground, &shape,
+            );
+        });
+        assert_close(&out, &expected, STEPS * inputs);
+        let d_background = &*foreground.d_background;
+        let terms = STEPS * outputs;
+        assert_same_gradient(&d_x, d_background, &expected_d_x, &places, inputs, terms);
+    }
+    dispatch!(f32, level, simd => settle(simd, &mut weights, &mut deferred, c, &shape));
+    assert_close(&weights, &plain, STEPS);
+}
+
+#[test]
+fn descent_is_the_same_if_the_background_is_deferred() {
+    for_each_level(|level| {
+        if !dispatch!(f32, level, simd => is_told_apart::<f32, _>(simd)) {
+            return;
+        }
+        let lanes = dispatch!(f32, level, simd => channels_of_group::<f32, _>(simd, 8));
+        for outputs in [1, 9, 10, 11, 23] {
+            for (channels, count) in [(1, 1), (1, 6), (1, 64), (1, 65), (1, 169), (3, 4)] {
+                case_of_deferral(level, channels * lanes, (count, 0), outputs);
+            }
+            for count in [1, 2, 33, 85, 129] {
+                case_of_deferral(level, lanes, (count, lanes / 2), outputs);
             }
         }
     });
