@@ -54,6 +54,11 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
     let background = images.get(0, h * w)[w + 1];
     let pixels = T::from_f64((w * POOL * (out_h + 1)) as f64 / MOST_CONTRAST);
     let loudness = background * background * pixels;
+    // Each window has pixels of its own, as many as it has positions.
+    let least = POSITIONS * (count - MOST_EIGHTHS * count / 8);
+    if count_equal(simd, images.get(0, h * w), background) < least {
+        return false;
+    }
     ahead.divide(2 * n * c_out.div_ceil(CHANNELS));
     let mut kernel = [[[T::zero(); CHANNELS]; TAPS]; POINTS];
     let mut points = Aligned([[[T::zero(); COLUMNS]; POINTS]; ROWS]);
@@ -90,6 +95,19 @@ pub fn grey_forward_foreground<T: Element, S: Simd<T>>(
         }
     }
     true
+}
+
+/// How many pixels are the background's.
+#[inline(always)]
+fn count_equal<T: Element, S: Simd<T>>(simd: S, x: &[T], background: T) -> usize {
+    let background = simd.splat(background);
+    let (vectors, rest) = x.split_at(x.len() - x.len() % S::LANES);
+    let mut count = 0;
+    for x in vectors.chunks_exact(S::LANES) {
+        count += simd.bits(simd.equal(simd.load(x), background)).count_ones();
+    }
+    let same = simd.bits(simd.equal(simd.load_part(rest), background));
+    (count + (same & ((1 << rest.len()) - 1)).count_ones()) as usize
 }
 
 /// Some channels, and what they need.
