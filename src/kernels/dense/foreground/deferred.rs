@@ -36,6 +36,7 @@ pub fn defer<T: Element, S: Simd<T>>(
     channels: usize,
     shape: &DenseShape,
 ) {
+    assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
     let parts = Parts::new(deferred, channels, shape);
     parts.sums.fill(T::zero());
     parts.shift.fill(T::zero());
@@ -61,6 +62,7 @@ pub fn settle<T: Element, S: Simd<T>>(
     channels: usize,
     shape: &DenseShape,
 ) {
+    assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
     let parts = Parts::new(deferred, channels, shape);
     for_each_vector::<T, S>(
         channels,
@@ -128,6 +130,7 @@ pub fn dense_forward_deferred<T: Element, S: Simd<T>>(
     foreground: &Foreground<T>,
     shape: &DenseShape,
 ) {
+    assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
     check(out, x, shape);
     let parts = Parts::new(deferred, foreground.background.len(), shape);
     let walk = Walk::new(simd, x, &*foreground.groups, &*foreground.background, shape);
@@ -154,6 +157,7 @@ pub fn dense_backward_deferred<T: Element, S: Simd<T>>(
     foreground: &mut Foreground<T>,
     shape: &DenseShape,
 ) {
+    assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
     check(d_out, x, shape);
     let Foreground { groups, background, d_background } = foreground;
     let mut parts = Parts::new(deferred, background.len(), shape);
@@ -211,7 +215,6 @@ impl<'a, T: Element> Walk<'a, T> {
         background: &'a [T],
         shape: &DenseShape,
     ) -> Self {
-        assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
         assert_eq!(groups.len(), 1, "one image");
         let layout = Layout::new(simd, groups, background, shape, x.len());
         Self { x, layout, outputs: shape.outputs() }
@@ -225,40 +228,34 @@ impl<'a, T: Element> Walk<'a, T> {
         k: usize,
         mut visit: impl FnMut(Inputs),
     ) {
-        let Layout { groups, count, rest, .. } = self.layout;
-        let whole = groups[0].among(Windows::first(count));
-        let has_rest = rest > 0 && groups[0].has(count);
+        let groups = self.layout.groups[0];
         if BACK {
-            let mut nth = whole.count();
-            if has_rest {
-                visit(self.inputs(simd, k, count, nth, rest));
-            }
-            whole.for_each_back(
+            let mut nth = groups.count();
+            groups.for_each_back(
                 #[inline(always)]
                 |group| {
                     nth -= 1;
-                    visit(self.inputs(simd, k, group, nth, S::LANES));
+                    visit(self.inputs(simd, k, group, nth));
                 },
             );
         } else {
             let mut nth = 0;
-            whole.for_each(
+            groups.for_each(
                 #[inline(always)]
                 |group| {
-                    visit(self.inputs(simd, k, group, nth, S::LANES));
+                    visit(self.inputs(simd, k, group, nth));
                     nth += 1;
                 },
             );
-            if has_rest {
-                visit(self.inputs(simd, k, count, nth, rest));
-            }
         }
     }
 
-    /// Vector `k` of a group, the `nth` in the foreground.
+    /// Vector `k` of a group, the `nth` in the foreground. The last group may lack a window.
     #[inline(always)]
-    fn inputs<S: Simd<T>>(&self, _: S, k: usize, group: usize, nth: usize, len: usize) -> Inputs {
-        let at = |group| (group * self.layout.vectors + k) * S::LANES;
+    fn inputs<S: Simd<T>>(&self, _: S, k: usize, group: usize, nth: usize) -> Inputs {
+        let Layout { vectors, count, rest, .. } = self.layout;
+        let at = |group| (group * vectors + k) * S::LANES;
+        let len = if group < count { S::LANES } else { rest };
         Inputs { place: at(nth), weights: at(group) * self.outputs, len }
     }
 
