@@ -106,7 +106,7 @@ class Watching(Callback):
 def trained_one_by_one(images, steps_per_execution=1, callbacks=()):
     """Weights and loss after an epoch at batch 1 of small images.
 
-    What its steps add to the weights that meet the background is brought together every 1,024 steps.
+    What steps add to the weights that meet the background is brought together every 1,024 steps.
     """
     rng = np.random.default_rng(7)
     x = np.full((images, 12, 12, 1), -0.5)
