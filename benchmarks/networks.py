@@ -121,7 +121,7 @@ class Arithmetic:
     - leaves out rows and columns of the convolution that the pooling drops;
     - takes 16 products for 36 (3x3), or 6 for 10 (5x5), where Winograd's filtering serves: with
       channels enough, and on a first layer's one channel, where 3x3 takes 24, and that with AVX-512
-      only; the sums before and after them are not counted;
+      and AVX2 only; the sums before and after them are not counted;
     - computes the gradients of a convolution for one of the four positions in a window only, and
       there only if the pooled element is alive: a quarter, times the share of live elements. The
       first layer takes dead ones too;
@@ -174,16 +174,16 @@ def arithmetic(
     return Arithmetic(dense, executed)
 
 
-def foreground_share(network: Network, x: Array, *, batch: int, instruction_set: str) -> float:
+def foreground_share(network: Network, x: Array, *, instruction_set: str) -> float:
     """The share of the first convolution's pooling windows that cnnrs computes in training.
 
-    With AVX-512, in batches of two images and more, a 3x3 convolution of 8 filters or a multiple of
-    16, a pooling and a dense layer of few outputs leave out what sees the background only.
+    With AVX-512 and AVX2, a 3x3 convolution of 8 filters or a multiple of 16, a pooling and a dense
+    layer of few outputs leave out what sees the background only: in plain gradient descent, also by
+    one image after the other.
 
     Args:
         network: any.
         x: its inputs, (n, 28, 28, 1), the first of which tells the background.
-        batch: the size of a batch.
         instruction_set: the one that cnnrs uses.
     """
     first, dense = network.layers[0], network.layers[3:4]
@@ -193,7 +193,7 @@ def foreground_share(network: Network, x: Array, *, batch: int, instruction_set:
         and (first.filters == 8 or first.filters % 16 == 0)
         and network.layers[1:3] == (Pool(), Flatten())
         and all(isinstance(layer, Dense) and layer.units < 32 for layer in dense)
-        and (batch > 1, instruction_set) == (True, "avx512")
+        and instruction_set in ("avx512", "avx2")
     ):
         return 1.0
     differs = np.asarray(x[..., 0] != x[0, 1, 1, 0])
@@ -207,7 +207,7 @@ def _winograd_share(size: int, c_in: int, c_out: int, instruction_set: str) -> f
     In Rust: `winograd::supports`, and for a first layer `pays` in `conv_pool_grey`.
     """
     match size:
-        case 3 if c_in == 1 and instruction_set == "avx512":
+        case 3 if c_in == 1 and instruction_set in ("avx512", "avx2"):
             return 24 / 36
         case 3 if c_in * c_out // (c_in + c_out) >= 8:
             return 16 / 36

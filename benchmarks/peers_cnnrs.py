@@ -97,7 +97,7 @@ class Training(Work):
     def foreground_share(self) -> float:
         """The share of the first convolution's windows that are not left out."""
         level = _core.simd_level()
-        return foreground_share(self.network, self.x, batch=self.row.batch, instruction_set=level)
+        return foreground_share(self.network, self.x, instruction_set=level)
 
 
 class Inference(BatchWork):
