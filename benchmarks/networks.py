@@ -121,7 +121,7 @@ class Arithmetic:
     - leaves out rows and columns of the convolution that the pooling drops;
     - takes 16 products for 36 (3x3), or 6 for 10 (5x5), where Winograd's filtering serves: with
       channels enough, and on a first layer's one channel, where 3x3 takes 24, and that with AVX-512
-      and AVX2 only; the sums before and after them are not counted;
+      or AVX2 only; the sums before and after them are not counted;
     - computes the gradients of a convolution for one of the four positions in a window only, and
       there only if the pooled element is alive: a quarter, times the share of live elements. The
       first layer takes dead ones too;
@@ -177,7 +177,7 @@ def arithmetic(
 def foreground_share(network: Network, x: Array, *, instruction_set: str) -> float:
     """The share of the first convolution's pooling windows that cnnrs computes in training.
 
-    With AVX-512 and AVX2, a 3x3 convolution of 8 filters or a multiple of 16, a pooling and a dense
+    With AVX-512 or AVX2, a 3x3 convolution of 8 filters or a multiple of 16, a pooling and a dense
     layer of few outputs leave out what sees the background only: in plain gradient descent, also by
     one image after the other.
 

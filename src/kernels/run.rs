@@ -106,9 +106,9 @@ kernels! {
         foreground: &mut Foreground<T>, ahead: &Ahead, shape: &DenseShape, n: usize,
     );
     dense::defer(deferred: &mut [T], weights: &[T], channels: usize, shape: &DenseShape);
-    dense::settle(weights: &mut [T], deferred: &mut [T], channels: usize, shape: &DenseShape);
+    dense::settle(weights: &mut [T], deferred: &[T], channels: usize, shape: &DenseShape);
     dense::dense_forward_deferred(
-        out: &mut [T], x: &[T], deferred: &mut [T], biases: Option<&[T]>,
+        out: &mut [T], x: &[T], deferred: &[T], biases: Option<&[T]>,
         foreground: &Foreground<T>, shape: &DenseShape,
     );
     dense::dense_backward_deferred(

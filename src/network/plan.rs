@@ -28,7 +28,7 @@ struct Node<T> {
     params: Range<usize>,
     /// Among all that the plan prepares.
     prepared: Range<usize>,
-    /// Among all that is deferred.
+    /// Among what all nodes have set up to defer something.
     deferred: Range<usize>,
     /// In the arena, for the most images.
     saved: Range<usize>,
@@ -75,7 +75,7 @@ pub struct Plan<T> {
     pub arena_len: usize,
     /// Elements of what is made of the weights.
     pub prepared_len: usize,
-    /// Elements of all that is deferred in a descent by one image after the other.
+    /// Elements of what nodes set up to defer something in a descent by one image after the other.
     pub deferred_len: usize,
     /// Elements of the statistics of one batch.
     pub stats_len: usize,
@@ -101,7 +101,7 @@ pub struct Block<'a, T> {
     pub params: &'a Shared<T>,
     /// What was made of them.
     pub prepared: &'a [T],
-    /// All that is deferred, which is the block's own; only for a block of one image.
+    /// What nodes have set up to defer something, which is the block's own; for one image only.
     pub deferred: Option<&'a Shared<T>>,
     /// Statistics of all chunks, on the way forward and on the way back.
     pub stats: &'a Shared<T>,
@@ -192,10 +192,11 @@ impl<T: Element> Plan<T> {
         }
     }
 
-    /// Sets the parameters from which something is deferred to what they are with that.
-    pub fn settle(&self, params: &mut [T], deferred: &mut [T]) {
+    /// Sets the parameters from which something is deferred to what they are with that. A descent may
+    /// go on from `deferred`.
+    pub fn settle(&self, params: &mut [T], deferred: &[T]) {
         for node in &self.nodes {
-            let deferred = &mut deferred[node.deferred.clone()];
+            let deferred = &deferred[node.deferred.clone()];
             node.step.settle(&mut params[node.params.clone()], deferred);
         }
     }
@@ -349,7 +350,7 @@ impl<T: Element> Plan<T> {
                     random: block.random,
                     batch: self.batch(i, block.stats, block.chunks),
                     foreground: self.foreground(block, i),
-                    deferred: deferred(block, node),
+                    deferred: deferred(block, node).map(|deferred| &*deferred),
                     ahead: block.ahead,
                 }
             });
@@ -516,7 +517,7 @@ fn is_taken_together(n: usize) -> bool {
     (2..=MOST_IMAGES).contains(&n)
 }
 
-/// What is deferred from a node's weights.
+/// What a node has set up to defer something.
 ///
 /// # Safety
 /// It is gone before the node's next pass.

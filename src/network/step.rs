@@ -108,8 +108,8 @@ pub struct Forward<'a, T> {
     pub batch: Batch<'a, T>,
     /// Of this step's output or input, if there may be only what is in its foreground.
     pub foreground: Option<Foreground<'a, T>>,
-    /// The weights and what they lack, if something is [deferred](Step::deferred_len).
-    pub deferred: Option<&'a mut [T]>,
+    /// What [`defer`](Step::defer) has set and a descent has changed since, if something is deferred.
+    pub deferred: Option<&'a [T]>,
     /// What is read next.
     pub ahead: &'a Ahead<'a>,
 }
@@ -143,7 +143,7 @@ pub struct Backward<'a, T> {
     pub batch: Batch<'a, T>,
     /// As in the forward pass; what holds for a value holds for its gradient.
     pub foreground: Option<Foreground<'a, T>>,
-    /// As in the forward pass; a descent changes both.
+    /// As in the forward pass; a descent changes it in place of the weights.
     pub deferred: Option<&'a mut [T]>,
     /// What is read next.
     pub ahead: &'a Ahead<'a>,
@@ -209,17 +209,17 @@ pub trait Step<T: Element>: Debug + Send + Sync {
     ) {
     }
 
-    /// Elements of a copy of the weights and of what they may lack from step to step, if a descent by
-    /// one image at a time leaves out those that change alike.
+    /// Elements of a copy of the weights and of what is kept beside it from step to step, if a descent
+    /// by one image at a time leaves out those that change alike, and defers what they lack.
     fn deferred_len(&self) -> usize {
         0
     }
 
-    /// Sets `deferred` to weights that lack nothing.
+    /// Sets that up for weights that lack nothing.
     fn defer(&self, _deferred: &mut [T], _weights: &[T]) {}
 
-    /// Sets the weights to those in `deferred` with what they lack.
-    fn settle(&self, _weights: &mut [T], _deferred: &mut [T]) {}
+    /// Sets the weights to those of the copy with what they lack. A descent may go on from `deferred`.
+    fn settle(&self, _weights: &mut [T], _deferred: &[T]) {}
 
     /// Elements of what a chunk says about the batch, in `stats` and again in `d_stats`. If there
     /// are any, all chunks meet before `forward` and before `backward`.

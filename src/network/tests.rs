@@ -1,7 +1,9 @@
-//! Networks as a whole: threads, interruptions, fusing, and by files averages, bands and gradients.
+//! Networks as a whole: threads, interruptions, fusing, and by files averages, bands, deferral and
+//! gradients.
 
 mod averages;
 mod bands;
+mod deferral;
 mod gradients;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

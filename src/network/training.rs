@@ -85,6 +85,7 @@ impl<'a, T: Element> Examples<'a, T> {
         if let Targets::Values(y) = self.targets {
             for &image in order {
                 let row = &y[image * width..][..width];
+                // Wherever in a line it begins.
                 let lines = (size_of_val(row) + LINE - 1).div_ceil(LINE).min(LINES_OF_TARGETS);
                 prefetch_near(row.as_ptr().cast(), lines);
             }
@@ -126,7 +127,8 @@ pub struct Call<'a> {
     pub rates: &'a [f64],
     /// Of the random numbers.
     pub seed: u64,
-    /// The number of the first step, for the random numbers.
+    /// The number of the first step in its epoch: for the random numbers, and for when what is
+    /// deferred is settled.
     pub first_step: u64,
     /// At least 1.
     pub threads: usize,

@@ -87,7 +87,8 @@ impl<T: Element> Step<T> for DenseStep {
                 &self.shape,
                 n,
             ),
-            (None, _) => run::dense_forward(out, x, kernel, bias, &self.shape, n),
+            (None, Some(_)) => unreachable!("what is deferred has a foreground"),
+            (None, None) => run::dense_forward(out, x, kernel, bias, &self.shape, n),
         }
         if self.relu {
             run::relu_in_place(out);
@@ -95,6 +96,7 @@ impl<T: Element> Step<T> for DenseStep {
     }
 
     fn backward(&self, mut pass: Backward<'_, T>, weights: &[T]) {
+        assert!(pass.deferred.is_none(), "a descent, if something is deferred");
         let shape = &self.shape;
         let kernel = &weights[..shape.weights_len()];
         self.undo_relu(pass.d_out, pass.out);
@@ -156,10 +158,11 @@ impl<T: Element> Step<T> for DenseStep {
                     d_x, kernel, d_out, x, saved, &mut part, ahead, shape, n,
                 );
             }
-            (_, d_x, _) if !adds && before.is_none() => {
+            (_, _, Some(_)) => unreachable!("a descent of what is deferred has a foreground"),
+            (_, d_x, None) if !adds && before.is_none() => {
                 run::dense_backward_sgd(d_x, kernel, d_out, x, rate, shape, n)
             }
-            (_, d_x, _) => {
+            (_, d_x, None) => {
                 set_or_add(d_kernel, adds, scratch, |d_kernel| {
                     run::dense_backward(d_x, d_kernel, d_out, x, kernel, shape, n);
                 });
@@ -179,8 +182,8 @@ impl<T: Element> Step<T> for DenseStep {
         }
     }
 
-    fn settle(&self, weights: &mut [T], deferred: &mut [T]) {
-        if let (Some(channels), [_, ..]) = (self.channels, &*deferred) {
+    fn settle(&self, weights: &mut [T], deferred: &[T]) {
+        if let (Some(channels), [_, ..]) = (self.channels, deferred) {
             let kernel = &mut weights[..self.shape.weights_len()];
             run::settle(kernel, deferred, channels, &self.shape);
         }

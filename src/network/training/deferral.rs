@@ -6,19 +6,20 @@ use crate::network::plan::Plan;
 use crate::network::shared::Shared;
 
 /// Steps of an epoch after which weights get what they lack, so that it stays small beside them, and
-/// sums over them exact.
+/// so that rounding does not add up in their sums.
 const STEPS: u64 = 1024;
 
 /// What nodes [defer](crate::network::step::Step::deferred_len) in a descent by one image after the
 /// other.
 ///
 /// When that is settled is a matter of rounding. So it depends on the step of the epoch alone: a
-/// call that begins at another one goes on with what the last call has left.
+/// call that begins at another one goes on with what the last call has left. But weights that are
+/// set between two steps, even to what they are, begin anew.
 #[derive(Debug)]
 pub struct Deferral<T> {
-    /// The weights that lack something, and what they lack.
+    /// What the plan's nodes have set up.
     pub deferred: Shared<T>,
-    /// Whether both together are the network's weights.
+    /// Whether it comes to the network's weights.
     current: bool,
 }
 
@@ -36,7 +37,8 @@ impl<T: Element> Deferral<T> {
         self.current = false;
     }
 
-    /// Begins a call, the first step of which has that number in its epoch.
+    /// Begins a call, the first step of which has that number in its epoch. After a panic in it, the
+    /// weights are those that were settled last.
     pub fn begin(&mut self, plan: &Plan<T>, params: &[T], step: u64) {
         if is_settled_before(step) || !self.current {
             plan.defer(self.deferred.get_mut(), params);

@@ -110,6 +110,7 @@ impl<'a, T: Element> Job<'a, T> {
         phases: &'a [Phase],
         threads: usize,
     ) -> Result<Self, BuildError> {
+        assert!(deferral.is_none() || threads == 1, "one thread, where something is deferred");
         let shares = |left_out: &[Range<usize>]| Shares::new(params.len(), left_out, threads);
         let beside = |chunks| {
             let descended = training.descended(chunks);
@@ -155,9 +156,11 @@ impl<'a, T: Element> Job<'a, T> {
         let batches = parts(self.call.order.len(), self.call.batch);
         for ((step, batch), &rate) in batches.enumerate().zip(self.call.rates) {
             let at = self.at(step, batch, threads, rate);
+            assert!(self.deferral.is_none() || at.descends, "a descent, if something is deferred");
             if let Some(deferral) = self.deferral.filter(|_| step > 0) {
-                // SAFETY: what is deferred is by one image at a time, and so by one thread.
-                unsafe { deferral.settle_before(plan, self.params, self.number(step)) };
+                // SAFETY: `new` has checked that this is the only thread, and between two steps it has
+                // borrowed neither.
+                unsafe { deferral.settle_before(plan, self.params, self.step_of_epoch(step)) };
             }
             for phase in self.phases {
                 let fixed = self.training.meets();
@@ -190,8 +193,8 @@ impl<'a, T: Element> Job<'a, T> {
         Ok(())
     }
 
-    /// That of a step of the call in its epoch.
-    fn number(&self, step: usize) -> u64 {
+    /// The number in its epoch of a step of the call.
+    fn step_of_epoch(&self, step: usize) -> u64 {
         self.call.first_step.wrapping_add(step as u64)
     }
 
@@ -271,7 +274,7 @@ impl<'a, T: Element> Job<'a, T> {
                 n,
                 random: Random {
                     seed: self.call.seed,
-                    step: self.number(at.step),
+                    step: self.step_of_epoch(at.step),
                     row: row as u64,
                     iteration: self.training.optimizer.steps + at.step as u64,
                 },

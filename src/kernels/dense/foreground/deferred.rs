@@ -9,8 +9,8 @@
 //!
 //! The weights are a copy, in the order in which they are gone through: (groups, vectors of a group,
 //! outputs, lanes), with zeros for a window that the last group lacks. So those that a vector of
-//! inputs meets lie one behind the other, each in a cache line. In front of them lie the sums and
-//! the shift, a group each.
+//! inputs meets lie one behind the other, and none across two cache lines. In front of them lie the
+//! sums and the shift, a group each.
 
 use std::ops::Range;
 
@@ -20,13 +20,13 @@ use crate::kernels::foreground::{Foreground, Windows, is_told_apart};
 use crate::kernels::shape::DenseShape;
 use crate::kernels::simd::{Element, Simd};
 
-/// Elements of the copy and of what is kept beside it, for groups of so many channels.
+/// Elements of the copy, the sums and the shift, for groups of so many channels.
 pub fn deferred_len(channels: usize, shape: &DenseShape) -> usize {
     let groups = shape.inputs().div_ceil(channels) + 2;
     groups.saturating_mul(channels).saturating_mul(shape.outputs())
 }
 
-/// Begins with these weights (outputs, inputs), from which nothing is deferred yet. `deferred`
+/// Begins with these weights (outputs, inputs), which lack nothing yet. `deferred`
 /// ([`deferred_len`],) is set.
 #[inline(always)]
 pub fn defer<T: Element, S: Simd<T>>(
@@ -37,7 +37,7 @@ pub fn defer<T: Element, S: Simd<T>>(
     shape: &DenseShape,
 ) {
     assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
-    let parts = Parts::new(deferred, channels, shape);
+    let parts = PartsMut::new(deferred, channels, shape);
     parts.sums.fill(T::zero());
     parts.shift.fill(T::zero());
     for_each_vector::<T, S>(
@@ -53,12 +53,13 @@ pub fn defer<T: Element, S: Simd<T>>(
     );
 }
 
-/// Sets the weights (outputs, inputs) to what they are with all that is deferred.
+/// Sets the weights (outputs, inputs) to those of the copy with what they lack. `deferred` stays as it
+/// is: a descent may go on from there.
 #[inline(always)]
 pub fn settle<T: Element, S: Simd<T>>(
     simd: S,
     weights: &mut [T],
-    deferred: &mut [T],
+    deferred: &[T],
     channels: usize,
     shape: &DenseShape,
 ) {
@@ -100,14 +101,33 @@ fn for_each_vector<T: Element, S: Simd<T>>(
     }
 }
 
-/// What is kept: each (groups, vectors of a group, outputs, lanes), of one group or of all.
+/// The sums, the shift and the copy: each (groups, vectors of a group, outputs, lanes), of one group
+/// or of all.
 struct Parts<'a, T> {
+    sums: &'a [T],
+    shift: &'a [T],
+    weights: &'a [T],
+}
+
+impl<'a, T> Parts<'a, T> {
+    /// Panics if there are more or fewer elements.
+    #[inline(always)]
+    fn new(deferred: &'a [T], channels: usize, shape: &DenseShape) -> Self {
+        assert_eq!(deferred.len(), deferred_len(channels, shape), "deferred length");
+        let (sums, rest) = deferred.split_at(channels * shape.outputs());
+        let (shift, weights) = rest.split_at(sums.len());
+        Self { sums, shift, weights }
+    }
+}
+
+/// The same, to be changed.
+struct PartsMut<'a, T> {
     sums: &'a mut [T],
     shift: &'a mut [T],
     weights: &'a mut [T],
 }
 
-impl<'a, T> Parts<'a, T> {
+impl<'a, T> PartsMut<'a, T> {
     /// Panics if there are more or fewer elements.
     #[inline(always)]
     fn new(deferred: &'a mut [T], channels: usize, shape: &DenseShape) -> Self {
@@ -125,7 +145,7 @@ pub fn dense_forward_deferred<T: Element, S: Simd<T>>(
     simd: S,
     out: &mut [T],
     x: &[T],
-    deferred: &mut [T],
+    deferred: &[T],
     biases: Option<&[T]>,
     foreground: &Foreground<T>,
     shape: &DenseShape,
@@ -160,7 +180,7 @@ pub fn dense_backward_deferred<T: Element, S: Simd<T>>(
     assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
     check(d_out, x, shape);
     let Foreground { groups, background, d_background } = foreground;
-    let mut parts = Parts::new(deferred, background.len(), shape);
+    let mut parts = PartsMut::new(deferred, background.len(), shape);
     let walk = Walk::new(simd, x, groups, background, shape);
     assert_eq!(d_x.len(), x.len(), "input gradient length");
     assert_eq!(d_background.len(), background.len(), "background gradient length");
@@ -281,7 +301,7 @@ impl<'a, T: Element> Walk<'a, T> {
         let mut totals = [simd.zero(); O];
         for k in 0..self.layout.vectors {
             let background = simd.load(&self.layout.background[k * S::LANES..]);
-            let mut seen = simd.zero();
+            let mut contrasts = simd.zero();
             self.for_each::<S, false>(
                 simd,
                 k,
@@ -290,7 +310,7 @@ impl<'a, T: Element> Walk<'a, T> {
                     // SAFETY: `for_each` says so, and there are `O` outputs' weights.
                     unsafe {
                         let x = self.contrast(simd, background, at);
-                        seen = simd.add(seen, x);
+                        contrasts = simd.add(contrasts, x);
                         let w = part(parts.weights, at.weights + o * S::LANES, O * S::LANES);
                         for row in 0..O {
                             let w = simd.load(part(w, row * S::LANES, S::LANES));
@@ -301,7 +321,7 @@ impl<'a, T: Element> Walk<'a, T> {
             );
             for row in 0..O {
                 let at = (k * self.outputs + o + row) * S::LANES;
-                totals[row] = simd.mul_add(seen, simd.load(&parts.shift[at..]), totals[row]);
+                totals[row] = simd.mul_add(contrasts, simd.load(&parts.shift[at..]), totals[row]);
                 totals[row] = simd.mul_add(background, simd.load(&parts.sums[at..]), totals[row]);
             }
         }
@@ -313,7 +333,7 @@ impl<'a, T: Element> Walk<'a, T> {
     fn descend<S: Simd<T>, const O: usize>(
         &self,
         simd: S,
-        parts: &mut Parts<T>,
+        parts: &mut PartsMut<T>,
         descent: &mut Descent<T>,
         o: usize,
     ) {
@@ -335,7 +355,7 @@ impl<'a, T: Element> Walk<'a, T> {
                 total = simd.mul_add(d[row], simd.load(&sums[at..]), total);
                 of_shift = simd.mul_add(d[row], simd.load(&shift[at..]), of_shift);
             }
-            let (mut seen, mut of_seen) = (simd.zero(), simd.zero());
+            let (mut contrasts, mut d_seen) = (simd.zero(), simd.zero());
             // The forward pass left the last weights in the cache, and its next walk finds the first
             // ones there.
             self.for_each::<S, true>(
@@ -347,7 +367,7 @@ impl<'a, T: Element> Walk<'a, T> {
                     // long as `x`.
                     unsafe {
                         let x = self.contrast(simd, background, at);
-                        seen = simd.add(seen, x);
+                        contrasts = simd.add(contrasts, x);
                         let x = simd.mul(x, scale);
                         let weights = at.weights + o * S::LANES;
                         let weights = part_mut(parts.weights, weights, O * S::LANES);
@@ -368,12 +388,13 @@ impl<'a, T: Element> Walk<'a, T> {
                             sum = simd.select(simd.first_lanes(at.len), sum, simd.zero());
                         }
                         simd.store_up_to(sum, d_x);
-                        of_seen = simd.add(of_seen, sum);
+                        d_seen = simd.add(d_seen, sum);
                     }
                 },
             );
             if o + O == self.outputs {
-                total = simd.sub(total, of_seen);
+                // All groups' gradient less that of the foreground, which is complete now.
+                total = simd.sub(total, d_seen);
             }
             simd.store(total, d_background);
             // Of a group that lacks a window, there is one less in the lanes of that.
@@ -381,7 +402,7 @@ impl<'a, T: Element> Walk<'a, T> {
                 #[inline(always)]
                 |lane| count + usize::from(lane < rest),
             );
-            let all = simd.mul(simd.mul_add(groups, background, seen), scale);
+            let all = simd.mul(simd.mul_add(groups, background, contrasts), scale);
             let background = simd.mul(background, scale);
             for row in 0..O {
                 let (sum, shift) = (&mut sums[row * S::LANES..], &mut shift[row * S::LANES..]);

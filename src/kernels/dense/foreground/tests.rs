@@ -185,7 +185,7 @@ fn case_of_deferral(level: Level, c: usize, (count, lacks): (usize, usize), outp
         dispatch!(f32, level, simd => {
             dense_forward(simd, &mut expected, &x, &plain, biases, &shape, 1);
             dense_forward_deferred(
-                simd, &mut out, &packed, &mut deferred, biases, foreground, &shape,
+                simd, &mut out, &packed, &deferred, biases, foreground, &shape,
             );
             let d_x_of_all = Some(&mut expected_d_x[..]);
             dense_backward_sgd(simd, d_x_of_all, &mut plain, &d_out, &x, rate, &shape, 1);
@@ -198,7 +198,7 @@ fn case_of_deferral(level: Level, c: usize, (count, lacks): (usize, usize), outp
         let terms = STEPS * outputs;
         assert_same_gradient(&d_x, d_background, &expected_d_x, &places, inputs, terms);
     }
-    dispatch!(f32, level, simd => settle(simd, &mut weights, &mut deferred, c, &shape));
+    dispatch!(f32, level, simd => settle(simd, &mut weights, &deferred, c, &shape));
     assert_close(&weights, &plain, STEPS);
 }
 
