@@ -37,7 +37,7 @@ pub fn defer<T: Element, S: Simd<T>>(
     shape: &DenseShape,
 ) {
     assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
-    let parts = PartsMut::new(deferred, channels, shape);
+    let parts = Parts::of_mut(deferred, channels, shape);
     parts.sums.fill(T::zero());
     parts.shift.fill(T::zero());
     for_each_vector::<T, S>(
@@ -64,7 +64,7 @@ pub fn settle<T: Element, S: Simd<T>>(
     shape: &DenseShape,
 ) {
     assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
-    let parts = Parts::new(deferred, channels, shape);
+    let parts = Parts::of(deferred, channels, shape);
     for_each_vector::<T, S>(
         channels,
         shape,
@@ -103,39 +103,37 @@ fn for_each_vector<T: Element, S: Simd<T>>(
 
 /// The sums, the shift and the copy: each (groups, vectors of a group, outputs, lanes), of one group
 /// or of all.
-struct Parts<'a, T> {
-    sums: &'a [T],
-    shift: &'a [T],
-    weights: &'a [T],
+struct Parts<S> {
+    sums: S,
+    shift: S,
+    weights: S,
 }
 
-impl<'a, T> Parts<'a, T> {
-    /// Panics if there are more or fewer elements.
+impl<'a, T> Parts<&'a [T]> {
+    /// Those of `deferred`; panics if it has more or fewer elements.
     #[inline(always)]
-    fn new(deferred: &'a [T], channels: usize, shape: &DenseShape) -> Self {
-        assert_eq!(deferred.len(), deferred_len(channels, shape), "deferred length");
-        let (sums, rest) = deferred.split_at(channels * shape.outputs());
+    fn of(deferred: &'a [T], channels: usize, shape: &DenseShape) -> Self {
+        let (sums, rest) = deferred.split_at(group_len(deferred, channels, shape));
         let (shift, weights) = rest.split_at(sums.len());
         Self { sums, shift, weights }
     }
 }
 
-/// The same, to be changed.
-struct PartsMut<'a, T> {
-    sums: &'a mut [T],
-    shift: &'a mut [T],
-    weights: &'a mut [T],
-}
-
-impl<'a, T> PartsMut<'a, T> {
-    /// Panics if there are more or fewer elements.
+impl<'a, T> Parts<&'a mut [T]> {
+    /// The same, to be changed.
     #[inline(always)]
-    fn new(deferred: &'a mut [T], channels: usize, shape: &DenseShape) -> Self {
-        assert_eq!(deferred.len(), deferred_len(channels, shape), "deferred length");
-        let (sums, rest) = deferred.split_at_mut(channels * shape.outputs());
+    fn of_mut(deferred: &'a mut [T], channels: usize, shape: &DenseShape) -> Self {
+        let (sums, rest) = deferred.split_at_mut(group_len(deferred, channels, shape));
         let (shift, weights) = rest.split_at_mut(sums.len());
         Self { sums, shift, weights }
     }
+}
+
+/// Elements of a group in `deferred`, the length of which is checked.
+#[inline(always)]
+fn group_len<T>(deferred: &[T], channels: usize, shape: &DenseShape) -> usize {
+    assert_eq!(deferred.len(), deferred_len(channels, shape), "deferred length");
+    channels * shape.outputs()
 }
 
 /// As [`dense_forward`](crate::kernels::dense::dense_forward) for one image, where `x` is what is in
@@ -152,7 +150,7 @@ pub fn dense_forward_deferred<T: Element, S: Simd<T>>(
 ) {
     assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
     check(out, x, shape);
-    let parts = Parts::new(deferred, foreground.background.len(), shape);
+    let parts = Parts::of(deferred, foreground.background.len(), shape);
     let walk = Walk::new(simd, x, &*foreground.groups, &*foreground.background, shape);
     for_output_blocks!(shape.outputs(), [OUTPUTS, 1], |o, O| {
         let totals = walk.totals::<S, O>(simd, &parts, o);
@@ -180,7 +178,7 @@ pub fn dense_backward_deferred<T: Element, S: Simd<T>>(
     assert!(is_told_apart::<T, S>(simd), "an instruction set with a foreground");
     check(d_out, x, shape);
     let Foreground { groups, background, d_background } = foreground;
-    let mut parts = PartsMut::new(deferred, background.len(), shape);
+    let mut parts = Parts::of_mut(deferred, background.len(), shape);
     let walk = Walk::new(simd, x, groups, background, shape);
     assert_eq!(d_x.len(), x.len(), "input gradient length");
     assert_eq!(d_background.len(), background.len(), "background gradient length");
@@ -295,7 +293,7 @@ impl<'a, T: Element> Walk<'a, T> {
     fn totals<S: Simd<T>, const O: usize>(
         &self,
         simd: S,
-        parts: &Parts<T>,
+        parts: &Parts<&[T]>,
         o: usize,
     ) -> [S::Vector; O] {
         let mut totals = [simd.zero(); O];
@@ -333,7 +331,7 @@ impl<'a, T: Element> Walk<'a, T> {
     fn descend<S: Simd<T>, const O: usize>(
         &self,
         simd: S,
-        parts: &mut PartsMut<T>,
+        parts: &mut Parts<&mut [T]>,
         descent: &mut Descent<T>,
         o: usize,
     ) {
